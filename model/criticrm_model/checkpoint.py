@@ -1,0 +1,232 @@
+"""A Critic-RM checkpoint: an ordinary causal LM with one extra token, whose LM-head row is the reward vector.
+
+`assemble` makes one from a base model and a reward vector; `Checkpoint.open` verifies one before it is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AddedToken, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import CheckpointError, UnsupportedModel
+from .manifest import REWARD_TOKEN, Manifest
+from .prompt import Renderer
+
+_INDEX = "model.safetensors.index.json"
+
+
+def assemble(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: torch.Tensor,
+    out: Path,
+    **manifest: Any,
+) -> Manifest:
+    """Turn a base model, in place, into a Critic-RM and save it to `out`.
+
+    Args:
+        reward: `[d_model]`, float32. The reward of a hidden state `h` (the LM head's input) is `reward · h`.
+        manifest: the manifest's other fields: `base_model`, `critique_instruction`, `calibration`, ...
+
+    Raises:
+        UnsupportedModel: the architecture or the tokenizer can't carry the readout.
+    """
+    token_id = add_reward_token(model, tokenizer)
+    fold_reward(model, token_id, reward)
+    Renderer(tokenizer, manifest["critique_instruction"])  # refuses a tokenizer that can't be served
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    saved = Manifest(
+        reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **manifest
+    )
+    saved.save(out)
+    return saved
+
+
+def add_reward_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Add `<|reward|>` to the vocabulary with zero rows, and return its id.
+
+    Where the embedding matrix is already larger than the vocabulary (Qwen pads it), a spare row is used.
+
+    Raises:
+        UnsupportedModel: see `check_head`.
+    """
+    check_head(model)
+    tokenizer.add_tokens([AddedToken(REWARD_TOKEN, special=True, normalized=False)], special_tokens=True)
+    token_id = int(tokenizer.convert_tokens_to_ids(REWARD_TOKEN))
+    inputs = model.get_input_embeddings()
+    if token_id >= inputs.weight.shape[0]:
+        model.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token_id] = 0
+        head = model.get_output_embeddings()
+        head.weight[token_id] = 0
+        if head.bias is not None:
+            head.bias[token_id] = 0
+    return token_id
+
+
+def fold_reward(model: PreTrainedModel, token_id: int, reward: torch.Tensor) -> None:
+    """Write the reward vector into the LM head so that the token's logit is `reward · h`.
+
+    Models that scale their logits (Granite, Cohere) get a row divided by that scale, which is measured, not
+    looked up: the token's logit is compared with `row · h` on real hidden states.
+
+    Args:
+        reward: `[d_model]`.
+
+    Raises:
+        UnsupportedModel: the logit is no linear function of the row (soft-capping, as in Gemma 2).
+        CheckpointError: the vector is not `[d_model]`, or not finite.
+    """
+    head = model.get_output_embeddings()
+    d_model = head.weight.shape[1]
+    if reward.shape != (d_model,):
+        raise CheckpointError(f"the reward vector is {tuple(reward.shape)}, the model needs ({d_model},)")
+    if not torch.isfinite(reward).all():
+        raise CheckpointError("the reward vector holds NaN or infinity")
+    scale = _measure_logit_scale(model, token_id)
+    with torch.no_grad():
+        head.weight[token_id] = (reward.to(head.weight.device) / scale).to(head.weight.dtype)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Raises UnsupportedModel unless the LM head is a plain linear layer over the whole vocabulary."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{model.config.model_type} is an encoder-decoder; a Critic-RM is a causal LM")
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    if cap:
+        raise UnsupportedModel(
+            f"{model.config.model_type} soft-caps its logits (final_logit_softcapping={cap}), which would "
+            "squash the reward; use a base without it"
+        )
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or not head.weight.is_floating_point():
+        raise UnsupportedModel(
+            f"the LM head is a {type(head).__name__}, not a plain floating-point linear layer (quantised?); "
+            "its reward row would be quantised with it. Keep the head unquantised; the body may be quantised."
+        )
+
+
+@torch.no_grad()
+def _measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
+    """The factor between `row · h` and the token's logit; 1.0 for most models."""
+    head = model.get_output_embeddings()
+    captured: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    kept = head.weight[token_id].clone()
+    factors = []
+    try:
+        for amplitude in (1.0, 64.0):  # a capped logit does not grow with its row
+            captured.clear()
+            ids = torch.arange(8, device=model.device)[None]  # [1, seq]
+            # The row along h itself: a large, positive logit for certain.
+            model(ids, use_cache=False)
+            h = captured[0][0, -1].float()  # [d_model]
+            row = (amplitude * h / h.norm()).to(head.weight.dtype)
+            head.weight[token_id] = row
+            captured.clear()
+            logit = model(ids, use_cache=False).logits[0, -1, token_id].float()
+            factors.append((logit / (row.float() @ captured[0][0, -1].float())).item())
+    finally:
+        hook.remove()
+        head.weight[token_id] = kept
+    low, high = sorted(factors)
+    tolerance = 0.02 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not low > 0 or high / low > 1 + tolerance:
+        raise UnsupportedModel(
+            f"{model.config.model_type} does not return the LM head's output as it is (factors {factors}): "
+            "its logits are capped or bent, so they can't carry a reward"
+        )
+    scale = factors[-1]
+    return 1.0 if abs(scale - 1) < tolerance else scale
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Verify and open a checkpoint; cheap, no weights but the reward row are read.
+
+        Raises:
+            CheckpointError: what is wrong, and with which file.
+            UnsupportedModel: it can't carry the readout.
+        """
+        manifest = Manifest.load(folder)
+        checkpoint = cls(folder, manifest)
+        tokenizer = checkpoint.tokenizer
+        actual_id = tokenizer.convert_tokens_to_ids(manifest.reward_token)
+        if actual_id != manifest.reward_token_id:
+            raise CheckpointError(
+                f"{folder}: the manifest gives {manifest.reward_token!r} the id {manifest.reward_token_id}, "
+                f"the tokenizer {actual_id}"
+            )
+        row = _stored_row(folder, manifest.reward_token_id)
+        if (digest := _sha256(row)) != manifest.reward_row_sha256:
+            raise CheckpointError(
+                f"{folder}: the reward row's sha256 is {digest}, the manifest says {manifest.reward_row_sha256}. "
+                "The weights were changed after the manifest was written."
+            )
+        if not torch.isfinite(row).all() or not row.any():
+            raise CheckpointError(f"{folder}: the reward row is zero or not finite: this reward was never fitted")
+        config = AutoConfig.from_pretrained(folder)
+        if cap := getattr(config.get_text_config(), "final_logit_softcapping", None):
+            raise UnsupportedModel(f"{folder}: {config.model_type} soft-caps its logits at {cap}")
+        return checkpoint
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(self.folder)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, self.manifest.critique_instruction)
+
+    @cached_property
+    def max_model_len(self) -> int:
+        """The longest sequence the base was made for, in tokens."""
+        return int(AutoConfig.from_pretrained(self.folder).get_text_config().max_position_embeddings)
+
+
+def _stored_row(folder: Path, token_id: int) -> torch.Tensor:
+    """The reward row as stored, `[d_model]` float32, without reading the rest of the weights."""
+    index = folder / _INDEX
+    if index.is_file():
+        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    elif (single := folder / "model.safetensors").is_file():
+        with safe_open(single, framework="pt") as weights:
+            files = dict.fromkeys(weights.keys(), single.name)
+    else:
+        raise CheckpointError(f"{folder} has no safetensors weights (model.safetensors or {_INDEX})")
+    # An untied head is stored by its own name; a tied one only as the input embedding.
+    for suffix in ("lm_head.weight", "embed_out.weight", "embed_tokens.weight", "embed_in.weight", "wte.weight"):
+        if name := next((key for key in files if key.endswith(suffix)), None):
+            break
+    else:
+        raise CheckpointError(f"{folder}: no LM head among the stored tensors")
+    try:
+        with safe_open(folder / files[name], framework="pt") as weights:
+            head = weights.get_slice(name)
+            if token_id >= head.get_shape()[0]:
+                raise CheckpointError(f"{folder}: the LM head has {head.get_shape()[0]} rows, the reward token is {token_id}")
+            return head[token_id : token_id + 1][0].float()
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / files[name]} can't be read: {error}") from error
+
+
+def _sha256(row: torch.Tensor) -> str:
+    return hashlib.sha256(row.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""`critic_rm.json`: what a checkpoint says of itself, beside the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
+
+from .errors import CheckpointError
+
+MANIFEST_NAME = "critic_rm.json"
+REWARD_TOKEN = "<|reward|>"
+
+DEFAULT_CRITIQUE_INSTRUCTION = (
+    "In two sentences, review the assistant's last reply: is it correct, helpful and harmless, "
+    "and what is wrong with it?"
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Moments(_Frozen):
+    """Mean and standard deviation of a score over the reference set, in reward units."""
+
+    mean: FiniteFloat
+    std: PositiveFloat
+
+
+class Calibration(_Frozen):
+    """Bradley-Terry leaves a reward's offset and scale free, so a checkpoint carries its own.
+
+    The two positions are different random variables: each has its own moments.
+    """
+
+    reference_set: str = Field(description="Which responses the moments were taken over.")
+    n: PositiveInt = Field(description="How many responses.")
+    direct_score: Moments
+    score: Moments
+
+
+class TrainingData(_Frozen):
+    """One preference file the reward was fitted on."""
+
+    name: str
+    pairs: PositiveInt
+    sha256: str
+
+
+class Manifest(_Frozen):
+    """The contents of `critic_rm.json`.
+
+    Attributes:
+        reward_row_sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
+        max_critique_tokens: the longest critique the reward was fitted on, so the default when serving:
+            a head that has seen short critiques means little after long ones.
+    """
+
+    format_version: Literal[1] = 1
+    reward_token: str = REWARD_TOKEN
+    reward_token_id: int = Field(ge=0)
+    reward_row_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    critique_instruction: str = Field(min_length=1)
+    max_critique_tokens: PositiveInt = 256
+    base_model: str
+    training_data: tuple[TrainingData, ...] = ()
+    calibration: Calibration | None = None
+
+    @property
+    def version(self) -> str:
+        """Short name of this reward: two checkpoints whose scores differ have different versions."""
+        return self.reward_row_sha256[:12]
+
+    def save(self, folder: Path) -> None:
+        (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Raises CheckpointError if the file is missing or malformed, naming the fields."""
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder} has no {MANIFEST_NAME}: it is not a Critic-RM checkpoint. "
+                "Make one with `criticrm fit-head`, or serve the embedded one with MODEL=default."
+            )
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise CheckpointError(f"{path} is malformed: {faults}") from error

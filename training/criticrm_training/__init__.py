@@ -1,0 +1,1 @@
+"""Programs that train a Critic-RM from preference pairs."""

@@ -1,0 +1,42 @@
+"""Pair accuracy with its interval: the share of pairs whose chosen response scores higher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """`value` and its 95 % interval `low`..`high`, shares of `n` pairs."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def pair_accuracy(
+    margins: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]], groups: Sequence[str], seed: int = 0
+) -> Accuracy:
+    """Accuracy of `margins` (chosen minus rejected, `[n]`; a tie counts half), bootstrapped over groups.
+
+    Pairs of one question are not independent, so whole questions are resampled (percentile bootstrap).
+    """
+    margin = np.asarray(margins, dtype=np.float64)
+    correct = (margin > 0) + 0.5 * (margin == 0)
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(member, weights=correct)
+    sizes = np.bincount(member)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)  # [resamples, groups]
+    shares = (drawn @ sums) / (drawn @ sizes)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Accuracy(float(correct.mean()), float(low), float(high), len(margin))

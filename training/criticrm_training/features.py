@@ -1,0 +1,137 @@
+"""Frozen hidden states at the two reward positions, for both responses of each pair; resumes after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from criticrm_model import ReferenceModel, Renderer
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from .data import PreferencePair
+
+# Padded prompt tokens in one forward pass: bounds memory whatever the lengths.
+_TOKENS_PER_BATCH = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class PairFeatures:
+    """Hidden states of n pairs: `direct` is before any critique, `critiqued` after the model's own greedy one.
+
+    Attributes:
+        direct: `[n, 2, d_model]` float32; chosen first.
+        critiqued: the same, or None where no critiques were written.
+        critiques: `[n][2]` texts, or None likewise.
+        ended: share of critiques that ended by themselves.
+    """
+
+    direct: torch.Tensor
+    critiqued: torch.Tensor | None
+    critiques: list[list[str]] | None
+    ended: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    pair: int
+    side: int
+    token_ids: list[int]
+
+
+def extract(
+    pairs: Sequence[PreferencePair],
+    reference: ReferenceModel,
+    renderer: Renderer,
+    *,
+    max_critique_tokens: int,
+    max_model_len: int,
+    batch_size: int,
+    work_dir: Path,
+    label: str,
+    critiques: bool = True,
+) -> PairFeatures:
+    """Run the frozen model over each response of each pair.
+
+    Every batch is written to `work_dir` as it ends, under a name that hashes its inputs, so a second run with
+    the same inputs goes on where the first stopped. Prompts that are too long are truncated as the service
+    does on `on_overflow=truncate`.
+
+    Args:
+        max_critique_tokens: of each critique.
+        max_model_len: prompts are cut to this less the critique.
+        batch_size: sequences a batch at the most.
+        label: of the progress bar.
+        critiques: whether to write critiques; without, one step is decoded and only `direct` is filled.
+    """
+    sequences = []
+    for i, pair in enumerate(pairs):
+        conversation = renderer.open(pair.prompt)
+        for side, response in enumerate((pair.chosen, pair.rejected)):
+            rendered = conversation.render(
+                response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
+            )
+            sequences.append(_Sequence(i, side, rendered.token_ids))
+    # Similar lengths together: padding costs as much as tokens. Longest first: memory trouble shows at once.
+    sequences.sort(key=lambda s: len(s.token_ids), reverse=True)
+
+    work_dir.mkdir(parents=True, exist_ok=True)
+    d_model = reference.model.get_output_embeddings().weight.shape[1]
+    direct = torch.zeros(len(pairs), 2, d_model)
+    critiqued = torch.zeros(len(pairs), 2, d_model)
+    texts = [["", ""] for _ in pairs]
+    ended = 0
+    steps = max_critique_tokens if critiques else 1
+    with tqdm(total=len(sequences), desc=label, unit="response", smoothing=0.05) as progress:
+        for batch in _batches(sequences, batch_size):
+            states = _cached_batch([s.token_ids for s in batch], reference, steps, work_dir)
+            at_pair = torch.tensor([s.pair for s in batch])
+            at_side = torch.tensor([s.side for s in batch])
+            direct[at_pair, at_side] = states["direct"]
+            critiqued[at_pair, at_side] = states["critiqued"]
+            for s, tokens, length in zip(batch, states["tokens"].tolist(), states["lengths"].tolist(), strict=True):
+                texts[s.pair][s.side] = renderer.decode(tokens[:length])
+                ended += tokens[length - 1] in renderer.stop_token_ids
+            progress.update(len(batch))
+    if not critiques:
+        return PairFeatures(direct, None, None, None)
+    return PairFeatures(direct, critiqued, texts, ended / max(1, len(sequences)))
+
+
+def _batches(sequences: list[_Sequence], batch_size: int) -> list[list[_Sequence]]:
+    batches: list[list[_Sequence]] = []
+    for sequence in sequences:
+        width = len(batches[-1][0].token_ids) if batches else 0
+        if batches and len(batches[-1]) < batch_size and width * (len(batches[-1]) + 1) <= _TOKENS_PER_BATCH:
+            batches[-1].append(sequence)
+        else:
+            batches.append([sequence])
+    return batches
+
+
+def _cached_batch(
+    prompts: list[list[int]], reference: ReferenceModel, steps: int, work_dir: Path
+) -> dict[str, torch.Tensor]:
+    model = reference.model
+    key = json.dumps([prompts, steps, str(model.dtype), model.config.to_diff_dict()], default=str)
+    path = work_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file():
+        return load_file(path)
+    completions, hidden = reference.critique(prompts, max_tokens=steps)
+    tokens = torch.zeros(len(prompts), steps, dtype=torch.int32)
+    for row, completion in enumerate(completions):
+        tokens[row, : len(completion.token_ids)] = torch.tensor(completion.token_ids)
+    states = {
+        "direct": hidden.direct.contiguous(),
+        "critiqued": hidden.critiqued.contiguous(),
+        "tokens": tokens,
+        "lengths": torch.tensor([len(c.token_ids) for c in completions]),
+    }
+    unfinished = path.with_suffix(".partial")
+    save_file(states, unfinished)
+    unfinished.rename(path)
+    return states
