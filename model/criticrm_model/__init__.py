@@ -1,7 +1,9 @@
-"""What a Critic-RM is: checkpoint, manifest, rendering, the reward position. No HTTP, no engine, no training."""
+"""What a Critic-RM is: checkpoint, manifest, rendering, the reward position. No HTTP, no engine, no training.
 
-from .checkpoint import Checkpoint, assemble
-from .default import build_default, resolve
+This namespace is light: exceptions, manifest and the reward's definition. What needs torch is imported from its
+module: `checkpoint`, `default`, `prompt`, `reference`.
+"""
+
 from .errors import (
     CheckpointError,
     ConversationError,
@@ -11,32 +13,23 @@ from .errors import (
     UnsupportedModel,
 )
 from .manifest import REWARD_TOKEN, Calibration, Manifest, Moments, TrainingData
-from .prompt import Message, OpenConversation, Rendered, Renderer
-from .reward import Completion, HiddenStates, ReferenceModel, finite_reward, reward_positions
+from .reward import Completion, Dtype, FinishReason, finite_reward, reward_positions
 
 __all__ = [
     "REWARD_TOKEN",
     "Calibration",
-    "Checkpoint",
     "CheckpointError",
     "Completion",
     "ConversationError",
     "CriticRMError",
-    "HiddenStates",
+    "Dtype",
+    "FinishReason",
     "Manifest",
-    "Message",
     "Moments",
     "NonFiniteReward",
-    "OpenConversation",
     "PromptTooLong",
-    "ReferenceModel",
-    "Rendered",
-    "Renderer",
     "TrainingData",
     "UnsupportedModel",
-    "assemble",
-    "build_default",
     "finite_reward",
-    "resolve",
     "reward_positions",
 ]

@@ -45,9 +45,7 @@ def assemble(
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    saved = Manifest(
-        reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **manifest
-    )
+    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **manifest)
     saved.save(out)
     return saved
 
@@ -62,13 +60,15 @@ def add_reward_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """
     check_head(model)
     tokenizer.add_tokens([AddedToken(REWARD_TOKEN, special=True, normalized=False)], special_tokens=True)
-    token_id = int(tokenizer.convert_tokens_to_ids(REWARD_TOKEN))
-    inputs = model.get_input_embeddings()
-    if token_id >= inputs.weight.shape[0]:
+    token_id = tokenizer.convert_tokens_to_ids(REWARD_TOKEN)
+    assert isinstance(token_id, int)
+    if token_id >= _head(model).out_features:
         model.resize_token_embeddings(token_id + 1, mean_resizing=False)
     with torch.no_grad():
-        model.get_input_embeddings().weight[token_id] = 0
-        head = model.get_output_embeddings()
+        inputs = model.get_input_embeddings().weight
+        assert isinstance(inputs, torch.Tensor)
+        inputs[token_id] = 0
+        head = _head(model)
         head.weight[token_id] = 0
         if head.bias is not None:
             head.bias[token_id] = 0
@@ -88,7 +88,7 @@ def fold_reward(model: PreTrainedModel, token_id: int, reward: torch.Tensor) -> 
         UnsupportedModel: the logit is no linear function of the row (soft-capping, as in Gemma 2).
         CheckpointError: the vector is not `[d_model]`, or not finite.
     """
-    head = model.get_output_embeddings()
+    head = _head(model)
     d_model = head.weight.shape[1]
     if reward.shape != (d_model,):
         raise CheckpointError(f"the reward vector is {tuple(reward.shape)}, the model needs ({d_model},)")
@@ -117,10 +117,17 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
+def _head(model: PreTrainedModel) -> torch.nn.Linear:
+    """The LM head, which `check_head` has found to be a plain linear layer. `[vocab, d_model]`."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear)
+    return head
+
+
 @torch.no_grad()
 def _measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
     """The factor between `row · h` and the token's logit; 1.0 for most models."""
-    head = model.get_output_embeddings()
+    head = _head(model)
     captured: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
     kept = head.weight[token_id].clone()
@@ -222,8 +229,11 @@ def _stored_row(folder: Path, token_id: int) -> torch.Tensor:
         with safe_open(folder / files[name], framework="pt") as weights:
             head = weights.get_slice(name)
             if token_id >= head.get_shape()[0]:
-                raise CheckpointError(f"{folder}: the LM head has {head.get_shape()[0]} rows, the reward token is {token_id}")
-            return head[token_id : token_id + 1][0].float()
+                raise CheckpointError(
+                    f"{folder}: the LM head has {head.get_shape()[0]} rows, the reward token is {token_id}"
+                )
+            row: torch.Tensor = head[token_id : token_id + 1][0]
+            return row.float()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / files[name]} can't be read: {error}") from error
 

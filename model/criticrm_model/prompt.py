@@ -71,7 +71,9 @@ class Renderer:
         if not tokenizer.chat_template:
             raise UnsupportedModel("the tokenizer has no chat template; a Critic-RM base is an instruction-tuned model")
         if not tokenizer.is_fast:
-            raise UnsupportedModel("a fast tokenizer (tokenizer.json) is needed to keep contents free of control tokens")
+            raise UnsupportedModel(
+                "a fast tokenizer (tokenizer.json) is needed to keep contents free of control tokens"
+            )
         self.tokenizer = tokenizer
         self.control_ids = _control_ids(tokenizer)
         self._contents = _content_tokenizer(tokenizer, self.control_ids)
@@ -120,7 +122,7 @@ class Renderer:
         """The template for this sequence of roles: tokenised pieces, and a slot for each content."""
         messages = [{"role": role, "content": f" @@CRITICRM-SLOT-{i}@@ "} for i, role in enumerate(roles)]
         try:
-            text = self.tokenizer.apply_chat_template(
+            rendered = self.tokenizer.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=True,
@@ -133,10 +135,11 @@ class Renderer:
                 f"the model's chat template refuses the roles [{turns}] followed by the response "
                 f"and the critique instruction: {error}"
             ) from error
+        text = str(rendered)
         pieces: list[list[int] | _Slot] = []
         seen: set[int] = set()
         end = 0
-        for match in _SLOT.finditer(str(text)):
+        for match in _SLOT.finditer(text):
             pieces.append(self._tokenize_piece(text[end : match.start()]))
             slot = _Slot(int(match[2]), lstrip=not match[1], rstrip=not match[3])
             pieces.append(slot)
@@ -165,7 +168,9 @@ class Renderer:
             stops.update(token for token in after_assistant[:1] if token in self.control_ids)
         stops.discard(None)
         if not stops:
-            raise UnsupportedModel("the tokenizer has neither an EOS token nor an end-of-turn token: a critique can't end")
+            raise UnsupportedModel(
+                "the tokenizer has neither an EOS token nor an end-of-turn token: a critique can't end"
+            )
         return tuple(sorted(stops))
 
 
@@ -254,7 +259,9 @@ def _content_tokenizer(tokenizer: PreTrainedTokenizerBase, control_ids: frozense
     for token_id in control_ids:
         token = tokenizer.added_tokens_decoder[token_id].content
         if token_id in contents.encode(token, add_special_tokens=False).ids:
-            raise UnsupportedModel(f"this tokenizer turns the text {token!r} into a control token; a caller could inject it")
+            raise UnsupportedModel(
+                f"this tokenizer turns the text {token!r} into a control token; a caller could inject it"
+            )
     return contents
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from criticrm_model import CriticRMError, Message
+from criticrm_model import CriticRMError
+from criticrm_model.prompt import Message
 
 
 class DataError(CriticRMError):

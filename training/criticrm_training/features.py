@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from criticrm_model import ReferenceModel, Renderer
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
+
+from criticrm_model.prompt import Renderer
+from criticrm_model.reference import ReferenceModel
 
 from .data import PreferencePair
 

@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from criticrm_model import (
-    Calibration,
-    Manifest,
-    Moments,
-    ReferenceModel,
-    Renderer,
-    TrainingData,
-    assemble,
-)
-from criticrm_model.checkpoint import check_head
-from criticrm_model.default import BASE_NAME, DEFAULT_NAME, HEAD_FILE, load_default_base
-from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION
 from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from criticrm_model import Calibration, Manifest, Moments, TrainingData
+from criticrm_model.checkpoint import assemble, check_head
+from criticrm_model.default import BASE_NAME, HEAD_FILE, load_default_base
+from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
+from criticrm_model.prompt import Renderer
+from criticrm_model.reference import ReferenceModel
 
 from .accuracy import pair_accuracy
 from .data import PreferencePair, file_sha256, read_pairs, split_by_prompt
@@ -47,17 +42,30 @@ class FitHead(BaseSettings):
 
     data: CliPositionalArg[Path] = Field(description="Preference pairs, .jsonl or .parquet: prompt, chosen, rejected.")
     out: Path = Field(description="Folder for the checkpoint (or for the row alone, with --head-only).")
-    base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM; 'default' is SmolLM2-135M-Instruct.")
+    base: str = Field(
+        DEFAULT_NAME,
+        description="Folder or hub name of an instruction-tuned causal LM; 'default' is SmolLM2-135M-Instruct.",
+    )
     heldout: Path | None = Field(None, description="Pairs for reporting only; never fitted on.")
     instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks the model for a critique.")
-    max_critique_tokens: PositiveInt = Field(64, description="Longest critique, in tokens; the service's default for this checkpoint.")
-    critique_pairs: int = Field(0, ge=0, description="Write critiques for only so many pairs (0: all). The rest train the direct score.")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of the questions kept for early stopping and calibration.")
+    max_critique_tokens: PositiveInt = Field(
+        64, description="Longest critique, in tokens; the service's default for this checkpoint."
+    )
+    critique_pairs: int = Field(
+        0, ge=0, description="Write critiques for only so many pairs (0: all). The rest train the direct score."
+    )
+    validation_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the questions kept for early stopping and calibration."
+    )
     batch_size: PositiveInt = Field(32, description="Responses in one batch.")
     max_model_len: PositiveInt = Field(2048, description="Longer prompts are truncated, in tokens.")
     dtype: str = Field("bfloat16", pattern="^(float32|bfloat16|float16)$", description="Precision of the frozen body.")
-    work_dir: Path | None = Field(None, description="Where finished batches are kept for a resume; OUT/features unless given.")
-    head_only: CliImplicitFlag[bool] = Field(False, description="Write reward.safetensors and critic_rm.json, not the model.")
+    work_dir: Path | None = Field(
+        None, description="Where finished batches are kept for a resume; OUT/features unless given."
+    )
+    head_only: CliImplicitFlag[bool] = Field(
+        False, description="Write reward.safetensors and critic_rm.json, not the model."
+    )
 
     def run(self) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -66,12 +74,11 @@ class FitHead(BaseSettings):
         heldout = read_pairs(self.heldout) if self.heldout else []
         logger.info("%d training, %d validation, %d held-out pairs", len(training), len(validation), len(heldout))
 
-        model, tokenizer, base_name = self._load_base()
+        model, tokenizer, base_name = self._load_base(getattr(torch, self.dtype))
         check_head(model)
         renderer = Renderer(tokenizer, self.instruction)
-        frozen = model.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=getattr(torch, self.dtype))
         # No reward token yet: any id reads a finite logit, and only hidden states are used.
-        reference = ReferenceModel(frozen, renderer.stop_token_ids[0], renderer.stop_token_ids)
+        reference = ReferenceModel(model, renderer.stop_token_ids[0], renderer.stop_token_ids)
 
         def features(some: list[PreferencePair], label: str, critiques: bool) -> PairFeatures:
             return extract(
@@ -99,29 +106,30 @@ class FitHead(BaseSettings):
 
         head = fit_head([direct, critiqued.critiqued], [valid.direct, valid.critiqued])
         for step in head.path:
-            logger.info("penalty %8.4f  training loss %.4f  validation loss %.4f", step.penalty, step.training_loss, step.validation_loss)
+            logger.info(
+                "penalty %8.4f  training loss %.4f  validation loss %.4f",
+                step.penalty,
+                step.training_loss,
+                step.validation_loss,
+            )
         logger.info("kept penalty %.4f", head.penalty)
 
         report: dict[str, Any] = {"validation": _report(validation, valid, head)}
         if heldout:
             scalar = fit_head([direct], [valid.direct])
             report["heldout"] = _report(heldout, features(heldout, "held-out", critiques=True), head, scalar)
-        self._write(model, tokenizer, base_name, head, valid, len(pairs), report)
+        self._write(base_name, head, valid, len(pairs), report)
         return 0
 
-    def _load_base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    def _load_base(self, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
         if self.base == DEFAULT_NAME:
-            return *load_default_base(), BASE_NAME
-        return (
-            AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32),
-            AutoTokenizer.from_pretrained(self.base),
-            self.base,
-        )
+            return *load_default_base(dtype), BASE_NAME
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype, device_map=device)
+        return model, AutoTokenizer.from_pretrained(self.base), self.base
 
     def _write(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
         base_name: str,
         head: FittedHead,
         valid: PairFeatures,
@@ -148,7 +156,7 @@ class FitHead(BaseSettings):
             Manifest(reward_token_id=0, reward_row_sha256="0" * 64, **fields).save(self.out)
         else:
             # Rows are folded in float32: the body's precision while fitting is no part of the checkpoint.
-            model, tokenizer, _ = self._load_base()
+            model, tokenizer, _ = self._load_base(torch.float32)
             assemble(model, tokenizer, head.reward, self.out, **fields)
         (self.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         logger.info("%s", _table(report))

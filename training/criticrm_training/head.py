@@ -69,7 +69,7 @@ def fit_head(training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor
         def closure(optimizer: torch.optim.Optimizer = optimizer, penalty: float = penalty) -> torch.Tensor:
             optimizer.zero_grad()
             objective = loss(w, train) + 0.5 * penalty * w.square().sum()
-            objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            objective.backward()
             return objective
 
         optimizer.step(closure)

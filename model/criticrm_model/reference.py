@@ -1,0 +1,141 @@
+"""The reference: a Critic-RM run by transformers, slow and simple. What vLLM is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
+
+from .reward import Completion, Dtype, finite_reward, reward_positions
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStates:
+    """What the LM head saw at the two reward positions. Each `[batch, d_model]`, float32."""
+
+    direct: torch.Tensor
+    critiqued: torch.Tensor
+
+
+class _Readout(LogitsProcessor):
+    """Reads the reward logit of each step, then bans its token: vLLM's `raw_logits` with a `logit_bias`."""
+
+    def __init__(self, reward_token_id: int) -> None:
+        self.reward_token_id = reward_token_id
+        self.steps: list[torch.Tensor] = []  # one [batch] a step
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:  # noqa: ARG002 - transformers' signature
+        self.steps.append(scores[:, self.reward_token_id].float().clone())
+        scores[:, self.reward_token_id] = -torch.inf
+        return scores
+
+
+class ReferenceModel:
+    """Scores given completions, and writes its own."""
+
+    def __init__(self, model: PreTrainedModel, reward_token_id: int, stop_token_ids: Sequence[int]) -> None:
+        self.model = model.eval()
+        # A base's generation config may hold a repetition penalty, which would distort both critique and reward.
+        self.model.generation_config = GenerationConfig()
+        self.reward_token_id = reward_token_id
+        self.stop_token_ids = tuple(stop_token_ids)
+
+    @classmethod
+    def load(
+        cls, folder: Path, reward_token_id: int, stop_token_ids: Sequence[int], *, dtype: Dtype = "auto"
+    ) -> ReferenceModel:
+        """Load a checkpoint folder onto the GPU if there is one, else the CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch_dtype: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map=device)
+        return cls(model, reward_token_id, stop_token_ids)
+
+    @torch.inference_mode()
+    def score(self, prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, float]:
+        """Rewards of a given completion, `(direct_score, score)`, in one forward pass.
+
+        Raises:
+            NonFiniteReward
+        """
+        positions = reward_positions(len(prompt), len(completion))
+        ids = torch.tensor([[*prompt, *completion]], device=self.model.device)  # [1, seq]
+        keep = torch.tensor(positions, device=self.model.device)
+        logits = self.model(ids, logits_to_keep=keep, use_cache=False).logits[0]  # [2, vocab]
+        direct, final = logits[:, self.reward_token_id].float().tolist()
+        return finite_reward(direct), finite_reward(final)
+
+    @torch.inference_mode()
+    def critique(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> tuple[list[Completion], HiddenStates]:
+        """Write one critique a prompt and read both rewards in the same pass.
+
+        Args:
+            prompts: `[batch]` rendered prompts of any length; padded on the left here.
+            max_tokens: at most this many tokens a critique, its end-of-turn token included.
+            temperature: 0 is greedy.
+            seed: of the sampling; sets torch's global generator.
+
+        Raises:
+            NonFiniteReward
+        """
+        if seed is not None:
+            torch.manual_seed(seed)
+        width = max(map(len, prompts))
+        pad = self.stop_token_ids[0]
+        device = self.model.device
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)  # [batch, width]
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        readout = _Readout(self.reward_token_id)
+        hidden: list[torch.Tensor] = []  # one [batch, d_model] a step
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: hidden.append(args[0][:, -1].float()))
+        try:
+            output = self.model.generate(
+                ids,
+                attention_mask=mask,
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_tokens,
+                    do_sample=temperature > 0,
+                    temperature=temperature if temperature > 0 else None,
+                    top_k=0 if temperature > 0 else None,
+                    eos_token_id=list(self.stop_token_ids),
+                    pad_token_id=pad,
+                ),
+                logits_processor=LogitsProcessorList([readout]),
+            )
+        finally:
+            hook.remove()
+        rewards = torch.stack(readout.steps)  # [steps, batch]
+        completions = []
+        for row, tokens in enumerate(output[:, width:].tolist()):
+            end = next((i for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
+            kept = tokens if end is None else tokens[: end + 1]
+            completions.append(
+                Completion(
+                    token_ids=kept,
+                    finish_reason="length" if end is None else "stop",
+                    direct_score=finite_reward(rewards[0, row].item()),
+                    score=finite_reward(rewards[len(kept) - 1, row].item()),
+                )
+            )
+        last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=device)
+        states = torch.stack(hidden)  # [steps, batch, d_model]
+        return completions, HiddenStates(
+            direct=states[0].cpu(), critiqued=states[last, torch.arange(len(completions), device=device)].cpu()
+        )

@@ -1,0 +1,69 @@
+"""The `criticrm` command: each subcommand is a settings class with a `run`, found by its entry point."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points, version
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from criticrm_model import CriticRMError
+
+from .errors import field_name
+
+
+def main() -> NoReturn:
+    """Run one subcommand and exit with its code: 2 for a wrong call, 1 for a failure that is explained."""
+    commands = {point.name: point for point in entry_points(group="criticrm.commands")}
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _write(_usage(commands))
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        _write(version("critic-rm"))
+        sys.exit(0)
+    name, rest = arguments[0], arguments[1:]
+    if name not in commands:
+        _fail(name, f"no such command; there are: {', '.join(sorted(commands))}", code=2)
+    try:
+        command = commands[name].load()
+    except ModuleNotFoundError as error:
+        _fail(name, f"{error}; this command needs an extra that is not installed (see README)", code=1)
+    try:
+        settings = command(_cli_parse_args=rest, _cli_prog_name=f"criticrm {name}")
+    except ValidationError as error:
+        faults = [f"{_flag(fault['loc'])}{fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()]
+        _fail(name, "\n  ".join(["invalid settings", *faults]), code=2)
+    except SettingsError as error:
+        _fail(name, str(error), code=2)
+    try:
+        code = settings.run()
+    except CriticRMError as error:
+        _fail(name, str(error), code=1)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _usage(commands: dict[str, Any]) -> str:
+    names = "\n".join(f"  {name}" for name in sorted(commands))
+    return (
+        "criticrm: a reward model that writes a critique, then a scalar reward\n\n"
+        f"usage: criticrm COMMAND [options]\n\ncommands:\n{names}\n\n"
+        "`criticrm COMMAND --help` lists a command's options. Start with: criticrm serve"
+    )
+
+
+def _flag(location: tuple[str | int, ...]) -> str:
+    return f"--{field_name(location).replace('_', '-')}: " if location else ""
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(name: str, message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"criticrm {name}: {message}\n")
+    sys.exit(code)

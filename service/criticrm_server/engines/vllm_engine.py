@@ -1,0 +1,155 @@
+"""Critique and reward from one pass of unmodified vLLM, in process (docs/adr/0001).
+
+The reward token's raw logit is read at each step with `logprob_token_ids` under `logprobs_mode="raw_logits"`.
+Raw logits are taken before biases, so the same request can ban the token from being written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from typing import Any
+
+from criticrm_model import Completion, finite_reward
+from criticrm_model.checkpoint import Checkpoint
+
+from ..errors import EngineDead, EngineFailed
+from ..settings import Settings
+from .base import Job, Output, Timings
+
+# vLLM reads these when it is imported: its own logging would print a line a second under load.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+from vllm import AsyncEngineArgs, SamplingParams, TokensPrompt
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+logger = logging.getLogger(__name__)
+
+_CPU_MAX_MODEL_LEN = 4096
+_BAN = -100.0  # vLLM clamps a bias to this; the smallest logit of a written token is far above it
+
+
+class VLLMEngine:
+    """One engine, one copy of the weights, one KV cache."""
+
+    def __init__(self, llm: AsyncLLM, reward_token_id: int, stop_token_ids: tuple[int, ...]) -> None:
+        self._llm = llm
+        self._reward_token_id = reward_token_id
+        self._stop_token_ids = list(stop_token_ids)
+
+    @classmethod
+    def start(cls, checkpoint: Checkpoint, settings: Settings) -> VLLMEngine:
+        """Load the weights; half a minute and more. Needs a running event loop."""
+        arguments = engine_arguments(checkpoint, settings)
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        return cls(llm, checkpoint.manifest.reward_token_id, checkpoint.renderer.stop_token_ids)
+
+    async def run(self, job: Job) -> Output:
+        params = SamplingParams(
+            n=job.n,
+            max_tokens=job.max_tokens,
+            temperature=job.temperature,
+            seed=job.seed,
+            stop_token_ids=self._stop_token_ids,
+            logprob_token_ids=[self._reward_token_id],
+            logit_bias={self._reward_token_id: _BAN},
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final = None
+        try:
+            async for output in self._llm.generate(
+                TokensPrompt(prompt_token_ids=job.token_ids), params, uuid.uuid4().hex
+            ):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDead("the engine died; this server is about to exit") from error
+        if final is None or not final.finished:
+            raise EngineFailed("the engine ended a request without an answer")
+        return Output(
+            completions=[self._completion(completion) for completion in final.outputs],
+            cached_tokens=final.num_cached_tokens or 0,
+            timings=_timings(final.metrics),
+        )
+
+    async def check_health(self) -> None:
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineDead("the engine died; this server is about to exit") from error
+
+    async def close(self) -> None:
+        self._llm.shutdown()
+
+    def _completion(self, completion: Any) -> Completion:
+        token_ids = list(completion.token_ids)
+        if completion.finish_reason not in ("stop", "length") or not token_ids:
+            raise EngineFailed(f"the engine ended a critique with {completion.finish_reason!r}")
+        if self._reward_token_id in token_ids:
+            raise EngineFailed("the reward token was written although it is banned: its reward row is far too large")
+        # Two entries a step: the sampled token's, then the reward token's.
+        flat = completion.logprobs
+        rewards = flat.logprobs[1::2]
+        if len(rewards) != len(token_ids) or set(flat.token_ids[1::2]) != {self._reward_token_id}:
+            raise EngineFailed("the engine did not return the reward logit of each step")
+        return Completion(
+            token_ids=token_ids,
+            finish_reason=completion.finish_reason,
+            direct_score=finite_reward(rewards[0]),
+            score=finite_reward(rewards[-1]),
+        )
+
+
+def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
+    """vLLM's engine arguments for these settings; the readout's needs and the machine's limits are met here."""
+    on_cpu = current_platform.is_cpu()
+    max_model_len = max_model_len_for(checkpoint, settings)
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint.folder),
+        "dtype": settings.dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": settings.prefix_caching,
+        "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
+        "trust_remote_code": settings.trust_remote_code,
+        "logprobs_mode": "raw_logits",
+        # The base's defaults (a repetition penalty, say) would change critiques; stop tokens come from the renderer.
+        "generation_config": "vllm",
+    }
+    if settings.head_float32 or (settings.head_float32 is None and not on_cpu):
+        arguments["hf_overrides"] = {"head_dtype": "float32"}
+    if on_cpu:
+        # Given in bytes, vLLM neither asks for a share of all memory nor fails where that share is not free.
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+        # A seeded request whose prompt is prefilled in chunks kills the CPU worker ("CPU Generator does not use
+        # offset", vLLM 0.32 gpu_model_runner._bookkeeping_sync), so prompts are never chunked there.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(max_model_len, 4096)
+    elif settings.gpu_memory_utilization:
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    return arguments
+
+
+def max_model_len_for(checkpoint: Checkpoint, settings: Settings) -> int:
+    """The longest prompt with its critique, in tokens."""
+    if settings.max_model_len:
+        return min(settings.max_model_len, checkpoint.max_model_len)
+    return min(checkpoint.max_model_len, _CPU_MAX_MODEL_LEN) if current_platform.is_cpu() else checkpoint.max_model_len
+
+
+def _timings(stats: Any) -> Timings | None:
+    """From vLLM's request stats, None for an n > 1 request it keeps none for. Monotonic seconds of the engine."""
+    if stats is None or not stats.first_token_ts:
+        return None
+    return Timings(
+        queue_s=max(0.0, stats.scheduled_ts - stats.queued_ts),
+        prefill_s=max(0.0, stats.first_token_ts - stats.scheduled_ts),
+        decode_s=max(0.0, stats.last_token_ts - stats.first_token_ts),
+    )

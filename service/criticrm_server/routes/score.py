@@ -1,0 +1,143 @@
+"""`POST /score`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from criticrm_model import CriticRMError
+
+from ..admission import Permit
+from ..errors import DeadlineExceeded, answer_for
+from ..http import GuardedRoute, while_connected
+from ..schemas import ErrorBody, ErrorInfo, Result, ScoreRequest, ScoreResponse, StreamEnd
+from ..scorer import Plan, total_usage
+from ..state import Service
+
+NDJSON = "application/x-ndjson"
+_EXAMPLE = {
+    "prompt": "Why is the sky blue?",
+    "responses": ["Air scatters blue light more than red light.", "It reflects the sea."],
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        401: "No key, or a wrong one.",
+        413: "The body is too large.",
+        415: "The body is not declared as JSON.",
+        422: "Invalid, or too long: `details` names each field and its limit.",
+        500: "The model gave no finite reward, or something unexpected.",
+        503: "Overloaded, draining, or the engine died; `Retry-After` says when to come back.",
+        504: "The server's deadline passed.",
+    }.items()
+}
+
+router = APIRouter(route_class=GuardedRoute)
+
+
+@router.post(
+    "/score",
+    response_model=ScoreResponse,
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}, **_ERRORS},
+    summary="Critique and score responses",
+)
+async def score(
+    request: Request, body: Annotated[ScoreRequest, Body(openapi_examples={"one prompt": {"value": _EXAMPLE}})]
+) -> Response:
+    """Write a critique of each response and return the reward after it, and before it (`direct_score`).
+
+    With `Accept: application/x-ndjson` each result is sent as it finishes, and last a line without `score` that
+    ends the stream. A response that can't be scored alone (too long, say) is an error in its own result; if
+    none can be scored, the request fails.
+    """
+    service: Service = request.app.state.service
+    deadline = asyncio.get_running_loop().time() + service.settings.deadline_s
+
+    async def admitted() -> tuple[Plan, Permit]:
+        plan = await service.scorer.plan(body, request.scope["request_id"])
+        began = time.perf_counter()
+        permit = await service.admission.admit(plan.sequences)
+        service.metrics.admission_seconds.observe(time.perf_counter() - began)
+        return plan, permit
+
+    async def whole() -> Response:
+        async with _deadline(deadline, service.settings.deadline_s):
+            plan, permit = await admitted()
+            with permit:
+                results = await service.scorer.score(plan)
+        envelope = _envelope(service, plan, results)
+        return Response(ScoreResponse(**envelope, results=results).model_dump_json(), media_type="application/json")
+
+    if NDJSON not in request.headers.get("accept", ""):
+        return await while_connected(request, whole())
+    async with _deadline(deadline, service.settings.deadline_s):
+        plan, permit = await admitted()
+    return _PermittedStream(_lines(service, plan, deadline), permit)
+
+
+class _PermittedStream(StreamingResponse):
+    """Gives its place in the house back however the stream ends, also when it never began."""
+
+    def __init__(self, lines: AsyncIterator[str], permit: Permit) -> None:
+        super().__init__(lines, media_type=NDJSON)
+        self._permit = permit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._permit:
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator[str]:
+    results: list[Result] = []
+    failed: ErrorInfo | None = None
+    try:
+        async with aclosing(service.scorer.stream(plan)) as stream:
+            while True:
+                # Around each step and not the loop: a timeout must not be open while this generator is suspended.
+                async with _deadline(deadline, service.settings.deadline_s):
+                    scored = await anext(stream, None)
+                if scored is None:
+                    break
+                results.append(scored.result)
+                yield scored.result.model_dump_json() + "\n"
+    except CriticRMError as error:
+        # The status line is sent already: the stream's last line is what can still tell.
+        failed = ErrorInfo(
+            code=answer_for(error).code, message=str(error), request_id=plan.request_id, details=error.details
+        )
+        service.metrics.errors.labels(failed.code).inc()
+    end = StreamEnd(**_envelope(service, plan, results), count=len(results), error=failed)
+    yield end.model_dump_json() + "\n"
+
+
+def _envelope(service: Service, plan: Plan, results: list[Result]) -> dict[str, Any]:
+    return {
+        "id": plan.request_id,
+        "model": service.model_name,
+        "model_version": service.checkpoint.manifest.version,
+        "usage": total_usage(results),
+    }
+
+
+class _deadline:
+    """`asyncio.timeout_at` that raises our own exception."""
+
+    def __init__(self, when: float, seconds: float) -> None:
+        self._timeout = asyncio.timeout_at(when)
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise DeadlineExceeded(f"not done within the server's deadline of {self._seconds:g} s") from late

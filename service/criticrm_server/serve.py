@@ -1,0 +1,148 @@
+"""`criticrm serve`: from settings to a listening server, one stage after the other, each with a line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from .app import create_app
+from .engines.base import Engine
+from .logs import configure_logging
+from .settings import Settings
+from .state import Service
+
+if TYPE_CHECKING:
+    from criticrm_model.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+ENGINE_DEATH_EXIT_CODE = 3
+
+
+class Serve(Settings):
+    """Serve a Critic-RM over HTTP.
+
+    Every option is also a variable: --max-sequences is CRITICRM_MAX_SEQUENCES.
+    """
+
+    def run(self) -> int:
+        configure_logging(self.log_level, self.log_format)
+        listener = _bind(self.host, self.port)  # first: a port in use should not cost half a minute
+        logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
+        from criticrm_model.checkpoint import Checkpoint
+        from criticrm_model.default import resolve
+
+        checkpoint = Checkpoint.open(resolve(self.model))
+        logger.info(
+            "2/4 checkpoint %s verified: base %s, version %s",
+            checkpoint.folder.name,
+            checkpoint.manifest.base_model,
+            checkpoint.manifest.version,
+        )
+        app = create_app(self, checkpoint, start_engine)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        server = _Server(config, lambda: getattr(app.state, "service", None))
+        server.run(sockets=[listener])
+        if not server.started:
+            return 1  # the reason is logged
+        return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
+
+
+def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, int]:
+    """The engine that the settings name, running, and the longest sequence it takes, in tokens."""
+    began = time.monotonic()
+    logger.info("3/4 starting the engine %s (weights, memory, warm-up)", settings.engine)
+    max_model_len = min(settings.max_model_len or checkpoint.max_model_len, checkpoint.max_model_len)
+    engine: Engine
+    if settings.engine == "vllm":
+        try:
+            from .engines.vllm_engine import VLLMEngine, max_model_len_for
+        except ModuleNotFoundError as error:
+            raise SystemExit(
+                f"{error}: vLLM is not installed. Install the extra 'serve' (GPU) or 'serve-cpu', "
+                "or use --engine transformers."
+            ) from error
+        engine = VLLMEngine.start(checkpoint, settings)
+        max_model_len = max_model_len_for(checkpoint, settings)
+    elif settings.engine == "transformers":
+        from .engines.transformers_engine import TransformersEngine
+
+        engine = TransformersEngine.start(checkpoint, settings)
+    else:
+        from .engines.fake import FakeEngine
+
+        logger.warning("the fake engine makes rewards up")
+        engine = FakeEngine(checkpoint.renderer.stop_token_ids[0])
+    logger.info("    engine up in %.0f s", time.monotonic() - began)
+    return engine, max_model_len
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which drains before it closes, and closes when the engine dies."""
+
+    def __init__(self, config: uvicorn.Config, service: Callable[[], Service | None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._draining: asyncio.Task[None] | None = None
+        self.engine_died = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        service = self._service()
+        if self.started and service is not None and sockets:
+            self._loop = asyncio.get_running_loop()
+            self._watching = asyncio.create_task(self._exit_on_engine_death(service))
+            host, port = sockets[0].getsockname()[:2]
+            logger.info("4/4 ready: POST http://%s:%d/score, documentation at /docs", host, port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second one stops at once."""
+        service = self._service()
+        if service is None or not self.started or self._draining or self.should_exit:
+            super().handle_exit(sig, frame)
+            return
+        self._loop.call_soon_threadsafe(self._begin_drain, service, sig)
+
+    def _begin_drain(self, service: Service, sig: int) -> None:
+        self._draining = asyncio.create_task(self._drain(service, sig))
+
+    async def _drain(self, service: Service, sig: int) -> None:
+        settings = service.settings
+        logger.info(
+            "%s: draining %d sequences, for %g s at the most",
+            signal.Signals(sig).name,
+            service.admission.in_house,
+            settings.drain_timeout_s,
+        )
+        service.admission.drain()
+        if not await service.admission.empty(settings.drain_timeout_s):
+            logger.warning("drain timed out with %d sequences in work", service.admission.in_house)
+        self.should_exit = True
+
+    async def _exit_on_engine_death(self, service: Service) -> None:
+        await service.engine_died.wait()
+        self.engine_died = True
+        await asyncio.sleep(service.settings.engine_death_grace_s)
+        self.should_exit = True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: callers are refused, not left waiting, until the engine is up."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise SystemExit(
+            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with --port"
+        ) from error
+    return listener

@@ -1,0 +1,132 @@
+"""The one settings object. Built only in the CLI; every field is a flag and a `CRITICRM_` variable."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+
+from criticrm_model import Dtype
+from criticrm_model.manifest import DEFAULT_NAME
+
+
+class Settings(BaseSettings):
+    """What the service can be told, with its defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_", frozen=True, cli_kebab_case=True)
+
+    model: CliPositionalArg[str] = Field(
+        DEFAULT_NAME,
+        description="The checkpoint: 'default' (embedded), a folder, or a hub name (owner/name).",
+    )
+    served_model_name: str | None = Field(None, description="Name in answers; the model argument unless given.")
+
+    # --- listening
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    api_keys: tuple[SecretStr, ...] = Field(
+        (),
+        description="Keys; a caller sends one as 'Authorization: Bearer KEY' (in the environment, a JSON list).",
+    )
+    allow_unauthenticated: CliImplicitFlag[bool] = Field(
+        False, description="Listen on a public address without keys, where something else guards the service."
+    )
+    max_body_bytes: PositiveInt = Field(16 * 2**20, description="Larger request bodies are refused with 413.")
+
+    # --- engine
+    engine: Literal["vllm", "transformers", "fake"] = Field(
+        "vllm",
+        description="'vllm' batches; 'transformers' is the slow reference, for machines without vLLM; "
+        "'fake' answers at once with made-up rewards, for tests of clients.",
+    )
+    dtype: Dtype = Field(
+        "auto", description="Precision of the body; 'auto' is the checkpoint's, or bfloat16 for float32 ones."
+    )
+    head_float32: CliImplicitFlag[bool] | None = Field(
+        None,
+        description="Compute the LM head, and so the reward, in float32. On by default on a GPU; costs much on a CPU.",
+    )
+    max_model_len: PositiveInt | None = Field(
+        None,
+        description="Longest prompt with its critique, in tokens; else the model's own limit, on a CPU 4096 at most.",
+    )
+    max_num_seqs: PositiveInt = Field(128, description="Sequences in one engine step.")
+    prefix_caching: bool = Field(True, description="Share the prefill of responses to one prompt.")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of a GPU's memory vLLM may take; vLLM's own default unless given."
+    )
+    kv_cache_gib: PositiveFloat = Field(2.0, description="Memory for the KV cache on a CPU, in GiB. Unused on a GPU.")
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share each layer.")
+    enforce_eager: bool | None = Field(
+        None, description="Skip compilation: starts a minute sooner, runs slower on a GPU. On by default on a CPU."
+    )
+    trust_remote_code: CliImplicitFlag[bool] = Field(
+        False,
+        description="Run Python code that comes with the checkpoint. Only for checkpoints whose code you have read.",
+    )
+
+    # --- limits of a request
+    max_items: PositiveInt = Field(256, description="Items in one request.")
+    max_responses: PositiveInt = Field(256, description="Responses to one prompt.")
+    max_critiques: PositiveInt = Field(16, description="Sampled critiques a response.")
+    max_critique_tokens: PositiveInt = Field(1024, description="Longest critique a caller may ask for, in tokens.")
+    critique_tokens: PositiveInt | None = Field(
+        None,
+        description="Longest critique where the caller names none, in tokens; the checkpoint's own limit unless given.",
+    )
+
+    # --- load
+    max_sequences: PositiveInt = Field(
+        2048, description="Sequences (responses times critiques) in the house; more wait, then get 503."
+    )
+    max_waiting: int = Field(1024, ge=0, description="Requests that may wait for room; the next one gets 503 at once.")
+    queue_timeout_s: NonNegativeFloat = Field(
+        20.0, description="How long a request waits for room before its 503, in seconds."
+    )
+    deadline_s: PositiveFloat = Field(
+        300.0, description="A request that takes longer is cancelled and gets 504, in seconds."
+    )
+    drain_timeout_s: NonNegativeFloat = Field(
+        60.0, description="After SIGTERM, how long accepted requests may take, in seconds."
+    )
+    engine_death_grace_s: NonNegativeFloat = Field(
+        3.0, description="After the engine died, how long 503 is answered before the process exits, in seconds."
+    )
+
+    # --- words
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="'auto' is text on a terminal, else JSON.")
+
+    @model_validator(mode="after")
+    def _compatible(self) -> Self:
+        """Refuse values that don't go together, all of them at once."""
+        faults = []
+        if not self.api_keys and not self.allow_unauthenticated and not _is_loopback(self.host):
+            faults.append(
+                f"host {self.host} can be reached by others, but no key is asked for: set api_keys "
+                "(CRITICRM_API_KEYS='[\"...\"]'), or allow_unauthenticated if something else guards the service"
+            )
+        if any(not key.get_secret_value() for key in self.api_keys):
+            faults.append("api_keys holds an empty key")
+        if self.critique_tokens and self.critique_tokens > self.max_critique_tokens:
+            faults.append(
+                f"critique_tokens {self.critique_tokens} exceeds max_critique_tokens {self.max_critique_tokens}"
+            )
+        if self.engine != "vllm" and self.tensor_parallel_size > 1:
+            faults.append(f"tensor_parallel_size {self.tensor_parallel_size} needs engine vllm, not {self.engine}")
+        if self.max_critiques > self.max_sequences:
+            faults.append(f"max_critiques {self.max_critiques} exceeds max_sequences {self.max_sequences}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
