@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from .admission import Admission
 from .engines.base import Engine
@@ -55,7 +56,8 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
                 await watching
             await engine.close()
 
-    app = FastAPI(
+    # The documentation pages without a CDN: operators' networks are often closed.
+    app = FastAPIOffline(
         title="Critic-RM",
         version=version("critic-rm"),
         summary="A reward model that writes a critique, then a scalar reward.",

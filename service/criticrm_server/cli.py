@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points, version
-from typing import Any, NoReturn
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -47,13 +47,20 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _usage(commands: dict[str, Any]) -> str:
-    names = "\n".join(f"  {name}" for name in sorted(commands))
+def _usage(commands: dict[str, EntryPoint]) -> str:
+    lines = "\n".join(f"  {name:<10}{_summary(commands[name])}" for name in sorted(commands))
     return (
         "criticrm: a reward model that writes a critique, then a scalar reward\n\n"
-        f"usage: criticrm COMMAND [options]\n\ncommands:\n{names}\n\n"
+        f"usage: criticrm COMMAND [options]\n\ncommands:\n{lines}\n\n"
         "`criticrm COMMAND --help` lists a command's options. Start with: criticrm serve"
     )
+
+
+def _summary(command: EntryPoint) -> str:
+    try:
+        return str(command.load().__doc__).splitlines()[0]
+    except ModuleNotFoundError as error:
+        return f"(not installed: {error.name})"
 
 
 def _flag(location: tuple[str | int, ...]) -> str:

@@ -69,9 +69,7 @@ class Verify(Settings):
         after = agreement([s[1] for s in served], [r[1] for r in reference])
         ended = sum(c.finish_reason == "stop" for c in completions)
         tokens = sum(len(c.token_ids) for c in completions)
-        _print(
-            f"{checkpoint.folder.name}: {len(prompts)} conversations, {tokens} critique tokens, {ended} ended by themselves"
-        )
+        _print(f"{len(prompts)} conversations, {tokens} critique tokens, {ended} critiques ended by themselves")
         _print(f"{self.dtype:<16}{'largest':>12}{'mean signed':>14}{'same order':>12}   vLLM against transformers")
         for name, a in (("direct_score", direct), ("score", after)):
             _print(f"{name:<16}{a.max_abs_diff:>12.2e}{a.mean_signed_diff:>14.2e}{a.rank_agreement:>12.4f}")

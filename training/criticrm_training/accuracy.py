@@ -19,13 +19,8 @@ class Accuracy:
     high: float
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-
-def pair_accuracy(
-    margins: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]], groups: Sequence[str], seed: int = 0
-) -> Accuracy:
+def pair_accuracy(margins: Sequence[float], groups: Sequence[str], seed: int = 0) -> Accuracy:
     """Accuracy of `margins` (chosen minus rejected, `[n]`; a tie counts half), bootstrapped over groups.
 
     Pairs of one question are not independent, so whole questions are resampled (percentile bootstrap).

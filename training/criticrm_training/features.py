@@ -27,15 +27,15 @@ class PairFeatures:
 
     Attributes:
         direct: `[n, 2, d_model]` float32; chosen first.
-        critiqued: the same, or None where no critiques were written.
-        critiques: `[n][2]` texts, or None likewise.
+        critiqued: the same. Where no critiques were written, equal to `direct`.
+        critiques: `[n][2]` texts.
         ended: share of critiques that ended by themselves.
     """
 
     direct: torch.Tensor
-    critiqued: torch.Tensor | None
-    critiques: list[list[str]] | None
-    ended: float | None
+    critiqued: torch.Tensor
+    critiques: list[list[str]]
+    ended: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,6 @@ def extract(
                 texts[s.pair][s.side] = renderer.decode(tokens[:length])
                 ended += tokens[length - 1] in renderer.stop_token_ids
             progress.update(len(batch))
-    if not critiques:
-        return PairFeatures(direct, None, None, None)
     return PairFeatures(direct, critiqued, texts, ended / max(1, len(sequences)))
 
 

@@ -1,0 +1,61 @@
+"""Accuracies by category, beside the baselines that a reader should compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from .accuracy import pair_accuracy
+from .data import PreferencePair
+from .features import PairFeatures
+
+
+def accuracy_report(
+    pairs: Sequence[PreferencePair],
+    features: PairFeatures,
+    reward: torch.Tensor,
+    scalar: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """Pair accuracy overall and by category: of the longer response, of the scalar baseline, of both scores.
+
+    Args:
+        features: of `pairs`, with critiques.
+        reward: `[d_model]`.
+        scalar: `[d_model]`, fitted on the same pairs without critiques.
+    """
+    margins = {"longer wins": torch.tensor([float(len(p.chosen) - len(p.rejected)) for p in pairs])}
+    if scalar is not None:
+        margins["scalar baseline"] = _margin(features.direct, scalar)
+    margins["direct_score"] = _margin(features.direct, reward)
+    margins["score"] = _margin(features.critiqued, reward)
+    accuracy = {}
+    for category in ["overall", *sorted({p.category for p in pairs})]:
+        members = [i for i, p in enumerate(pairs) if category in ("overall", p.category)]
+        groups = [pairs[i].group for i in members]
+        accuracy[category] = {
+            name: asdict(pair_accuracy(margin[members].tolist(), groups)) for name, margin in margins.items()
+        }
+    return {"accuracy": accuracy, "critiques_ended": features.ended}
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """The report as text, a table a data set."""
+    lines = []
+    for name, part in report.items():
+        columns = list(part["accuracy"]["overall"])
+        lines += ["", f"{name}: pair accuracy [95 % interval, bootstrap over questions]"]
+        lines.append(f"{'category':<24}{'pairs':>6}  " + "".join(f"{column:<24}" for column in columns))
+        for category, row in part["accuracy"].items():
+            cells = "".join(f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}]    " for a in row.values())
+            lines.append(f"{category:<24}{row[columns[0]]['n']:>6}  {cells}".rstrip())
+        lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
+    return "\n".join(lines)
+
+
+def _margin(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
+    """Chosen minus rejected, `[n]`."""
+    rewards = states @ reward  # [n, 2]
+    return rewards[:, 0] - rewards[:, 1]
