@@ -10,42 +10,45 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AddedToken, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import CheckpointError, UnsupportedModel
-from .manifest import REWARD_TOKEN, Manifest
+from .manifest import REWARD_TOKEN, Manifest, RewardCard
 from .prompt import Renderer
 
+_SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# How architectures name the LM head, and the input embeddings where the head is tied to them.
+_HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
+_INPUT_NAMES = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 
 
 def assemble(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     reward: torch.Tensor,
+    card: RewardCard,
     out: Path,
-    **manifest: Any,
 ) -> Manifest:
     """Turn a base model, in place, into a Critic-RM and save it to `out`.
 
     Args:
         reward: `[d_model]`, float32. The reward of a hidden state `h` (the LM head's input) is `reward · h`.
-        manifest: the manifest's other fields: `base_model`, `critique_instruction`, `calibration`, ...
+        card: what the manifest says of the reward.
 
     Raises:
         UnsupportedModel: the architecture or the tokenizer can't carry the readout.
     """
     token_id = add_reward_token(model, tokenizer)
     fold_reward(model, token_id, reward)
-    Renderer(tokenizer, manifest["critique_instruction"])  # refuses a tokenizer that can't be served
+    Renderer(tokenizer, card.critique_instruction)  # refuses a tokenizer that can't be served
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **manifest)
+    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **dict(card))
     saved.save(out)
     return saved
 
@@ -211,31 +214,29 @@ class Checkpoint:
 
 def _stored_row(folder: Path, token_id: int) -> torch.Tensor:
     """The reward row as stored, `[d_model]` float32, without reading the rest of the weights."""
-    index = folder / _INDEX
-    if index.is_file():
-        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    elif (single := folder / "model.safetensors").is_file():
-        with safe_open(single, framework="pt") as weights:
-            files = dict.fromkeys(weights.keys(), single.name)
-    else:
-        raise CheckpointError(f"{folder} has no safetensors weights (model.safetensors or {_INDEX})")
-    # An untied head is stored by its own name; a tied one only as the input embedding.
-    for suffix in ("lm_head.weight", "embed_out.weight", "embed_tokens.weight", "embed_in.weight", "wte.weight"):
-        if name := next((key for key in files if key.endswith(suffix)), None):
-            break
-    else:
-        raise CheckpointError(f"{folder}: no LM head among the stored tensors")
     try:
+        index = folder / _INDEX
+        if index.is_file():
+            files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        else:
+            with safe_open(folder / _SINGLE, framework="pt") as weights:
+                files = dict.fromkeys(weights.keys(), _SINGLE)
+        tied = AutoConfig.from_pretrained(folder).get_text_config().tie_word_embeddings
+        names = _INPUT_NAMES if tied else _HEAD_NAMES
+        name = next((key for key in files if key.endswith(names)), None)
+        if name is None:
+            raise UnsupportedModel(
+                f"{folder} stores no LM head (a weight ending in one of {', '.join(names)}); was it quantised?"
+            )
         with safe_open(folder / files[name], framework="pt") as weights:
             head = weights.get_slice(name)
-            if token_id >= head.get_shape()[0]:
-                raise CheckpointError(
-                    f"{folder}: the LM head has {head.get_shape()[0]} rows, the reward token is {token_id}"
-                )
+            rows = head.get_shape()[0]
+            if token_id >= rows:
+                raise CheckpointError(f"{folder}: the LM head has {rows} rows, the reward token is {token_id}")
             row: torch.Tensor = head[token_id : token_id + 1][0]
             return row.float()
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / files[name]} can't be read: {error}") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the weights can't be read: {error}") from error
 
 
 def _sha256(row: torch.Tensor) -> str:

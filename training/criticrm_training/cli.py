@@ -48,7 +48,7 @@ class FitHead(BaseSettings):
         None, description="Where finished batches are kept for a resume; OUT/features unless given."
     )
     head_only: CliImplicitFlag[bool] = Field(
-        False, description="Write reward.safetensors and critic_rm.json, not the model."
+        False, description="Write reward.safetensors and reward.json, not the model."
     )
 
     def run(self) -> int:

@@ -6,15 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from criticrm_model import Calibration, Manifest, Moments, TrainingData
+from criticrm_model import Calibration, Moments, RewardCard, TrainingData
 from criticrm_model.checkpoint import assemble, check_head
-from criticrm_model.default import BASE_NAME, HEAD_FILE, load_default_base
+from criticrm_model.default import BASE_NAME, load_default_base
+from criticrm_model.head import save_head
 from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
@@ -100,26 +99,24 @@ def _load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
 
 def _write(settings: FitHead, reward: torch.Tensor, valid: PairFeatures, pairs: int) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
-    fields: dict[str, Any] = {
-        "critique_instruction": settings.instruction,
-        "max_critique_tokens": settings.max_critique_tokens,
-        "base_model": BASE_NAME if settings.base == DEFAULT_NAME else settings.base,
-        "training_data": (TrainingData(name=settings.data.name, pairs=pairs, sha256=file_sha256(settings.data)),),
-        "calibration": Calibration(
+    card = RewardCard(
+        critique_instruction=settings.instruction,
+        max_critique_tokens=settings.max_critique_tokens,
+        base_model=BASE_NAME if settings.base == DEFAULT_NAME else settings.base,
+        training_data=(TrainingData(name=settings.data.name, pairs=pairs, sha256=file_sha256(settings.data)),),
+        calibration=Calibration(
             reference_set=f"both responses of the validation split of {settings.data.name}",
             n=2 * len(valid.direct),
             direct_score=_moments(valid.direct @ reward),
             score=_moments(valid.critiqued @ reward),
         ),
-    }
+    )
     if settings.head_only:
-        save_file({"reward": reward.contiguous()}, settings.out / HEAD_FILE)
-        # The token's id and the row's hash are those of a checkpoint: assembling one fills them in.
-        Manifest(reward_token_id=0, reward_row_sha256="0" * 64, **fields).save(settings.out)
+        save_head(reward, card, settings.out)
     else:
         # Folded in float32: the body's precision while fitting is no part of the checkpoint.
         model, tokenizer = _load_base(settings.base, torch.float32)
-        assemble(model, tokenizer, reward, settings.out, **fields)
+        assemble(model, tokenizer, reward, card, settings.out)
 
 
 def _moments(scores: torch.Tensor) -> Moments:

@@ -1,0 +1,36 @@
+"""A fitted reward on its own: the vector in `reward.safetensors`, what is known of it in `reward.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .errors import CheckpointError
+from .manifest import RewardCard
+
+VECTOR_FILE = "reward.safetensors"
+CARD_FILE = "reward.json"
+
+
+def save_head(reward: torch.Tensor, card: RewardCard, folder: Path) -> None:
+    """Write a reward vector, `[d_model]` float32, and its card."""
+    save_file({"reward": reward.contiguous()}, folder / VECTOR_FILE)
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_head(folder: Path) -> tuple[torch.Tensor, RewardCard]:
+    """Read what `save_head` wrote.
+
+    Raises:
+        CheckpointError: a file is missing or malformed.
+    """
+    try:
+        reward = load_file(folder / VECTOR_FILE)["reward"]
+        card = RewardCard.model_validate_json((folder / CARD_FILE).read_bytes())
+    except (OSError, KeyError, SafetensorError, ValidationError) as error:
+        raise CheckpointError(f"{folder} holds no fitted reward: {error}") from error
+    return reward, card
