@@ -28,6 +28,7 @@ from .errors import ConversationError, PromptTooLong, UnsupportedModel
 Role = Literal["system", "user", "assistant", "tool"]
 # A template that prints today's date would make a reward change overnight; it gets this day instead.
 _TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+_CACHED_ROLES = 64  # turns of a conversation worth remembering; callers choose how many there are
 # A slot stands between two spaces: a template that trims its contents loses them, and so tells us that it trims.
 _SLOT = re.compile(r"( ?)@@CRITICRM-SLOT-(\d+)@@( ?)")
 
@@ -90,7 +91,7 @@ class Renderer:
             ConversationError: the chat template refuses these roles.
         """
         roles = (*(message["role"] for message in conversation), "assistant", "user")
-        pieces = self._pieces(roles)
+        pieces = self._pieces(roles) if len(roles) <= _CACHED_ROLES else self._render_roles(roles)
         response, instruction = len(roles) - 2, len(roles) - 1
         parts: list[list[int]] = []
         is_content: list[bool] = []
@@ -116,7 +117,8 @@ class Renderer:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def _tokenize_content(self, text: str) -> list[int]:
-        return self._contents.encode(text, add_special_tokens=False).ids
+        # Unlike `encode`, it lets other threads run meanwhile, and it leaves out the offsets.
+        return self._contents.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def _render_roles(self, roles: tuple[Role, ...]) -> tuple[list[int] | _Slot, ...]:
         """The template for this sequence of roles: tokenised pieces, and a slot for each content."""

@@ -7,7 +7,6 @@ memory stays flat and a caller hears of overload while it can still do something
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -46,7 +45,7 @@ class Admission:
         self.queue_timeout_s = queue_timeout_s
         self.in_house = 0
         self.draining = False
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[asyncio.Future[None], int] = {}  # in order of arrival
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -72,8 +71,7 @@ class Admission:
         if len(self._waiting) >= self.max_waiting:
             raise Overloaded(f"{self.in_house} sequences are in work and {len(self._waiting)} requests wait; try again")
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (sequences, place)
-        self._waiting.append(entry)
+        self._waiting[place] = sequences
         try:
             async with asyncio.timeout(self.queue_timeout_s):
                 await place
@@ -81,7 +79,7 @@ class Admission:
             if place.done() and not place.cancelled():
                 self._leave(sequences)  # room came in the same moment
             else:
-                self._waiting.remove(entry)
+                self._waiting.pop(place, None)
                 self._let_in()  # what stood behind may fit
             if isinstance(error, TimeoutError):
                 raise Overloaded(f"no room came within {self.queue_timeout_s:g} s; try again") from error
@@ -113,8 +111,11 @@ class Admission:
             self._empty.set()
 
     def _let_in(self) -> None:
-        while self._waiting and self.in_house + self._waiting[0][0] <= self.max_sequences:
-            sequences, place = self._waiting.popleft()
+        while self._waiting:
+            place, sequences = next(iter(self._waiting.items()))
+            if self.in_house + sequences > self.max_sequences:
+                break
+            del self._waiting[place]
             if not place.done():  # its waiter may have been cancelled already
                 self._enter(sequences)
                 place.set_result(None)

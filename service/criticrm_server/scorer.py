@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # One response's own fault, told in its result; everything else fails the whole request, which can be sent again.
 _RESULT_ERRORS = (PromptTooLong, ConversationError, NonFiniteReward)
+
+_LARGE = 50_000  # characters of an item, some 10 ms of tokenising: more is done beside the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Scorer:
         self._settings = settings
         self._metrics = metrics
         self._max_model_len = max_model_len
+        # One: megabytes of text take a gigabyte while they are tokenised, and waiting tasks can be cancelled.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         self._critique_tokens = min(
             settings.critique_tokens or checkpoint.manifest.max_critique_tokens, settings.max_critique_tokens
         )
@@ -104,9 +109,14 @@ class Scorer:
                 "this checkpoint carries no calibration (mean and deviation), so scores can't be normalised"
             )
         responses: list[_Sequence] = []
+        truncate = request.on_overflow == "truncate"
         for item in request.items:
-            responses += self._render_item(item, critique, request.on_overflow == "truncate")
-            await asyncio.sleep(0)  # tokenising hundreds of items must not hold up everyone else
+            if _characters(item) > _LARGE:
+                loop = asyncio.get_running_loop()
+                responses += await loop.run_in_executor(self._thread, self._render_item, item, critique, truncate)
+            else:
+                responses += self._render_item(item, critique, truncate)
+                await asyncio.sleep(0)  # tokenising hundreds of items must not hold up everyone else
         _raise_if_all_failed([r.error for r in responses])
         return Plan(request_id, responses, critique, request.normalize)
 
@@ -147,9 +157,12 @@ class Scorer:
         if len(request.items) > limits.max_items:
             raise LimitExceeded("items", len(request.items), limits.max_items, "items")
         for i, item in enumerate(request.items):
+            where = "" if isinstance(request, ScoreOne) else f"items[{i}]."
             if len(item.responses) > limits.max_responses:
-                field = "responses" if isinstance(request, ScoreOne) else f"items[{i}].responses"
-                raise LimitExceeded(field, len(item.responses), limits.max_responses, "responses")
+                raise LimitExceeded(f"{where}responses", len(item.responses), limits.max_responses, "responses")
+            # A message is a token at the least.
+            if not isinstance(item.prompt, str) and len(item.prompt) > self._max_model_len:
+                raise LimitExceeded(f"{where}prompt", len(item.prompt), self._max_model_len, "messages")
         if critique is not None:
             if critique.n > limits.max_critiques:
                 raise LimitExceeded("critique.n", critique.n, limits.max_critiques, "critiques a response")
@@ -157,6 +170,9 @@ class Scorer:
                 raise LimitExceeded(
                     "critique.max_tokens", critique.max_tokens or 0, limits.max_critique_tokens, "tokens"
                 )
+        sequences = sum(len(item.responses) for item in request.items) * (critique.n if critique else 1)
+        if sequences > limits.max_sequences:  # admission would refuse it, after rendering it all
+            raise LimitExceeded("body", sequences, limits.max_sequences, "sequences (responses times critiques)")
 
     def _render_item(self, item: Item, critique: CritiqueOptions | None, truncate: bool) -> list[_Sequence]:
         try:
@@ -266,6 +282,12 @@ def total_usage(results: list[Result]) -> Usage:
         cached_tokens=sum(r.usage.cached_tokens for r in results),
         critique_tokens=sum(r.usage.critique_tokens for r in results),
     )
+
+
+def _characters(item: Item) -> int:
+    """How much there is to tokenise, in characters; a message's own tokens count too."""
+    texts = [item.prompt] if isinstance(item.prompt, str) else [message.content for message in item.prompt]
+    return sum(map(len, texts)) + 50 * len(texts) + sum(map(len, item.responses))
 
 
 def _messages(prompt: str | list[ChatMessage]) -> list[Message]:

@@ -50,9 +50,12 @@ class Serve(Settings):
         app = create_app(self, checkpoint, start_engine)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = _Server(config, lambda: getattr(app.state, "service", None))
-        server.run(sockets=[listener])
-        if not server.started:
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # uvicorn's, with the code 3 of an engine's death
             return 1  # the reason is logged
+        if not server.started:
+            return 1
         return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
+from multiprocessing import resource_tracker
 from typing import Any
 
 from criticrm_model import Completion, finite_reward
@@ -18,15 +20,16 @@ from ..errors import EngineDead, EngineFailed
 from ..settings import Settings
 from .base import Job, Output, Timings
 
-# vLLM reads these when it is imported: its own logging would print a line a second under load.
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# vLLM reads these when it is imported. Its warnings are a line a weight for a float32 checkpoint in bfloat16.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
-from vllm import AsyncEngineArgs, SamplingParams, TokensPrompt
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,13 @@ class VLLMEngine:
     def start(cls, checkpoint: Checkpoint, settings: Settings) -> VLLMEngine:
         """Load the weights; half a minute and more. Needs a running event loop."""
         arguments = engine_arguments(checkpoint, settings)
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # A terminal sends Ctrl-C to the engine's processes too. They inherit this mask, and so live through the drain.
+        resource_tracker.ensure_running()  # it lifts the mask when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return cls(llm, checkpoint.manifest.reward_token_id, checkpoint.renderer.stop_token_ids)
 
     async def run(self, job: Job) -> Output:
@@ -64,12 +73,13 @@ class VLLMEngine:
         )
         final = None
         try:
-            async for output in self._llm.generate(
-                TokensPrompt(prompt_token_ids=job.token_ids), params, uuid.uuid4().hex
-            ):
+            async for output in self._llm.generate(tokens_input(job.token_ids), params, uuid.uuid4().hex):
                 final = output
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
+        except EngineGenerateError as error:
+            await self.check_health()  # its connection broke because it died
+            raise EngineFailed("the engine refused a request") from error
         if final is None or not final.finished:
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
@@ -120,6 +130,7 @@ def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, An
         "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         "trust_remote_code": settings.trust_remote_code,
         "logprobs_mode": "raw_logits",
+        "use_tqdm_on_load": False,
         # The base's defaults (a repetition penalty, say) would change critiques; stop tokens come from the renderer.
         "generation_config": "vllm",
     }
@@ -131,7 +142,8 @@ def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, An
         # A seeded request whose prompt is prefilled in chunks kills the CPU worker ("CPU Generator does not use
         # offset", vLLM 0.32 gpu_model_runner._bookkeeping_sync), so prompts are never chunked there.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(max_model_len, 4096)
+        # The longest prompt fits in a step beside a decode of every other sequence, or it would wait for all to end.
+        arguments["max_num_batched_tokens"] = max(max_model_len + settings.max_num_seqs, 4096)
     elif settings.gpu_memory_utilization:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
     return arguments

@@ -1,0 +1,77 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_server.app import create_app
+from criticrm_server.engines.base import Engine
+from criticrm_server.engines.fake import FakeEngine
+from criticrm_server.settings import Settings
+from criticrm_server.state import Service
+from tiny import make_checkpoint
+
+MAX_MODEL_LEN = 512
+StartApp = Callable[..., AbstractAsyncContextManager["Running"]]
+
+
+class Running:
+    """An app on the fake engine, and a client that calls it in-process."""
+
+    def __init__(self, client: httpx.AsyncClient, service: Service, app: Any) -> None:
+        self.client = client
+        self.service = service
+        self.app = app
+
+    @property
+    def engine(self) -> FakeEngine:
+        assert isinstance(self.service.engine, FakeEngine)
+        return self.service.engine
+
+    async def score(self, body: object = None, **fields: object) -> httpx.Response:
+        return await self.client.post("/score", json=fields if body is None else body)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-critic-rm")
+
+
+@pytest.fixture(scope="session")
+def opened_checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return Checkpoint.open(tiny_checkpoint)
+
+
+@pytest.fixture
+def start_app(opened_checkpoint: Checkpoint) -> StartApp:
+    """`async with start_app(engine=..., max_items=2) as running`: an app with these settings."""
+
+    @asynccontextmanager
+    async def start(
+        engine: Engine | None = None, checkpoint: Checkpoint = opened_checkpoint, **settings: Any
+    ) -> AsyncIterator[Running]:
+        def start_engine(checkpoint: Checkpoint, _: Settings) -> tuple[Engine, int]:
+            return engine or FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN
+
+        app = create_app(Settings(**{"engine": "fake", **settings}), checkpoint, start_engine)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            yield Running(client, app.state.service, app)
+
+    return start
+
+
+@pytest.fixture
+async def running(start_app: StartApp) -> AsyncIterator[Running]:
+    async with start_app() as app:
+        yield app

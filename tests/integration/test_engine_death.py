@@ -1,0 +1,73 @@
+"""The engine's process is killed under load. The server runs without prefix cache, which is compared first."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_server.serve import ENGINE_DEATH_EXIT_CODE
+from live import Server
+from references import load_reference
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "screen.log"
+    with Server(str(tiny_checkpoint), "--dtype", "float32", "--prefix-caching", "false", log=log) as server:
+        yield server
+
+
+def test_without_prefix_cache_greedy_critiques_and_scores_are_those_of_transformers(
+    server: Server, opened_checkpoint: Checkpoint
+) -> None:
+    reference = load_reference(opened_checkpoint)
+    prompt, responses = "a long story " * 60, [f"Answer {number}." for number in range(32)]
+    conversation = opened_checkpoint.renderer.open([{"role": "user", "content": prompt}])
+    ids = [
+        conversation.render(response, max_model_len=100_000, max_critique_tokens=24).token_ids for response in responses
+    ]
+    expected, _ = reference.critique(ids, max_tokens=24)
+    for _ in range(2):
+        answer = server.score(prompt=prompt, responses=responses, critique={"max_tokens": 24}).json()
+        assert answer["usage"]["cached_tokens"] == 0
+        for result, completion in zip(answer["results"], expected, strict=True):
+            assert result["critiques"][0]["text"] == opened_checkpoint.renderer.decode(completion.token_ids)
+            assert result["score"] == pytest.approx(completion.score, abs=1e-4)
+            assert result["direct_score"] == pytest.approx(completion.direct_score, abs=1e-4)
+
+
+async def test_a_killed_engine_is_told_to_all_and_ends_the_server(server: Server) -> None:
+    """Ends the server: the last test of this file."""
+    async with server.client() as client, server.client() as late:
+        assert (await late.get("/health/ready")).status_code == 200
+        slow = {"prompt": "Why?", "responses": ["So."], "critique": {"n": 8, "max_tokens": 400, "temperature": 1}}
+        waiting = [asyncio.create_task(client.post("/score", json=slow)) for _ in range(40)]
+        while server.metric("vllm:num_requests_running") < 64:
+            await asyncio.sleep(0.05)
+        server.engine_core().kill()
+        killed = time.monotonic()
+        answers = await asyncio.gather(*waiting)
+        assert time.monotonic() - killed < 10
+        assert {answer.status_code for answer in answers} == {503}
+        assert {answer.json()["error"]["code"] for answer in answers} == {"engine_dead"}
+        assert all(answer.headers["retry-after"] for answer in answers)
+        unready = await _get_ready(late)
+        assert unready is None or unready.status_code == 503
+    assert server.exit_code(timeout_s=60) == ENGINE_DEATH_EXIT_CODE
+    assert server.left_behind() == []
+
+
+async def _get_ready(client: httpx.AsyncClient) -> httpx.Response | None:
+    """None where the server is gone already."""
+    try:
+        return await client.get("/health/ready")
+    except httpx.TransportError:
+        return None

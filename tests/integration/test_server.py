@@ -1,0 +1,161 @@
+"""One live server on real vLLM, from its first line on the screen to its drain. The tests run in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fuzz import Fuzz
+
+from live import Server, wait_until
+
+pytestmark = pytest.mark.integration
+
+MAX_SEQUENCES = 64
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The KV cache holds a few full sequences only, so that vLLM preempts under load."""
+    log = tmp_path_factory.mktemp("server") / "screen.log"
+    limits = ["--max-sequences", str(MAX_SEQUENCES), "--max-waiting", "128", "--queue-timeout-s", "10"]
+    memory = ["--dtype", "float32", "--kv-cache-gib", "0.004"]
+    with Server(str(tiny_checkpoint), *limits, *memory, log=log) as server:
+        yield server
+
+
+def test_a_line_for_each_stage(server: Server) -> None:
+    stages = re.findall(r"(\d)/4 ", server.screen())
+    assert stages == ["1", "2", "3", "4"]
+    assert "engine up in" in server.screen()
+
+
+def test_ready(server: Server) -> None:
+    assert server.get("/health/live").json() == {"status": "ok"}
+    assert server.get("/health/ready").json() == {"status": "ok"}
+
+
+def test_score_gives_critiques_and_finite_scores(server: Server) -> None:
+    answer = server.score(prompt="Why is the sky blue?", responses=["Scattering.", "The sea."], critique={"n": 2})
+    results = answer.json()["results"]
+    assert [(result["index"], result["status"]) for result in results] == [(0, "ok"), (1, "ok")]
+    for result in results:
+        assert all(math.isfinite(critique["score"]) for critique in result["critiques"])
+        assert len(result["critiques"]) == 2
+        assert any(critique["text"] for critique in result["critiques"])
+        assert math.isfinite(result["score"])
+        assert math.isfinite(result["direct_score"])
+
+
+def test_without_a_critique_the_score_is_the_direct_score(server: Server) -> None:
+    body = {"prompt": "Why is the sky blue?", "responses": ["Scattering."]}
+    critiqued = server.score(**body).json()["results"][0]
+    plain = server.score(**body, critique=False).json()["results"][0]
+    assert plain["critiques"] == []
+    assert plain["score"] == plain["direct_score"]
+    assert plain["direct_score"] == pytest.approx(critiqued["direct_score"], abs=1e-4)
+
+
+def test_a_long_shared_prompt_is_found_in_the_cache(server: Server) -> None:
+    body = {"prompt": "a long story " * 60, "responses": ["I see."], "critique": False}
+    first, second = (server.score(**body).json() for _ in range(2))
+    assert second["usage"]["cached_tokens"] > first["usage"]["cached_tokens"]
+    assert second["results"][0]["score"] == pytest.approx(first["results"][0]["score"], abs=1e-4)
+
+
+def test_metrics_are_ours_and_those_of_vllm(server: Server) -> None:
+    assert server.metric("criticrm_requests_total") > 0
+    assert server.metric("criticrm_prefill_seconds_count") > 0
+    assert server.metric("vllm:prompt_tokens_total") > 0
+    assert server.metric("criticrm_tokens_total") > 0
+
+
+def test_model(server: Server, tiny_checkpoint: Path) -> None:
+    model = server.get("/v1/model").json()
+    assert model["model"] == str(tiny_checkpoint)
+    assert model["manifest"]["reward_token"] == "<|reward|>"
+    assert model["limits"]["max_sequences"] == MAX_SEQUENCES
+
+
+async def test_long_seeded_prompts_at_once_are_survived(server: Server) -> None:
+    """A seed and a prompt prefilled in chunks kill vLLM 0.32 on a CPU; here prompts are not chunked there."""
+    length = server.get("/v1/model").json()["max_model_len"]
+    async with server.client() as client:
+        probe = {"responses": ["ok"], "critique": False}
+        short, long = [
+            (await client.post("/score", json={"prompt": " a" * words, **probe})).json()["usage"]["prompt_tokens"]
+            for words in (50, 100)
+        ]
+        words = 100 + (length - 16 - long) * 50 // (long - short)
+        bodies = [
+            {
+                "prompt": f"{number} " + " a" * (words - 10),
+                "responses": ["ok"],
+                "critique": {"seed": 2**32 - 1, "n": 2, "max_tokens": 8},
+            }
+            for number in range(16)
+        ]
+        answers = await asyncio.gather(*(client.post("/score", json=body) for body in bodies))
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert server.get("/health/ready").status_code == 200
+
+
+async def test_500_at_once_end_in_200_or_503(server: Server) -> None:
+    resident = []
+    for _ in range(3):
+        async with server.client() as client:
+            answers = await asyncio.gather(*(_one_of_500(client, number) for number in range(500)))
+        statuses = Counter(answer.status_code for answer in answers)
+        assert set(statuses) == {200, 503}
+        for answer in answers:
+            if answer.status_code == 503:
+                assert answer.json()["error"]["code"] == "overloaded"
+                assert int(answer.headers["retry-after"]) >= 1
+            else:
+                assert math.isfinite(answer.json()["results"][0]["score"])
+        assert server.metric("criticrm_sequences") == 0
+        resident.append(server.resident_mib())
+    # The first round fills pools and caches; a leak would grow with each.
+    assert resident[2] - resident[0] < 32
+
+
+async def _one_of_500(client: httpx.AsyncClient, number: int) -> httpx.Response:
+    body = {"prompt": f"Question {number}?", "responses": ["An answer."], "critique": {"max_tokens": 32}}
+    return await client.post("/score", json=body)
+
+
+async def test_nothing_a_caller_sends_kills_the_engine(server: Server) -> None:
+    async with server.client(timeout_s=330) as client:
+        summary = await Fuzz(client, seed=0, seconds=20).run()
+    assert summary["faults"] == []
+    assert summary["requests"] > 100
+    assert summary["same_alone"] == summary["seeded"] > 0
+    assert server.process.poll() is None
+
+
+async def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(server: Server) -> None:
+    """Ends the server: the last test of this file."""
+    async with server.client() as client, server.client() as late:
+        slow = {"prompt": "Why?", "responses": ["So."], "critique": {"n": 2, "max_tokens": 200, "temperature": 1}}
+        assert (await late.get("/health/ready")).status_code == 200
+        accepted = [asyncio.create_task(client.post("/score", json=slow)) for _ in range(MAX_SEQUENCES // 2)]
+        while server.metric("criticrm_sequences") < MAX_SEQUENCES:
+            await asyncio.sleep(0.05)
+        server.signal(signal.SIGTERM)
+        await asyncio.to_thread(wait_until, lambda: "draining" in server.screen(), 10)
+        refused = await late.post("/score", json=slow)  # on a connection that was open before
+        unready = await late.get("/health/ready")
+        answers = await asyncio.gather(*accepted)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert refused.headers["retry-after"]
+    assert unready.status_code == 503
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    assert server.exit_code(timeout_s=60) == 0
+    assert server.left_behind() == []

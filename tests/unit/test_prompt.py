@@ -1,0 +1,134 @@
+"""Rendering: what is cut when it is too long, what ends a critique, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from criticrm_model import ConversationError, PromptTooLong, UnsupportedModel
+from criticrm_model.prompt import Message, Renderer
+from tiny import CHATML, INSTRUCTION, make_tokenizer
+
+LONG: list[Message] = [
+    {"role": "user", "content": "first " * 20},
+    {"role": "assistant", "content": "second " * 20},
+    {"role": "user", "content": "third " * 20},
+]
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(make_tokenizer(), INSTRUCTION)
+
+
+def test_the_response_is_the_assistants_turn_and_the_instruction_follows(renderer: Renderer) -> None:
+    rendered = renderer.open([{"role": "user", "content": "Q"}]).render("A", max_model_len=512, max_critique_tokens=8)
+    assert renderer.tokenizer.decode(rendered.token_ids) == (
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+        f"<|im_start|>user\n{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert not rendered.truncated
+
+
+def test_too_long_says_how_long(renderer: Renderer) -> None:
+    opened = renderer.open(LONG)
+    full = len(opened.render("answer", max_model_len=4096, max_critique_tokens=8).token_ids)
+    with pytest.raises(PromptTooLong) as caught:
+        opened.render("answer", max_model_len=full + 7, max_critique_tokens=8)
+    assert (caught.value.prompt_tokens, caught.value.limit, caught.value.max_critique_tokens) == (full, full - 1, 8)
+    assert len(opened.render("answer", max_model_len=full + 8, max_critique_tokens=8).token_ids) == full
+
+
+def test_truncation_drops_the_oldest_of_the_conversation_first(renderer: Renderer) -> None:
+    opened = renderer.open(LONG)
+    full = opened.render("answer", max_model_len=4096, max_critique_tokens=8).token_ids
+    cut = opened.render("answer", max_model_len=len(full) + 8 - 10, max_critique_tokens=8, truncate=True)
+    text = renderer.tokenizer.decode(cut.token_ids)
+    assert cut.truncated
+    assert len(cut.token_ids) == len(full) - 10
+    assert text.count("first") < 20
+    assert text.count("second") == 20
+    assert text.count("third") == 20
+    assert "answer" in text
+
+
+def test_then_the_end_of_the_response(renderer: Renderer) -> None:
+    opened = renderer.open([{"role": "user", "content": "question"}])
+    response = "begin " + "middle " * 60 + "end"
+    cut = opened.render(response, max_model_len=110, max_critique_tokens=8, truncate=True)
+    text = renderer.tokenizer.decode(cut.token_ids)
+    assert len(cut.token_ids) == 102
+    assert "question" not in text
+    assert "begin" in text
+    assert "end<|im_end|>" not in text
+    assert text.count("<|im_start|>") == 4
+    assert INSTRUCTION in text
+
+
+def test_a_template_that_does_not_fit_by_itself_is_too_long(renderer: Renderer) -> None:
+    with pytest.raises(PromptTooLong):
+        renderer.open(LONG).render("answer", max_model_len=20, max_critique_tokens=8, truncate=True)
+
+
+@pytest.mark.parametrize(
+    ("style", "stops"),
+    [
+        ("chatml", {"<|im_end|>"}),
+        ("llama3", {"<|eot_id|>"}),
+        ("gemma", {"<eos>", "<end_of_turn>"}),
+        ("mistral", {"</s>"}),
+    ],
+)
+def test_a_critique_ends_at_eos_or_at_the_end_of_a_turn(style: str, stops: set[str]) -> None:
+    styled = Renderer(make_tokenizer(style), INSTRUCTION)
+    assert set(styled.tokenizer.convert_ids_to_tokens(list(styled.stop_token_ids))) == stops
+
+
+def test_roles_the_template_refuses_are_named() -> None:
+    styled = Renderer(make_tokenizer("gemma"), INSTRUCTION)
+    with pytest.raises(ConversationError, match=r"\[system, user\].*System role not supported"):
+        styled.open([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}])
+
+
+def test_a_template_that_leaves_a_message_out_is_refused() -> None:
+    template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    with pytest.raises(ConversationError, match=r"leaves out message 0 \(role 'system'\)"):
+        Renderer(make_tokenizer(template=template), INSTRUCTION).open(
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+        )
+
+
+def test_contents_are_trimmed_where_the_template_trims() -> None:
+    conversation: list[Message] = [{"role": "user", "content": "  q  "}]
+    trims = Renderer(make_tokenizer("llama3"), INSTRUCTION).open(conversation)
+    keeps = Renderer(make_tokenizer("chatml"), INSTRUCTION).open(conversation)
+    limits = {"max_model_len": 512, "max_critique_tokens": 1}
+    assert "\n\nq<|eot_id|>" in make_tokenizer("llama3").decode(trims.render(" r ", **limits).token_ids)
+    assert "user\n  q  <|im_end|>" in make_tokenizer("chatml").decode(keeps.render(" r ", **limits).token_ids)
+
+
+def test_a_template_that_prints_the_date_gets_a_fixed_one() -> None:
+    tokenizer = make_tokenizer(template="{{ strftime_now('%Y-%m-%d') }} " + CHATML)
+    rendered = Renderer(tokenizer, INSTRUCTION).open([{"role": "user", "content": "q"}])
+    token_ids = rendered.render("r", max_model_len=512, max_critique_tokens=1).token_ids
+    assert tokenizer.decode(token_ids).startswith("2024-07-26 ")
+
+
+def test_responses_to_one_prompt_share_their_prefix(renderer: Renderer) -> None:
+    opened = renderer.open(LONG)
+    one, other = (
+        opened.render(response, max_model_len=4096, max_critique_tokens=8).token_ids for response in ("one", "other")
+    )
+    shared = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    assert "third" in renderer.tokenizer.decode(one[:shared])
+
+
+def test_a_tokenizer_without_a_template_is_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(UnsupportedModel, match="no chat template"):
+        Renderer(tokenizer, INSTRUCTION)
+
+
+def test_decoding_leaves_the_end_of_turn_out(renderer: Renderer) -> None:
+    token_ids = renderer.tokenizer("It is good.", add_special_tokens=False).input_ids
+    assert renderer.decode([*token_ids, *renderer.stop_token_ids]) == "It is good."

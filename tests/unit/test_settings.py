@@ -1,0 +1,54 @@
+"""One settings object: every field explained, every conflict named."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from criticrm_server.serve import Serve
+from criticrm_server.settings import Settings
+
+
+def test_every_field_has_a_sentence_of_help() -> None:
+    for name, field in Serve.model_fields.items():
+        assert field.description, name
+        assert field.description.rstrip().endswith((".", ")")), name
+
+
+def test_all_conflicts_are_named_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(host="0.0.0.0", engine="fake", tensor_parallel_size=2, critique_tokens=2000, api_keys=())
+    message = str(caught.value)
+    for word in ("0.0.0.0", "CRITICRM_API_KEYS", "tensor_parallel_size 2", "critique_tokens 2000"):
+        assert word in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Settings(host=host).host == host
+
+
+def test_a_public_address_needs_a_key_or_a_word() -> None:
+    assert Settings(host="0.0.0.0", api_keys=("k",)).host == "0.0.0.0"
+    assert Settings(host="0.0.0.0", allow_unauthenticated=True).host == "0.0.0.0"
+    with pytest.raises(ValidationError, match="empty key"):
+        Settings(host="0.0.0.0", api_keys=("",))
+
+
+def test_variables_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITICRM_MAX_SEQUENCES", "77")
+    monkeypatch.setenv("CRITICRM_API_KEYS", '["one", "two"]')
+    settings = Settings(_cli_parse_args=["some/folder", "--port", "9000", "--no-allow-unauthenticated"])
+    assert settings.model == "some/folder"
+    assert settings.port == 9000
+    assert settings.max_sequences == 77
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+
+
+def test_keys_are_not_printed() -> None:
+    assert "topsecret" not in repr(Settings(api_keys=("topsecret",)))
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
