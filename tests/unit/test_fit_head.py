@@ -1,0 +1,156 @@
+"""`criticrm fit-head`, from a preference file to a checkpoint, on a tiny base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.head import load_head
+from criticrm_model.prompt import Renderer
+from criticrm_model.reference import ReferenceModel
+from criticrm_training import features as features_module
+from criticrm_training.cli import FitHead
+from criticrm_training.data import read_pairs
+from criticrm_training.features import PairFeatures, extract
+from tiny import INSTRUCTION, make_model, make_tokenizer
+
+TOPICS = ["sky", "sea", "light", "water", "answer", "question", "model", "source"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = make_tokenizer()
+    make_model(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Separable: a chosen response says "right", a rejected one "wrong"."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": f"Why is the {topic} {i}?",
+            "chosen": f"right {topic}",
+            "rejected": f"wrong {topic}",
+            "category": "even" if i % 2 else "odd",
+        }
+        for i in range(12)
+        for topic in TOPICS
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def settings(base: Path, data: Path, out: Path, **changes: object) -> FitHead:
+    fields = {
+        "data": data,
+        "base": str(base),
+        "out": out,
+        "instruction": INSTRUCTION,
+        "max_critique_tokens": 6,
+        "dtype": "float32",
+        "validation_share": 0.3,
+        "max_model_len": 256,
+    }
+    return FitHead.model_validate(fields | changes)
+
+
+def test_it_learns_and_writes_a_checkpoint_that_opens(base: Path, pairs_file: Path, tmp_path: Path) -> None:
+    assert settings(base, pairs_file, tmp_path / "out", heldout=pairs_file).run() == 0
+    opened = Checkpoint.open(tmp_path / "out")
+    manifest = opened.manifest
+    assert manifest.max_critique_tokens == 6
+    assert manifest.critique_instruction == INSTRUCTION
+    assert manifest.training_data[0].pairs == 96
+    assert manifest.calibration is not None
+    report = json.loads((tmp_path / "out" / "fit_report.json").read_text())
+    assert set(report["heldout"]["accuracy"]) == {"overall", "even", "odd"}
+    overall = report["heldout"]["accuracy"]["overall"]
+    assert set(overall) == {"longer wins", "scalar baseline", "direct_score", "score"}
+    assert report["validation"]["accuracy"]["overall"]["direct_score"]["value"] >= 0.95
+    assert overall["longer wins"]["value"] == 0.5  # both are five letters: every pair ties
+
+
+def test_the_fitted_reward_is_the_reward_that_is_read(base: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """Hidden state times vector while fitting, logit of the token in the checkpoint."""
+    settings(base, pairs_file, tmp_path / "row", head_only=True, critique_pairs=8).run()
+    settings(base, pairs_file, tmp_path / "full", critique_pairs=8).run()
+    reward, card = load_head(tmp_path / "row")
+    opened = Checkpoint.open(tmp_path / "full")
+    assert opened.manifest.model_dump(include=set(card.model_dump())) == card.model_dump()
+    model = ReferenceModel.load(opened.folder, opened.manifest.reward_token_id, opened.renderer.stop_token_ids)
+    prompts = [[20, 21, 22], [30, 31, 32, 33]]
+    completions, hidden = model.critique(prompts, max_tokens=6)
+    assert (hidden.direct @ reward).tolist() == pytest.approx([c.direct_score for c in completions], abs=1e-4)
+    assert (hidden.critiqued @ reward).tolist() == pytest.approx([c.score for c in completions], abs=1e-4)
+
+
+def run_extract(base: Path, data: Path, work_dir: Path, batch_size: int = 16) -> PairFeatures:
+    tokenizer = make_tokenizer()
+    renderer = Renderer(tokenizer, INSTRUCTION)
+    model = ReferenceModel.load(base, renderer.stop_token_ids[0], renderer.stop_token_ids, dtype="float32")
+    return extract(
+        read_pairs(data)[:20],
+        model,
+        renderer,
+        max_critique_tokens=6,
+        max_model_len=256,
+        batch_size=batch_size,
+        work_dir=work_dir,
+        label="test",
+    )
+
+
+def test_a_killed_run_goes_on_where_it_stopped(
+    base: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_extract(base, pairs_file, tmp_path / "whole")
+    critique = ReferenceModel.critique
+    calls = []
+
+    def killed(self: ReferenceModel, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return critique(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReferenceModel, "critique", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_extract(base, pairs_file, tmp_path / "resumed")
+    resumed = run_extract(base, pairs_file, tmp_path / "resumed")
+    assert len(calls) == 2 + 2  # 40 responses are three batches: one was kept
+    torch.testing.assert_close(resumed.direct, whole.direct, rtol=0, atol=0)
+    torch.testing.assert_close(resumed.critiqued, whole.critiqued, rtol=0, atol=0)
+    assert resumed.critiques == whole.critiques
+
+
+def test_a_batch_half_written_is_written_again(base: Path, pairs_file: Path, tmp_path: Path) -> None:
+    whole = run_extract(base, pairs_file, tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.rename(path.with_suffix(".partial"))
+    again = run_extract(base, pairs_file, tmp_path)
+    torch.testing.assert_close(again.direct, whole.direct)
+
+
+def test_the_batch_size_does_not_matter(
+    base: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = run_extract(base, pairs_file, tmp_path / "one", batch_size=1)
+    many = run_extract(base, pairs_file, tmp_path / "many", batch_size=16)
+    monkeypatch.setattr(features_module, "_TOKENS_PER_BATCH", 200)
+    few = run_extract(base, pairs_file, tmp_path / "few", batch_size=16)
+    for other in (many, few):
+        torch.testing.assert_close(other.direct, one.direct, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(other.critiqued, one.critiqued, atol=1e-5, rtol=1e-5)
+        assert other.critiques == one.critiques
+    # Noise, no drift: differences do not lean to one side.
+    difference = (many.direct - one.direct).double()
+    assert abs(difference.mean().item()) < 1e-7
