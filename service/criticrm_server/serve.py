@@ -8,10 +8,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+
+from criticrm_model import CriticRMError
 
 from .app import create_app
 from .engines.base import Engine
@@ -35,6 +38,7 @@ class Serve(Settings):
 
     def run(self) -> int:
         configure_logging(self.log_level, self.log_format)
+        require_engine(self.engine)
         listener = _bind(self.host, self.port)  # first: a port in use should not cost half a minute
         logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
         from criticrm_model.checkpoint import Checkpoint
@@ -59,6 +63,14 @@ class Serve(Settings):
         return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
 
 
+def require_engine(name: str) -> None:
+    """Raises CriticRMError if the engine's package is not installed; cheap, so asked before anything is loaded."""
+    if name == "vllm" and find_spec("vllm") is None:
+        raise CriticRMError(
+            "vLLM is not installed: install the extra 'serve' (GPU) or 'serve-cpu', or use --engine transformers"
+        )
+
+
 def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, int]:
     """The engine that the settings name, running, and the longest sequence it takes, in tokens."""
     began = time.monotonic()
@@ -66,13 +78,8 @@ def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, in
     max_model_len = min(settings.max_model_len or checkpoint.max_model_len, checkpoint.max_model_len)
     engine: Engine
     if settings.engine == "vllm":
-        try:
-            from .engines.vllm_engine import VLLMEngine, max_model_len_for
-        except ModuleNotFoundError as error:
-            raise SystemExit(
-                f"{error}: vLLM is not installed. Install the extra 'serve' (GPU) or 'serve-cpu', "
-                "or use --engine transformers."
-            ) from error
+        from .engines.vllm_engine import VLLMEngine, max_model_len_for
+
         engine = VLLMEngine.start(checkpoint, settings)
         max_model_len = max_model_len_for(checkpoint, settings)
     elif settings.engine == "transformers":

@@ -19,7 +19,7 @@ from criticrm_model import Completion, CriticRMError
 
 from .engines.base import Engine, Job
 from .logs import configure_logging
-from .serve import start_engine
+from .serve import require_engine, start_engine
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Verify(Settings):
         from criticrm_model.default import resolve
 
         configure_logging("warning", self.log_format)
+        require_engine(self.engine)
         checkpoint = Checkpoint.open(resolve(self.model))
         prompts, completions = asyncio.run(self._critiques(checkpoint))
         served = [(c.direct_score, c.score) for c in completions]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from criticrm_server import serve
 from criticrm_server.cli import main
 
 
@@ -56,3 +57,11 @@ def test_a_failure_is_explained_without_a_traceback(
     captured = capsys.readouterr().err
     assert "criticrm serve: ./no/such/folder is not a folder" in captured
     assert "Traceback" not in captured
+
+
+def test_a_missing_vllm_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "find_spec", lambda _: None)
+    assert run(monkeypatch, "serve", "--port", "0") == 1
+    assert "install the extra 'serve' (GPU) or 'serve-cpu'" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from criticrm_model.head import load_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 from criticrm_training import features as features_module
+from criticrm_training import fit_head as fit_head_module
 from criticrm_training.cli import FitHead
 from criticrm_training.data import read_pairs
 from criticrm_training.features import PairFeatures, extract
@@ -93,7 +94,7 @@ def test_the_fitted_reward_is_the_reward_that_is_read(base: Path, pairs_file: Pa
     assert (hidden.critiqued @ reward).tolist() == pytest.approx([c.score for c in completions], abs=1e-4)
 
 
-def run_extract(base: Path, data: Path, work_dir: Path, batch_size: int = 16) -> PairFeatures:
+def run_extract(base: Path, data: Path, work_dir: Path, batch_size: int = 16, critique_pairs: int = 20) -> PairFeatures:
     tokenizer = make_tokenizer()
     renderer = Renderer(tokenizer, INSTRUCTION)
     model = ReferenceModel.load(base, renderer.stop_token_ids[0], renderer.stop_token_ids, dtype="float32")
@@ -101,6 +102,7 @@ def run_extract(base: Path, data: Path, work_dir: Path, batch_size: int = 16) ->
         read_pairs(data)[:20],
         model,
         renderer,
+        critique_pairs=critique_pairs,
         max_critique_tokens=6,
         max_model_len=256,
         batch_size=batch_size,
@@ -154,3 +156,29 @@ def test_the_batch_size_does_not_matter(
     # Noise, no drift: differences do not lean to one side.
     difference = (many.direct - one.direct).double()
     assert abs(difference.mean().item()) < 1e-7
+
+
+def test_some_pairs_without_critiques(base: Path, pairs_file: Path, tmp_path: Path) -> None:
+    every = run_extract(base, pairs_file, tmp_path)
+    some = run_extract(base, pairs_file, tmp_path, critique_pairs=7)
+    torch.testing.assert_close(some.direct, every.direct, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(some.critiqued, every.critiqued[:7], atol=1e-5, rtol=1e-5)
+    assert some.critiques == every.critiques[:7]
+
+
+def test_what_is_banned_while_fitting_is_the_reward_token_alone(
+    base: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Banning a stop token instead would give critiques that never end."""
+
+    class Seen(Exception):
+        pass
+
+    def look(_pairs: object, reference: ReferenceModel, *_: object, **__: object) -> PairFeatures:
+        assert reference.reward_token_id not in reference.stop_token_ids
+        assert reference.reward_token_id == len(make_tokenizer())
+        raise Seen
+
+    monkeypatch.setattr(fit_head_module, "extract", look)
+    with pytest.raises(Seen):
+        settings(base, pairs_file, tmp_path).run()

@@ -36,7 +36,9 @@ class FitHead(BaseSettings):
         64, description="Longest critique, in tokens; becomes the service's default for this checkpoint."
     )
     critique_pairs: int = Field(
-        0, ge=0, description="Write critiques for only so many training pairs (0: all); the rest fit the direct score."
+        0,
+        ge=0,
+        description="Write critiques for only so many pairs of each set (0: all); the rest only fit the direct score.",
     )
     validation_share: float = Field(
         0.1, gt=0, lt=1, description="Share of the questions kept for early stopping and calibration."

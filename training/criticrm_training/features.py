@@ -23,12 +23,12 @@ _TOKENS_PER_BATCH = 16_384
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
-    """Hidden states of n pairs: `direct` is before any critique, `critiqued` after the model's own greedy one.
+    """Hidden states of n pairs, and of the first m of them also after the model's own greedy critique.
 
     Attributes:
-        direct: `[n, 2, d_model]` float32; chosen first.
-        critiqued: the same. Where no critiques were written, equal to `direct`.
-        critiques: `[n][2]` texts.
+        direct: `[n, 2, d_model]` float32, before any critique; chosen first.
+        critiqued: `[m, 2, d_model]` float32, after the critique.
+        critiques: `[m][2]` texts.
         ended: share of critiques that ended by themselves.
     """
 
@@ -50,12 +50,12 @@ def extract(
     reference: ReferenceModel,
     renderer: Renderer,
     *,
+    critique_pairs: int,
     max_critique_tokens: int,
     max_model_len: int,
     batch_size: int,
     work_dir: Path,
     label: str,
-    critiques: bool = True,
 ) -> PairFeatures:
     """Run the frozen model over each response of each pair.
 
@@ -64,13 +64,14 @@ def extract(
     does on `on_overflow=truncate`.
 
     Args:
+        critique_pairs: how many pairs, from the first, get critiques; the others only their `direct` state.
         max_critique_tokens: of each critique.
         max_model_len: prompts are cut to this less the critique.
         batch_size: sequences a batch at the most.
         label: of the progress bar.
-        critiques: whether to write critiques; without, one step is decoded and only `direct` is filled.
     """
-    sequences = []
+    critique_pairs = min(critique_pairs, len(pairs))
+    sequences: list[_Sequence] = []
     for i, pair in enumerate(pairs):
         conversation = renderer.open(pair.prompt)
         for side, response in enumerate((pair.chosen, pair.rejected)):
@@ -80,26 +81,32 @@ def extract(
             sequences.append(_Sequence(i, side, rendered.token_ids))
     # Similar lengths together: padding costs as much as tokens. Longest first: memory trouble shows at once.
     sequences.sort(key=lambda s: len(s.token_ids), reverse=True)
+    with_critiques = _batches([s for s in sequences if s.pair < critique_pairs], batch_size)
+    without = _batches([s for s in sequences if s.pair >= critique_pairs], batch_size)
 
     work_dir.mkdir(parents=True, exist_ok=True)
     d_model = reference.model.get_output_embeddings().weight.shape[1]
     direct = torch.zeros(len(pairs), 2, d_model)
-    critiqued = torch.zeros(len(pairs), 2, d_model)
-    texts = [["", ""] for _ in pairs]
+    critiqued = torch.zeros(critique_pairs, 2, d_model)
+    texts = [["", ""] for _ in range(critique_pairs)]
     ended = 0
-    steps = max_critique_tokens if critiques else 1
     with tqdm(total=len(sequences), desc=label, unit="response", smoothing=0.05) as progress:
-        for batch in _batches(sequences, batch_size):
-            states = _cached_batch([s.token_ids for s in batch], reference, steps, work_dir)
-            at_pair = torch.tensor([s.pair for s in batch])
-            at_side = torch.tensor([s.side for s in batch])
-            direct[at_pair, at_side] = states["direct"]
-            critiqued[at_pair, at_side] = states["critiqued"]
+        for batch in with_critiques:
+            states = _cached_batch(batch, reference, max_critique_tokens, work_dir)
+            _place(direct, batch, states["direct"])
+            _place(critiqued, batch, states["critiqued"])
             for s, tokens, length in zip(batch, states["tokens"].tolist(), states["lengths"].tolist(), strict=True):
                 texts[s.pair][s.side] = renderer.decode(tokens[:length])
                 ended += tokens[length - 1] in renderer.stop_token_ids
             progress.update(len(batch))
-    return PairFeatures(direct, critiqued, texts, ended / max(1, len(sequences)))
+        for batch in without:
+            _place(direct, batch, _cached_batch(batch, reference, 1, work_dir)["direct"])
+            progress.update(len(batch))
+    return PairFeatures(direct, critiqued, texts, ended / max(1, 2 * critique_pairs))
+
+
+def _place(into: torch.Tensor, batch: Sequence[_Sequence], states: torch.Tensor) -> None:
+    into[[s.pair for s in batch], [s.side for s in batch]] = states
 
 
 def _batches(sequences: list[_Sequence], batch_size: int) -> list[list[_Sequence]]:
@@ -114,11 +121,13 @@ def _batches(sequences: list[_Sequence], batch_size: int) -> list[list[_Sequence
 
 
 def _cached_batch(
-    prompts: list[list[int]], reference: ReferenceModel, steps: int, work_dir: Path
+    batch: Sequence[_Sequence], reference: ReferenceModel, steps: int, work_dir: Path
 ) -> dict[str, torch.Tensor]:
     model = reference.model
-    key = json.dumps([prompts, steps, str(model.dtype), model.config.to_diff_dict()], default=str)
-    path = work_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    prompts = [s.token_ids for s in batch]
+    inputs = [prompts, steps, reference.reward_token_id, reference.stop_token_ids, model.config.to_diff_dict()]
+    key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()
+    path = work_dir / f"{key[:24]}.safetensors"
     if path.is_file():
         return load_file(path)
     completions, hidden = reference.critique(prompts, max_tokens=steps)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from criticrm_model import Calibration, Moments, RewardCard, TrainingData
-from criticrm_model.checkpoint import assemble, check_head
+from criticrm_model.checkpoint import add_reward_token, assemble
 from criticrm_model.default import BASE_NAME, load_default_base
 from criticrm_model.head import save_head
 from criticrm_model.manifest import DEFAULT_NAME
@@ -40,34 +39,27 @@ def fit(settings: FitHead) -> None:
     logger.info("%d training, %d validation, %d held-out pairs", len(training), len(validation), len(heldout))
 
     model, tokenizer = _load_base(settings.base, getattr(torch, settings.dtype))
-    check_head(model)
     renderer = Renderer(tokenizer, settings.instruction)
-    # No reward token yet: any id reads a finite logit, and only hidden states are used.
-    reference = ReferenceModel(model, renderer.stop_token_ids[0], renderer.stop_token_ids)
+    # Its row is still zero, but it is banned while a critique is written, as it will be when serving.
+    reference = ReferenceModel(model, add_reward_token(model, tokenizer), renderer.stop_token_ids)
 
-    def features(some: Sequence[PreferencePair], label: str, critiques: bool = True) -> PairFeatures:
+    def features(some: list[PreferencePair], label: str) -> PairFeatures:
+        # Which pairs get critiques is fixed by their questions, so that a resumed run writes the same ones.
+        some.sort(key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
         return extract(
             some,
             reference,
             renderer,
+            critique_pairs=settings.critique_pairs or len(some),
             max_critique_tokens=settings.max_critique_tokens,
             max_model_len=settings.max_model_len,
             batch_size=settings.batch_size,
             work_dir=settings.work_dir or settings.out / "features",
             label=label,
-            critiques=critiques,
         )
 
-    # In an order fixed by the questions, so that a resumed run critiques the same pairs.
-    training.sort(key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
-    count = settings.critique_pairs or len(training)
-    with_critiques = features(training[:count], "training, with critiques")
-    direct = with_critiques.direct
-    if rest := training[count:]:
-        direct = torch.cat([direct, features(rest, "training, direct", critiques=False).direct])
-    valid = features(validation, "validation")
-
-    head = fit_head([direct, with_critiques.critiqued], [valid.direct, valid.critiqued])
+    train, valid = features(training, "training"), features(validation, "validation")
+    head = fit_head([train.direct, train.critiqued], [valid.direct, valid.critiqued])
     for step in head.path:
         logger.info(
             "penalty %8.4f  training loss %.4f  validation loss %.4f",
@@ -79,7 +71,7 @@ def fit(settings: FitHead) -> None:
 
     report = {"validation": accuracy_report(validation, valid, head.reward)}
     if heldout:
-        scalar = fit_head([direct], [valid.direct])  # the matched baseline: same pairs, no critiques at all
+        scalar = fit_head([train.direct], [valid.direct])  # the matched baseline: same pairs, no critiques at all
         report["heldout"] = accuracy_report(heldout, features(heldout, "held-out"), head.reward, scalar.reward)
     _write(settings, head.reward, valid, len(pairs))
     (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -106,7 +98,7 @@ def _write(settings: FitHead, reward: torch.Tensor, valid: PairFeatures, pairs: 
         training_data=(TrainingData(name=settings.data.name, pairs=pairs, sha256=file_sha256(settings.data)),),
         calibration=Calibration(
             reference_set=f"both responses of the validation split of {settings.data.name}",
-            n=2 * len(valid.direct),
+            n=2 * len(valid.critiqued),
             direct_score=_moments(valid.direct @ reward),
             score=_moments(valid.critiqued @ reward),
         ),

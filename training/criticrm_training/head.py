@@ -15,7 +15,7 @@ _PATIENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One point of the regularisation path. Losses in nats a pair, averaged over the positions."""
+    """One point of the regularisation path. Losses in nats a pair."""
 
     penalty: float
     training_loss: float
@@ -41,7 +41,7 @@ def bradley_terry_loss(reward_chosen: torch.Tensor, reward_rejected: torch.Tenso
 
 
 def fit_head(training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor]) -> FittedHead:
-    """Fit one vector on all given positions at once, each with equal weight.
+    """Fit one vector on all given positions at once; a pair counts once at each position it was seen at.
 
     The ridge path runs from strong to weak, each fit started at the one before; the vector with the least
     validation loss is kept and the path is left after `_PATIENCE` steps without a better one. On a convex
@@ -51,13 +51,17 @@ def fit_head(training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor
         training, validation: one tensor a position, `[pairs, 2, d_model]`, chosen first; the number of pairs
             may differ from position to position.
     """
-    # Each position is scaled by the spread of its own responses, pooled: one vector serves them all.
-    scale = torch.stack([t.flatten(0, 1).double().std(0) for t in training]).pow(2).mean(0).sqrt() + 1e-6  # [d_model]
-    train = [((t[:, 0] - t[:, 1]).double() / scale) for t in training]  # [pairs, d_model] each
-    valid = [((t[:, 0] - t[:, 1]).double() / scale) for t in validation]
+    # The spread of responses at their own position, pooled: one vector serves them all.
+    spread = [t.flatten(0, 1).double() for t in training]
+    variance = sum(((s - s.mean(0)).square().sum(0) for s in spread), torch.zeros(1))
+    scale = (variance / sum(map(len, spread))).sqrt() + 1e-6  # [d_model]
+    train, valid = (
+        torch.cat([(t[:, 0] - t[:, 1]).double() for t in positions]) / scale  # [pairs of all positions, d_model]
+        for positions in (training, validation)
+    )
 
-    def loss(w: torch.Tensor, differences: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([-F.logsigmoid(d @ w).mean() for d in differences]).mean()
+    def loss(w: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
+        return -F.logsigmoid(differences @ w).mean()
 
     w = torch.zeros(scale.shape[0], dtype=torch.float64, requires_grad=True)
     best, best_loss, best_penalty = w.detach().clone(), float("inf"), _PENALTIES[0]

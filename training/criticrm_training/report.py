@@ -30,14 +30,15 @@ def accuracy_report(
     if scalar is not None:
         margins["scalar baseline"] = _margin(features.direct, scalar)
     margins["direct_score"] = _margin(features.direct, reward)
-    margins["score"] = _margin(features.critiqued, reward)
-    accuracy = {}
+    margins["score"] = _margin(features.critiqued, reward)  # of the first pairs, those with critiques
+    accuracy: dict[str, dict[str, Any]] = {}
     for category in ["overall", *sorted({p.category for p in pairs})]:
-        members = [i for i, p in enumerate(pairs) if category in ("overall", p.category)]
-        groups = [pairs[i].group for i in members]
-        accuracy[category] = {
-            name: asdict(pair_accuracy(margin[members].tolist(), groups)) for name, margin in margins.items()
-        }
+        accuracy[category] = {}
+        for name, margin in margins.items():
+            members = [i for i, p in enumerate(pairs[: len(margin)]) if category in ("overall", p.category)]
+            if members:
+                groups = [pairs[i].group for i in members]
+                accuracy[category][name] = asdict(pair_accuracy(margin[members].tolist(), groups))
     return {"accuracy": accuracy, "critiques_ended": features.ended}
 
 
@@ -46,11 +47,11 @@ def as_table(report: dict[str, Any]) -> str:
     lines = []
     for name, part in report.items():
         columns = list(part["accuracy"]["overall"])
-        lines += ["", f"{name}: pair accuracy [95 % interval, bootstrap over questions]"]
-        lines.append(f"{'category':<24}{'pairs':>6}  " + "".join(f"{column:<24}" for column in columns))
+        lines += ["", f"{name}: pair accuracy [95 % interval, bootstrap over questions] of n pairs"]
+        lines.append(f"{'category':<24}" + "".join(f"{column:<28}" for column in columns))
         for category, row in part["accuracy"].items():
-            cells = "".join(f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}]    " for a in row.values())
-            lines.append(f"{category:<24}{row[columns[0]]['n']:>6}  {cells}".rstrip())
+            cells = (f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}] {a['n']}" for a in map(row.get, columns) if a)
+            lines.append(f"{category:<24}" + "".join(f"{cell:<28}" for cell in cells).rstrip())
         lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
     return "\n".join(lines)
 
