@@ -36,7 +36,12 @@ class CritiqueOptions(_Request):
         allow_inf_nan=False,
         description="0 is greedy. Unless given: 0 for one critique, 0.7 for several.",
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Makes sampling repeatable on one machine.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Repeats the samples of a request that runs alone; in bfloat16 its batch can still change them.",
+    )
     include: bool = Field(True, description="Return the critiques, not only their rewards.")
 
     @model_validator(mode="after")
