@@ -39,11 +39,14 @@ class Serve(Settings):
     def run(self) -> int:
         configure_logging(self.log_level, self.log_format)
         require_engine(self.engine)
-        listener = _bind(self.host, self.port)  # first: a port in use should not cost half a minute
-        logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
+        with _bind(self.host, self.port) as listener:  # first: a port in use should not cost half a minute
+            return self._serve(listener)
+
+    def _serve(self, listener: socket.socket) -> int:
         from criticrm_model.checkpoint import Checkpoint
         from criticrm_model.default import resolve
 
+        logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
         checkpoint = Checkpoint.open(resolve(self.model))
         logger.info(
             "2/4 checkpoint %s verified: base %s, version %s",
