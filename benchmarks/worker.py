@@ -1,20 +1,65 @@
-"""A plain vLLM engine that does what it reads: `worker.py generate|classify MODEL ARGUMENTS`.
-
-What a user would run instead of the service: `LLM.generate` without any readout, or `LLM.classify`.
+"""A plain vLLM engine, as a user would run it instead of the service: `LLM.generate` without any readout, or
+`LLM.classify`. `worker.py generate|classify MODEL ARGUMENTS` reads tasks and writes answers, a line of JSON each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+# To send `_weight_bytes` to the engine's process, which is ours too.
+os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def answer(**fields: Any) -> None:
+class Worker:
+    """Such an engine in a process of its own, for the time of a `with`."""
+
+    def __init__(self, kind: str, model: Path, arguments: dict[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, kind, str(model), json.dumps(arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+            )
+        self.weight_bytes: int = self._read()["weight_bytes"]
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def run(self, **task: Any) -> dict[str, Any]:
+        """The answer to a task, with the `seconds` it took in the engine."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("@"):  # vLLM prints lines of its own
+                answer: dict[str, Any] = json.loads(line[1:])
+                return answer
+        raise SystemExit(f"a worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())  # a tied weight counts once
+
+
+def _answer(**fields: Any) -> None:
     print("@" + json.dumps(fields), flush=True)
 
 
@@ -23,7 +68,7 @@ def main() -> None:
 
     kind, model, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     llm = LLM(model, runner="pooling" if kind == "classify" else "generate", **arguments)
-    answer(ready=True)
+    _answer(weight_bytes=sum(llm.apply_model(_weight_bytes)))
     for line in sys.stdin:
         task = json.loads(line)
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in task["prompts"]]
@@ -31,10 +76,10 @@ def main() -> None:
         if kind == "generate":
             params = SamplingParams(temperature=0, max_tokens=task["max_tokens"], stop_token_ids=task["stop_token_ids"])
             outputs = llm.generate(prompts, params, use_tqdm=False)
-            answer(seconds=time.perf_counter() - began, completions=[list(o.outputs[0].token_ids) for o in outputs])
+            _answer(seconds=time.perf_counter() - began, completions=[list(o.outputs[0].token_ids) for o in outputs])
         else:
             scores = llm.classify(prompts, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
-            answer(seconds=time.perf_counter() - began, scores=[s.outputs.probs[-1] for s in scores])
+            _answer(seconds=time.perf_counter() - began, scores=[s.outputs.probs[-1] for s in scores])
 
 
 if __name__ == "__main__":
