@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import os
 import pstats
@@ -24,7 +25,8 @@ from criticrm_server.settings import Settings
 
 PORT = 8943
 URL = f"http://127.0.0.1:{PORT}"
-SERVER = "HTTP server and sockets"
+CONCURRENCY = 16
+SERVER = "server, sockets, collector"
 # A function's stage is the first with a mark in its file and name; any other's time goes to its callers.
 STAGES = {
     "render and tokenise": ("criticrm_model/prompt.py _render", "prompt.py render", "prompt.py open", "prompt.py _tok"),
@@ -58,7 +60,7 @@ def bench_app(arguments: argparse.Namespace, checkpoint: Checkpoint, folder: Pat
                 rates, cpu_rates = [], []
                 for number in range(arguments.rounds + 1):
                     used = _cpu_seconds(server)
-                    took, _ = post_all(f"{URL}/score", bodies, concurrency=16)
+                    took, _ = post_all(f"{URL}/score", bodies, CONCURRENCY)
                     used = _cpu_seconds(server) - used
                     if number:  # after a warm-up
                         rates.append(len(bodies) * responses / took)
@@ -75,8 +77,8 @@ def bench_app(arguments: argparse.Namespace, checkpoint: Checkpoint, folder: Pat
         finally:
             os.sched_setaffinity(0, set(cores))
     for name, responses in (("app", 8), ("app_one", 1)):
-        stages = asyncio.run(_stages(_bodies(arguments, checkpoint, responses, 200 // responses), checkpoint))
-        # What the server's process uses beyond the app itself.
+        stages = asyncio.run(_stages(_bodies(arguments, checkpoint, responses, 800 // responses), checkpoint))
+        # What the server's process uses beyond the app itself: uvicorn, the kernel, Python's garbage collector.
         stages[SERVER] = 1e6 / figures[name]["per_cpu_second"] - sum(stages.values())
         figures[name]["us_a_result"] = stages
     _print_stages(figures["app"]["us_a_result"], figures["app_one"]["us_a_result"])
@@ -110,6 +112,7 @@ async def _stages(bodies: list[dict[str, Any]], checkpoint: Checkpoint) -> dict[
     requests = [json.dumps(body).encode() for body in bodies]
     async with app.router.lifespan_context(app):
         await _call_all(app, requests)  # warm-up
+        gc.disable()  # it would count for whatever function it interrupts
         began = time.process_time()
         await _call_all(app, requests)
         took = time.process_time() - began
@@ -117,27 +120,37 @@ async def _stages(bodies: list[dict[str, Any]], checkpoint: Checkpoint) -> dict[
         profile.enable()
         await _call_all(app, requests)
         profile.disable()
+        gc.enable()
     shares = _shares(pstats.Stats(profile).stats)  # type: ignore[attr-defined]
     results = sum(len(body["responses"]) for body in bodies)
     return {stage: share * took / results * 1e6 for stage, share in shares.items()}
 
 
 async def _call_all(app: Any, requests: list[bytes]) -> None:
-    for request in requests:
-        waiting = asyncio.Event()  # a caller that stays until it has its answer
-        parts = [{"type": "http.request", "body": request, "more_body": False}]
+    left = iter(requests)
 
-        async def receive(parts: list[Any] = parts, waiting: asyncio.Event = waiting) -> Any:
-            if not parts:
-                await waiting.wait()
-            return parts.pop()
+    async def caller() -> None:
+        for request in left:
+            await _call(app, request)
 
-        async def send(message: Any) -> None:
-            assert message.get("status", 200) == 200, message
+    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
 
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(request)).encode())]
-        scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/score"}
-        await app(scope | {"raw_path": b"/score", "query_string": b"", "headers": headers}, receive, send)
+
+async def _call(app: Any, request: bytes) -> None:
+    """One `POST /score` without a server, from a caller that stays until it has its answer."""
+    parts = [{"type": "http.request", "body": request, "more_body": False}]
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return parts.pop()
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 200) == 200, message
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(request)).encode())]
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/score"}
+    await app(scope | {"raw_path": b"/score", "query_string": b"", "headers": headers}, receive, send)
 
 
 def _shares(stats: dict[Function, Any]) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""The rival's second copy of the weights: the same backbone and the same reward vector, as a sequence classifier."""
+"""The rival's second copy of the weights: the same backbone and reward vector, as a sequence classifier."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -11,7 +12,7 @@ from criticrm_model.checkpoint import Checkpoint
 
 
 def save_classifier(checkpoint: Checkpoint, folder: Path) -> Path:
-    """`<Architecture>ForSequenceClassification` with the reward row as its one-label head, for vLLM's pooling runner."""
+    """`...ForSequenceClassification` with the reward row as its one-label head, for vLLM's pooling runner."""
     if folder.is_dir():
         return folder
     folder.mkdir()
@@ -33,3 +34,8 @@ def save_classifier(checkpoint: Checkpoint, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     checkpoint.tokenizer.save_pretrained(folder)
     return folder
+
+
+def weight_bytes(model: Any) -> int:
+    """Of a loaded `torch.nn.Module`'s parameters; a tied one counts once. Runs in vLLM's worker process."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())

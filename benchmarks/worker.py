@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-# To send `_weight_bytes` to the engine's process, which is ours too.
+from classifier import weight_bytes
+
+# To send `weight_bytes` to the engine's process, which is ours too.
 os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -55,10 +57,6 @@ class Worker:
         raise SystemExit(f"a worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
 
 
-def _weight_bytes(model: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())  # a tied weight counts once
-
-
 def _answer(**fields: Any) -> None:
     print("@" + json.dumps(fields), flush=True)
 
@@ -68,7 +66,7 @@ def main() -> None:
 
     kind, model, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     llm = LLM(model, runner="pooling" if kind == "classify" else "generate", **arguments)
-    _answer(weight_bytes=sum(llm.apply_model(_weight_bytes)))
+    _answer(weight_bytes=sum(llm.apply_model(weight_bytes)))
     for line in sys.stdin:
         task = json.loads(line)
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in task["prompts"]]

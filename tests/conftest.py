@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.app import create_app
@@ -18,6 +19,7 @@ from criticrm_server.settings import Settings
 from criticrm_server.state import Service
 from tiny import make_checkpoint
 
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
 MAX_MODEL_LEN = 512
 StartApp = Callable[..., AbstractAsyncContextManager["Running"]]
 

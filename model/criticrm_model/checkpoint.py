@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AddedToken, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .errors import CheckpointError, UnsupportedModel
 from .manifest import REWARD_TOKEN, Manifest, RewardCard
@@ -48,7 +57,8 @@ def assemble(
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(_stored_row(out, token_id)), **dict(card))
+    stored = _stored_row(out, token_id, model.config.get_text_config().tie_word_embeddings)
+    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(stored), **dict(card))
     saved.save(out)
     return saved
 
@@ -185,7 +195,7 @@ class Checkpoint:
                 f"{folder}: the manifest gives {manifest.reward_token!r} the id {manifest.reward_token_id}, "
                 f"the tokenizer {actual_id}"
             )
-        row = _stored_row(folder, manifest.reward_token_id)
+        row = _stored_row(folder, manifest.reward_token_id, checkpoint.config.tie_word_embeddings)
         if (digest := _sha256(row)) != manifest.reward_row_sha256:
             raise CheckpointError(
                 f"{folder}: the reward row's sha256 is {digest}, the manifest says {manifest.reward_row_sha256}. "
@@ -193,14 +203,21 @@ class Checkpoint:
             )
         if not torch.isfinite(row).all() or not row.any():
             raise CheckpointError(f"{folder}: the reward row is zero or not finite: this reward was never fitted")
-        config = AutoConfig.from_pretrained(folder)
-        if cap := getattr(config.get_text_config(), "final_logit_softcapping", None):
-            raise UnsupportedModel(f"{folder}: {config.model_type} soft-caps its logits at {cap}")
+        if cap := getattr(checkpoint.config, "final_logit_softcapping", None):
+            raise UnsupportedModel(f"{folder}: {checkpoint.config.model_type} soft-caps its logits at {cap}")
         return checkpoint
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.folder)
+        with _readable(self.folder, "tokenizer"):
+            return AutoTokenizer.from_pretrained(self.folder)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """Of the language model, where the base has others beside it."""
+        with _readable(self.folder, "config"):
+            config: PretrainedConfig = AutoConfig.from_pretrained(self.folder).get_text_config()
+            return config
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -209,10 +226,18 @@ class Checkpoint:
     @cached_property
     def max_model_len(self) -> int:
         """The longest sequence the base was made for, in tokens."""
-        return int(AutoConfig.from_pretrained(self.folder).get_text_config().max_position_embeddings)
+        return int(self.config.max_position_embeddings)
 
 
-def _stored_row(folder: Path, token_id: int) -> torch.Tensor:
+@contextmanager
+def _readable(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # tokenizers raises Exception itself, transformers whatever a bad file leads to
+        raise CheckpointError(f"{folder}: the {what} can't be read: {error}") from error
+
+
+def _stored_row(folder: Path, token_id: int, tied: bool) -> torch.Tensor:
     """The reward row as stored, `[d_model]` float32, without reading the rest of the weights."""
     try:
         index = folder / _INDEX
@@ -221,7 +246,6 @@ def _stored_row(folder: Path, token_id: int) -> torch.Tensor:
         else:
             with safe_open(folder / _SINGLE, framework="pt") as weights:
                 files = dict.fromkeys(weights.keys(), _SINGLE)
-        tied = AutoConfig.from_pretrained(folder).get_text_config().tie_word_embeddings
         names = _INPUT_NAMES if tied else _HEAD_NAMES
         name = next((key for key in files if key.endswith(names)), None)
         if name is None:

@@ -18,6 +18,9 @@ from transformers import (
 
 from .reward import Completion, Dtype, finite_reward, reward_positions
 
+# vLLM's own floor: divided by less, logits overflow.
+_LEAST_TEMPERATURE = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
@@ -88,7 +91,7 @@ class ReferenceModel:
         Args:
             prompts: `[batch]` rendered prompts of any length; padded on the left here.
             max_tokens: at most this many tokens a critique, its end-of-turn token included.
-            temperature: 0 is greedy.
+            temperature: 0 is greedy; anything else is at least 0.01, as in vLLM.
             seed: of the sampling; sets torch's global generator.
 
         Raises:
@@ -112,7 +115,7 @@ class ReferenceModel:
                 generation_config=GenerationConfig(
                     max_new_tokens=max_tokens,
                     do_sample=temperature > 0,
-                    temperature=temperature if temperature > 0 else None,
+                    temperature=max(temperature, _LEAST_TEMPERATURE) if temperature > 0 else None,
                     top_k=0 if temperature > 0 else None,
                     eos_token_id=list(self.stop_token_ids),
                     pad_token_id=pad,

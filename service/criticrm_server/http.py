@@ -115,7 +115,7 @@ class _StrictRequest(Request):
     async def read(self, limit: int) -> None:
         """Read the body. Raises BodyTooLarge, without reading what a header already declares too large."""
         declared = self.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdecimal() and int(declared) > limit:  # "²" is a digit to Python, and no number
             raise BodyTooLarge(limit)
         chunks: list[bytes] = []
         received = 0
@@ -137,6 +137,9 @@ class _StrictRequest(Request):
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Run `work`, and cancel it when the caller hangs up.
 
+    In the caller's own task: in another, a result that comes in the moment of a cancellation would be lost, and
+    with it the place in the house that it holds.
+
     Raises:
         ClientDisconnect: nobody is left to answer.
     """
@@ -144,15 +147,16 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     async def hung_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        scope.reschedule(asyncio.get_running_loop().time())
 
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(hung_up())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        async with asyncio.timeout(None) as scope:
+            watching = asyncio.create_task(hung_up())
+            try:
+                return await work
+            finally:
+                watching.cancel()
+    except TimeoutError as error:
+        if scope.expired():
+            raise ClientDisconnect from error
+        raise

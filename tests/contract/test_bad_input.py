@@ -73,6 +73,14 @@ def bad(body: object, code: str, field: str, **detail: object) -> Any:
             actual=6,
         ),
         bad(
+            {"prompt": [{"role": "user", "content": ""}] * (MAX_MODEL_LEN + 1), "responses": ["A"]},
+            "limit_exceeded",
+            "prompt",
+            limit=MAX_MODEL_LEN,
+            actual=MAX_MODEL_LEN + 1,
+        ),
+        bad({"items": [{"prompt": [{"role": "user"}], "responses": [2]}]}, "invalid_request", "items[0].responses[0]"),
+        bad(
             {"items": [{"prompt": "Q", "responses": ["A"] * 5}] * 3, "critique": {"n": 4}},
             "limit_exceeded",
             "body",
@@ -111,6 +119,8 @@ async def test_bad_fields(start_app: StartApp, body: object, code: str, field: s
         b'{"prompt": "\\ud800", "responses": ["A"]}',
         b"\x00",
         b"[" * 100_000,
+        b'{"prompt": "Q", "responses": ["A"], "critique": {"n": ' + b"9" * 5000 + b"}}",
+        b'\xef\xbb\xbf{"prompt": "Q", "responses": ["A"]}',
     ],
 )
 async def test_bad_json(running: Running, raw: bytes) -> None:
@@ -190,6 +200,47 @@ async def test_a_wrong_key(start_app: StartApp, key: str | None) -> None:
     assert response.headers["www-authenticate"].startswith("Bearer")
 
 
+async def test_without_a_key_the_body_is_not_even_read(start_app: StartApp) -> None:
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{")
+        yield b"{"
+
+    async with start_app(api_keys=["key"]) as app:
+        response = await app.client.post("/score", content=body(), headers={"content-type": "application/json"})
+    assert response.status_code == 401
+    assert read == []
+
+
+async def test_a_body_declared_too_large_is_not_even_read(start_app: StartApp) -> None:
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{")
+        yield b"{"
+
+    async with start_app(max_body_bytes=1000) as app:
+        headers = {"content-type": "application/json", "content-length": "1001"}
+        response = await app.client.post("/score", content=body(), headers=headers)
+    assert response.status_code == 413
+    assert read == []
+
+
+@pytest.mark.parametrize("authorization", ["Basic a2V5", "key", "Bearer", "Bearer key extra", b"Bearer k\xe9y"])
+async def test_what_is_no_bearer_key(start_app: StartApp, authorization: str | bytes) -> None:
+    async with start_app(api_keys=["key"]) as app:
+        headers = {b"authorization": authorization if isinstance(authorization, bytes) else authorization.encode()}
+        assert (await app.client.post("/score", json=GOOD, headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize("length", [b"\xb2", b"-1", b"x"])
+async def test_an_odd_content_length_is_no_500(running: Running, length: bytes) -> None:
+    """uvicorn refuses these itself; another server may not."""
+    headers = {b"content-type": b"application/json", b"content-length": length}
+    assert (await running.client.post("/score", content=json.dumps(GOOD), headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize("key", ["key-one", "key-two"])
 async def test_each_key_opens(start_app: StartApp, key: str) -> None:
     async with start_app(api_keys=["key-one", "key-two"]) as app:
@@ -198,8 +249,22 @@ async def test_each_key_opens(start_app: StartApp, key: str) -> None:
         assert (await app.client.get("/health/ready")).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/score", 405)])
-async def test_routing_errors_have_the_same_shape(running: Running, method: str, path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/score", 405, "method_not_allowed"),
+        ("OPTIONS", "/score", 405, "method_not_allowed"),
+        ("POST", "/v1/model", 405, "method_not_allowed"),
+        ("POST", "/health/ready", 405, "method_not_allowed"),
+    ],
+)
+async def test_routing_errors_have_the_same_shape(
+    running: Running, method: str, path: str, status: int, code: str
+) -> None:
     response = await running.client.request(method, path)
+    error = response.json()["error"]
     assert response.status_code == status
-    assert set(response.json()["error"]) == {"code", "message", "request_id", "details"}
+    assert set(error) == {"code", "message", "request_id", "details"}
+    assert error["code"] == code
+    assert error["request_id"] == response.headers["x-request-id"]

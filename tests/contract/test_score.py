@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 
 from conftest import MAX_MODEL_LEN, Running, StartApp
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_server import scorer
 from criticrm_server.engines.base import Job, Output
 from tiny import make_checkpoint
 
+TEXT = {"prompt": "Why is the sky blue?", "responses": ["Air scatters light.", "The sea."]}
 RESULT_KEYS = {
     "id",
     "index",
@@ -119,6 +123,44 @@ async def test_one_too_long_among_others_is_an_error_of_its_own(running: Running
     (detail,) = bad["error"]["details"]
     assert detail["limit"] == MAX_MODEL_LEN - 24
     assert detail["prompt_tokens"] > detail["limit"]
+
+
+async def test_every_critique_must_fit_beside_its_prompt(running: Running) -> None:
+    """The same prompt fits beside a short critique, and not beside a longer one."""
+    request = {"prompt": "word " * 60, "responses": ["A"]}
+    length = (await running.score(request | {"critique": False})).json()["usage"]["prompt_tokens"]
+    room = MAX_MODEL_LEN - length
+    assert (await running.score(request | {"critique": {"max_tokens": room}})).status_code == 200
+    refused = await running.score(request | {"critique": {"max_tokens": room + 1}})
+    assert refused.json()["error"]["details"][0]["limit"] == length - 1
+
+
+async def test_a_large_item_is_scored_as_a_small_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the event loop, and on it."""
+    request = {"items": [{"id": "a", "prompt": "Q", "responses": ["A", "word " * 2000, ""]}, {**TEXT, "id": "b"}]}
+    on_it = (await running.score(request)).json()["results"]
+    monkeypatch.setattr(scorer, "_LARGE", 0)
+    beside_it = (await running.score(request)).json()["results"]
+    for results in (on_it, beside_it):
+        results[1]["error"].pop("request_id")
+    assert beside_it == on_it
+
+
+@pytest.mark.parametrize(("words", "beside"), [(10, False), (20_000, True)])
+async def test_a_large_item_is_tokenised_beside_the_event_loop(
+    running: Running, monkeypatch: pytest.MonkeyPatch, words: int, beside: bool
+) -> None:
+    threads: list[threading.Thread] = []
+    render = running.service.scorer._render_item
+
+    def watched(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return render(*args)
+
+    monkeypatch.setattr(running.service.scorer, "_render_item", watched)
+    response = await running.score(prompt="word " * words, responses=["A"], on_overflow="truncate")
+    assert response.status_code == 200
+    assert [thread is not threading.main_thread() for thread in threads] == [beside]
 
 
 async def test_normalised_scores_by_hand(running: Running) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
 
 import pytest
 
-from criticrm_server import serve
+from criticrm_model import default
+from criticrm_server import cli, serve
 from criticrm_server.cli import main
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command sets up the process's logging; what it leaves would write to a stream that is gone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
@@ -65,3 +80,43 @@ def test_a_missing_vllm_says_what_to_install(
     monkeypatch.setattr(serve, "find_spec", lambda _: None)
     assert run(monkeypatch, "serve", "--port", "0") == 1
     assert "install the extra 'serve' (GPU) or 'serve-cpu'" in capsys.readouterr().err
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == version("critic-rm")
+
+
+def test_a_variable_that_can_not_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CRITICRM_API_KEYS", "not a list")
+    assert run(monkeypatch, "serve") == 2
+    assert 'field "api_keys"' in capsys.readouterr().err
+
+
+def test_a_command_whose_extra_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = EntryPoint("fly", "no_such_package.cli:Fly", "criticrm.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [absent] if group == "criticrm.commands" else [])
+    assert run(monkeypatch, "fly") == 1
+    assert "No module named 'no_such_package'; this command needs an extra" in capsys.readouterr().err
+    assert run(monkeypatch, "--help") == 0
+    assert "fly       (not installed: no_such_package)" in capsys.readouterr().out
+
+
+def test_default_build_prints_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(default, "build_default", lambda cache: cache / "default-1")
+    assert run(monkeypatch, "default", "build", "--cache", str(tmp_path)) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/default-1\n"
+
+
+def test_an_interrupted_command_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(default, "build_default", interrupted)
+    assert run(monkeypatch, "default", "build") == 130

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from criticrm_training.data import DataError, PreferencePair, file_sha256, read_pairs, split_by_prompt
+from criticrm_training.data import DataError, PreferencePair, file_sha256, read_pairs
 
 ROW: dict[str, Any] = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
 
@@ -80,19 +80,6 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             read_pairs(path)
-
-
-def test_a_split_keeps_questions_together(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Question  {i % 100}" if i % 2 else f"question {i % 100}", "chosen": f"a{i}", "rejected": "b"}
-        for i in range(400)
-    ]
-    pairs = read_pairs(written(tmp_path, *rows))
-    training, validation = split_by_prompt(pairs, 0.25)
-    assert len(training) + len(validation) == 400
-    assert not {pair.group for pair in training} & {pair.group for pair in validation}
-    assert 0.1 < len(validation) / 400 < 0.4
-    assert split_by_prompt(reversed(pairs), 0.25)[1] == validation[::-1]  # of each pair alone, not of the order
 
 
 def test_sha256_by_hand(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +94,39 @@ def test_names_and_folders(tmp_path: Path) -> None:
     for name in ("./nothing", "/nothing/here", "just-a-name", "a/b/c"):
         with pytest.raises(CheckpointError, match="is not a folder"):
             default.resolve(name)
+
+
+def test_a_hub_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: str(tmp_path / name))
+    assert default.resolve("owner/name") == tmp_path / "owner" / "name"
+
+
+def test_a_hub_that_is_out_of_reach_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_: str) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(CheckpointError, match=r"owner/name is no local folder and can't be downloaded: no route"):
+        default.resolve("owner/name")
+
+
+def test_the_default_is_built_where_the_variable_says(
+    builds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRITICRM_CACHE", str(tmp_path / "elsewhere"))
+    assert default.resolve("default").parent == tmp_path / "elsewhere"
+    assert len(builds) == 1
+
+
+def test_the_committed_reward_fits_the_base() -> None:
+    reward, known = load_head(default.HEAD_FOLDER)
+    assert reward.shape == (576,)
+    assert reward.dtype == torch.float32
+    assert torch.isfinite(reward).all()
+    assert reward.any()
+    assert known.base_model == default.BASE_NAME
+    assert known.calibration is not None
+    assert known.training_data
 
 
 def test_a_head_that_is_not_there(tmp_path: Path) -> None:

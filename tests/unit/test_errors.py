@@ -57,3 +57,18 @@ async def test_an_unknown_exception_is_told_in_fixed_words(running: Running, cap
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.request_id == error["request_id"]
     assert record.exc_info[0] is ZeroDivisionError
+
+
+async def test_half_an_answer_is_cut_off_not_patched_up(running: Running) -> None:
+    """The status line is out: an error's body after it would be read as a result."""
+
+    async def broken(_: Job) -> Output:
+        raise ZeroDivisionError
+
+    running.service.engine.run = broken
+    response = await running.client.post(
+        "/score", json={"prompt": "Q", "responses": ["A"]}, headers={"accept": "application/x-ndjson"}
+    )
+    assert response.status_code == 200
+    assert response.text == ""  # and so without the line that ends a stream
+    assert not running.service.admission.in_house

@@ -16,7 +16,7 @@ from criticrm_model.reference import ReferenceModel
 from criticrm_training import features as features_module
 from criticrm_training import fit_head as fit_head_module
 from criticrm_training.cli import FitHead
-from criticrm_training.data import read_pairs
+from criticrm_training.data import DataError, read_pairs
 from criticrm_training.features import PairFeatures, extract
 from tiny import INSTRUCTION, make_model, make_tokenizer
 
@@ -58,7 +58,7 @@ def settings(base: Path, data: Path, out: Path, **changes: object) -> FitHead:
         "instruction": INSTRUCTION,
         "max_critique_tokens": 6,
         "dtype": "float32",
-        "validation_share": 0.3,
+        "folds": 4,
         "max_model_len": 256,
     }
     return FitHead.model_validate(fields | changes)
@@ -76,7 +76,7 @@ def test_it_learns_and_writes_a_checkpoint_that_opens(base: Path, pairs_file: Pa
     assert set(report["heldout"]["accuracy"]) == {"overall", "even", "odd"}
     overall = report["heldout"]["accuracy"]["overall"]
     assert set(overall) == {"longer wins", "scalar baseline", "direct_score", "score"}
-    assert report["validation"]["accuracy"]["overall"]["direct_score"]["value"] >= 0.95
+    assert report["4-fold"]["accuracy"]["overall"]["direct_score"]["value"] >= 0.95
     assert overall["longer wins"]["value"] == 0.5  # both are five letters: every pair ties
 
 
@@ -164,6 +164,11 @@ def test_some_pairs_without_critiques(base: Path, pairs_file: Path, tmp_path: Pa
     torch.testing.assert_close(some.direct, every.direct, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(some.critiqued, every.critiqued[:7], atol=1e-5, rtol=1e-5)
     assert some.critiques == every.critiques[:7]
+
+
+def test_too_few_questions_for_the_folds(base: Path, pairs_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 96 questions: too few for --folds 97"):
+        settings(base, pairs_file, tmp_path, folds=97).run()
 
 
 def test_what_is_banned_while_fitting_is_the_reward_token_alone(

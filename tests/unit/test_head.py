@@ -25,14 +25,24 @@ def margins(features: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
     return rewards[:, 0] - rewards[:, 1]
 
 
+def each_its_own(features: torch.Tensor) -> list[str]:
+    return [f"question {i}" for i in range(len(features))]
+
+
+def share_right(features: torch.Tensor, reward: torch.Tensor) -> float:
+    return (margins(features, reward) > 0).float().mean().item()
+
+
 def test_loss_by_hand() -> None:
-    loss = bradley_terry_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
+    loss = bradley_terry_loss(torch.tensor([1.0, -2.0]))
     assert loss.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2)
 
 
 def test_it_learns_what_is_there() -> None:
-    head = fit_head([made_features(600, 0, 4.0)], [made_features(200, 1, 4.0)])
-    assert (margins(made_features(500, 2, 4.0), head.reward) > 0).float().mean() >= 0.95
+    features = made_features(600, 0, 4.0)
+    head = fit_head([features], each_its_own(features), folds=5)
+    assert share_right(made_features(500, 2, 4.0), head.reward) >= 0.95
+    assert (head.unseen[0] > 0).float().mean() >= 0.95
 
 
 def test_shuffled_labels_stay_at_chance() -> None:
@@ -41,24 +51,45 @@ def test_shuffled_labels_stay_at_chance() -> None:
         features[::2] = features[::2].flip(1)
         return features
 
-    head = fit_head([shuffled(made_features(600, 0, 4.0))], [shuffled(made_features(200, 1, 4.0))])
-    accuracy = (margins(shuffled(made_features(2000, 2, 4.0)), head.reward) > 0).float().mean().item()
-    assert accuracy == pytest.approx(0.5, abs=0.04)
+    features = shuffled(made_features(2000, 0, 4.0))
+    head = fit_head([features], each_its_own(features), folds=5)
+    assert share_right(shuffled(made_features(2000, 2, 4.0)), head.reward) == pytest.approx(0.5, abs=0.04)
+    assert (head.unseen[0] > 0).float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
 def test_one_vector_serves_both_positions() -> None:
     direct, after = made_features(600, 0, 3.0), made_features(300, 1, 3.0) * 5  # other scale, other count
-    head = fit_head([direct, after], [made_features(200, 2, 3.0), made_features(100, 3, 3.0) * 5])
+    head = fit_head([direct, after], each_its_own(direct), folds=5)
+    assert [len(margin) for margin in head.unseen] == [600, 300]
     for features in (made_features(500, 4, 3.0), made_features(500, 5, 3.0) * 5):
-        assert (margins(features, head.reward) > 0).float().mean() >= 0.9
+        assert share_right(features, head.reward) >= 0.9
 
 
-def test_early_stopping_keeps_the_best_and_leaves_the_path() -> None:
-    head = fit_head([made_features(40, 0, 1.0)], [made_features(200, 1, 1.0)])
+def test_the_penalty_that_does_best_on_unseen_pairs_is_kept() -> None:
+    features = made_features(60, 0, 1.0)
+    head = fit_head([features], each_its_own(features), folds=6)
     losses = [step.validation_loss for step in head.path]
     assert head.penalty == head.path[losses.index(min(losses))].penalty
-    assert len(losses) - 1 - losses.index(min(losses)) == 4
-    assert head.path[-1].training_loss < head.path[0].training_loss  # it fitted on, and was not followed
+    assert len(losses) - 1 - losses.index(min(losses)) == 3  # and the path was left
+    assert head.path[-1].training_loss < head.path[0].training_loss  # where it would have fitted on
+    assert bradley_terry_loss(head.unseen[0]).item() == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_a_question_is_never_on_both_sides_of_a_split() -> None:
+    """Labels that are noise but agree within a question: seen questions would be answered right."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 2, 64, generator=generator).repeat_interleave(4, dim=0)
+    features += 0.01 * torch.randn(features.shape, generator=generator)
+    together = [f"question {i // 4}" for i in range(400)]
+    share = (fit_head([features], together, folds=10).unseen[0] > 0).float().mean().item()
+    leaked = (fit_head([features], each_its_own(features), folds=10).unseen[0] > 0).float().mean().item()
+    assert share == pytest.approx(0.5, abs=0.12)
+    assert leaked > 0.9
+
+
+def test_more_folds_than_questions() -> None:
+    with pytest.raises(ValueError, match="10 folds need as many questions; there are 3"):
+        fit_head([made_features(9, 0, 1.0)], ["a", "b", "c"] * 3, folds=10)
 
 
 def test_accuracy_by_hand() -> None:

@@ -73,6 +73,36 @@ def test_system_content_adds_no_control_token(content: str) -> None:
         assert control(style, rendered(style, conversation, "r")) == control(style, rendered(style, harmless, "r"))
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_every_marker_at_once(style: str) -> None:
+    everything = "".join(MARKERS)
+    token_ids = rendered(style, [{"role": "user", "content": everything}], everything)
+    assert control(style, token_ids) == control(style, rendered(style, [{"role": "user", "content": "q"}], "r"))
+    assert renderer(style).tokenizer.decode(token_ids).count(everything.strip()) == 2
+
+
+def test_what_a_tool_returned_adds_no_control_token() -> None:
+    def conversation(content: str) -> list[Message]:
+        return [{"role": "user", "content": "q"}, {"role": "tool", "content": content}]
+
+    for style in ("chatml", "llama3", "gemma"):
+        hostile = rendered(style, conversation("".join(MARKERS)), "r")
+        assert control(style, hostile) == control(style, rendered(style, conversation("t"), "r"))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("room", [5, 20, 60, 150])
+def test_truncated_contents_add_no_control_token_either(style: str, room: int) -> None:
+    """A cut in the middle of a marker leaves text."""
+    everything = "".join(MARKERS)
+    opened = renderer(style).open([{"role": "user", "content": everything}])
+    harmless = rendered(style, [{"role": "user", "content": ""}], "")
+    cut = opened.render(everything, max_model_len=len(harmless) + room, max_critique_tokens=0, truncate=True)
+    assert cut.truncated
+    assert len(cut.token_ids) == len(harmless) + room
+    assert control(style, cut.token_ids) == control(style, harmless)
+
+
 @pytest.mark.parametrize("style", ["llama3", "gemma", "mistral"])
 def test_exactly_one_bos(style: str) -> None:
     bos = renderer(style).tokenizer.bos_token

@@ -1,4 +1,4 @@
-"""Under load, at the end, and when somebody hangs up: on the fake engine."""
+"""Under load, at the deadline, while draining, and when the engine dies: on the fake engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from conftest import Running, StartApp
+from criticrm_model import NonFiniteReward
+from criticrm_server.engines.base import Job, Output
 
 GOOD: dict[str, Any] = {"prompt": "Q", "responses": ["A", "B"]}
 NDJSON = {"accept": "application/x-ndjson"}
@@ -71,44 +73,6 @@ async def test_the_deadline_in_a_stream_is_told_in_its_last_line(start_app: Star
     assert end["error"]["code"] == "deadline_exceeded"
 
 
-@pytest.mark.parametrize("headers", [None, NDJSON], ids=["json", "ndjson"])
-async def test_hanging_up_cancels_the_work(running: Running, headers: dict[str, str] | None) -> None:
-    body = json.dumps(GOOD).encode()
-    raw = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in (headers or {}).items())]
-    hung_up = asyncio.Event()
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        if messages:
-            return messages.pop()
-        await hung_up.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(_: Any) -> None: ...
-
-    running.engine.delay_s = 60
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/score",
-        "raw_path": b"/score",
-        "query_string": b"",
-        "headers": raw,
-        "scheme": "http",
-        "server": ("test", 80),
-        "client": ("test", 1),
-        "root_path": "",
-    }
-    request = asyncio.create_task(running.app(scope, receive, send))
-    while running.engine.running < 2:
-        await asyncio.sleep(0.001)
-    hung_up.set()
-    await asyncio.wait_for(request, 5)
-    await settled(running)
-
-
 async def test_draining_finishes_what_was_accepted(running: Running) -> None:
     accepted = await post(running, delay_s=0.1)
     running.service.admission.drain()
@@ -136,6 +100,31 @@ async def test_a_dead_engine_fails_every_waiter(running: Running) -> None:
     await asyncio.wait_for(running.service.engine_died.wait(), 5)
 
 
+async def test_a_dead_engine_fails_those_before_the_house_too(start_app: StartApp) -> None:
+    async with start_app(max_sequences=2, max_critiques=1, queue_timeout_s=60) as app:
+        working = await post(app, delay_s=60)
+        waiting = [asyncio.create_task(app.client.post("/score", json=GOOD, headers=h)) for h in (None, NDJSON)]
+        while app.service.admission.waiting < 2:
+            await asyncio.sleep(0.001)
+        app.engine.die()
+        whole, stream = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+        assert (await working).status_code == whole.status_code == 503
+        assert whole.json()["error"]["code"] == "engine_dead"
+        assert json.loads(stream.text.splitlines()[-1])["error"]["code"] == "engine_dead"
+        await settled(app)
+
+
+async def test_draining_keeps_those_before_the_house(start_app: StartApp) -> None:
+    async with start_app(max_sequences=2, max_critiques=1) as app:
+        working = await post(app, delay_s=0.05)
+        waiting = asyncio.create_task(app.client.post("/score", json=GOOD))
+        while not app.service.admission.waiting:
+            await asyncio.sleep(0.001)
+        app.service.admission.drain()
+        assert (await working).status_code == (await waiting).status_code == 200
+        assert await app.service.admission.empty(timeout_s=1)
+
+
 async def test_a_dead_engine_ends_a_stream_with_the_reason(running: Running) -> None:
     streaming = await post(running, delay_s=60, headers=NDJSON)
     running.engine.die()
@@ -144,9 +133,6 @@ async def test_a_dead_engine_ends_a_stream_with_the_reason(running: Running) -> 
 
 
 async def test_a_reward_that_is_not_finite_is_an_error(running: Running) -> None:
-    from criticrm_model import NonFiniteReward
-    from criticrm_server.engines.base import Job, Output
-
     run = running.engine.run
     longest = 0
 
@@ -167,27 +153,6 @@ async def test_a_reward_that_is_not_finite_is_an_error(running: Running) -> None
     alone = await running.client.post("/score", json=body | {"responses": ["a long response, longer than the other"]})
     assert alone.status_code == 500
     assert alone.json()["error"]["code"] == "non_finite_reward"
-
-
-async def test_metrics_count_what_happened(running: Running) -> None:
-    await running.client.post("/score", json=GOOD | {"critique": {"max_tokens": 5}})
-    await running.client.post("/score", json={"prompt": "word " * 2000, "responses": ["A"], "on_overflow": "truncate"})
-    await running.client.post("/score", json=GOOD | {"prompt": 1})
-    await running.client.post("/score", json={"prompt": "Q", "responses": ["A", "word " * 2000]})
-    response = await running.client.get("/metrics")
-    lines = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
-    values = {name: float(value) for name, value in lines.items()}
-    assert response.headers["content-type"].startswith("text/plain")
-    assert values['criticrm_requests_total{route="/score",status="200"}'] == 3
-    assert values['criticrm_requests_total{route="/score",status="422"}'] == 1
-    assert values['criticrm_errors_total{code="invalid_request"}'] == 1
-    assert values['criticrm_errors_total{code="prompt_too_long"}'] == 1
-    assert values["criticrm_truncations_total"] == 1
-    assert values["criticrm_score_count"] == values["criticrm_direct_score_count"] == 4
-    assert values["criticrm_critique_tokens_sum"] == values['criticrm_tokens_total{kind="critique"}'] == 5 + 5 + 24 + 24
-    assert values['criticrm_critiques_total{finish_reason="stop"}'] == 4
-    assert values["criticrm_decode_seconds_count"] == 4
-    assert values["criticrm_sequences"] == values["criticrm_waiting_requests"] == 0
 
 
 async def test_the_model_route_names_the_checkpoint(running: Running) -> None:

@@ -132,3 +132,38 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
 def test_decoding_leaves_the_end_of_turn_out(renderer: Renderer) -> None:
     token_ids = renderer.tokenizer("It is good.", add_special_tokens=False).input_ids
     assert renderer.decode([*token_ids, *renderer.stop_token_ids]) == "It is good."
+
+
+def test_a_tokenizer_in_which_nothing_ends_is_refused() -> None:
+    """Neither EOS nor an end-of-turn token: every critique would run to its limit."""
+    tokenizer = make_tokenizer(template=CHATML.replace("<|im_end|>", "\n--\n"))
+    tokenizer.eos_token = None
+    with pytest.raises(UnsupportedModel, match="a critique can't end"):
+        Renderer(tokenizer, INSTRUCTION)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    class Slow:
+        chat_template = CHATML
+        is_fast = False
+
+    with pytest.raises(UnsupportedModel, match="fast tokenizer"):
+        Renderer(Slow(), INSTRUCTION)  # type: ignore[arg-type]
+
+
+def test_a_long_conversation_renders_like_a_short_one(renderer: Renderer) -> None:
+    """Beyond what is worth caching, too."""
+    turns: list[Message] = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(201)]
+    text = renderer.tokenizer.decode(
+        renderer.open(turns).render("end", max_model_len=10**5, max_critique_tokens=1).token_ids
+    )
+    assert text.startswith("<|im_start|>user\nturn 0<|im_end|>\n<|im_start|>assistant\nturn 1<|im_end|>\n")
+    assert "turn 200<|im_end|>\n<|im_start|>assistant\nend<|im_end|>" in text
+    assert text.count("<|im_end|>") == 203
+
+
+def test_a_conversation_can_be_rendered_again_after_a_truncation(renderer: Renderer) -> None:
+    opened = renderer.open(LONG)
+    before = opened.render("answer", max_model_len=4096, max_critique_tokens=8)
+    opened.render("answer", max_model_len=120, max_critique_tokens=8, truncate=True)
+    assert opened.render("answer", max_model_len=4096, max_critique_tokens=8) == before

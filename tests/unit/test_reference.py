@@ -87,6 +87,14 @@ def test_a_seed_repeats(reference: ReferenceModel) -> None:
     assert one == other != third
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-4])
+def test_a_temperature_next_to_nothing_is_next_to_greedy(reference: ReferenceModel, temperature: float) -> None:
+    """Logits divided by it would be infinite."""
+    greedy, _ = reference.critique(PROMPTS, max_tokens=6)
+    sampled, _ = reference.critique(PROMPTS, max_tokens=6, temperature=temperature, seed=1)
+    assert [c.token_ids for c in sampled] == [c.token_ids for c in greedy]
+
+
 def test_a_reward_that_is_not_finite_is_an_error(reference: ReferenceModel) -> None:
     weight = reference.model.get_output_embeddings().weight
     kept = weight[reference.reward_token_id].detach().clone()
@@ -95,6 +103,8 @@ def test_a_reward_that_is_not_finite_is_an_error(reference: ReferenceModel) -> N
             weight[reference.reward_token_id] = torch.inf
         with pytest.raises(NonFiniteReward):
             reference.score([20, 21], [22])
+        with pytest.raises(NonFiniteReward):
+            reference.critique([[20, 21]], max_tokens=2)
     finally:
         with torch.no_grad():
             weight[reference.reward_token_id] = kept

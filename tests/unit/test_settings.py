@@ -17,10 +17,22 @@ def test_every_field_has_a_sentence_of_help() -> None:
 
 def test_all_conflicts_are_named_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
-        Settings(host="0.0.0.0", engine="fake", tensor_parallel_size=2, critique_tokens=2000, api_keys=())
+        Settings(host="0.0.0.0", engine="fake", tensor_parallel_size=2, critique_tokens=2000, max_critiques=9999)
     message = str(caught.value)
-    for word in ("0.0.0.0", "CRITICRM_API_KEYS", "tensor_parallel_size 2", "critique_tokens 2000"):
+    for word in (
+        "0.0.0.0",
+        "CRITICRM_API_KEYS",
+        "tensor_parallel_size 2",
+        "critique_tokens 2000",
+        "max_critiques 9999",
+    ):
         assert word in message
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::", "rewards.example.org", ""])
+def test_what_is_not_loopback_is_public(host: str) -> None:
+    with pytest.raises(ValidationError, match="can be reached by others"):
+        Settings(host=host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

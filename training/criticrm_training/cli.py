@@ -40,8 +40,10 @@ class FitHead(BaseSettings):
         ge=0,
         description="Write critiques for only so many pairs of each set (0: all); the rest only fit the direct score.",
     )
-    validation_share: float = Field(
-        0.1, gt=0, lt=1, description="Share of the questions kept for early stopping and calibration."
+    folds: int = Field(
+        10,
+        ge=2,
+        description="Splits of the questions, for choosing the ridge and for the accuracy on unseen questions.",
     )
     batch_size: PositiveInt = Field(32, description="Responses in one batch.")
     max_model_len: PositiveInt = Field(2048, description="Longer prompts are truncated, in tokens.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,6 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     if not pairs:
         raise DataError(f"{path} holds no preference pairs")
     return list(pairs.values())
-
-
-def split_by_prompt(
-    pairs: Iterable[PreferencePair], validation_share: float, seed: int = 0
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """`(training, validation)`: no question is in both. A pair's side depends on its question and the seed alone."""
-    training: list[PreferencePair] = []
-    validation: list[PreferencePair] = []
-    for pair in pairs:
-        digest = hashlib.sha256(f"{seed}\0{pair.group}".encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        (validation if share < validation_share else training).append(pair)
-    return training, validation
 
 
 def file_sha256(path: Path) -> str:

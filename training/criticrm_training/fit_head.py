@@ -18,7 +18,7 @@ from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
 from .cli import FitHead
-from .data import PreferencePair, file_sha256, read_pairs, split_by_prompt
+from .data import DataError, PreferencePair, file_sha256, read_pairs
 from .features import PairFeatures, extract
 from .head import fit_head
 from .report import accuracy_report, as_table
@@ -33,10 +33,12 @@ def fit(settings: FitHead) -> None:
         DataError: a preference file is malformed.
         UnsupportedModel: the base can't carry the readout.
     """
-    pairs = read_pairs(settings.data)
-    training, validation = split_by_prompt(pairs, settings.validation_share)
-    heldout = read_pairs(settings.heldout) if settings.heldout else []
-    logger.info("%d training, %d validation, %d held-out pairs", len(training), len(validation), len(heldout))
+    pairs = _in_order(read_pairs(settings.data))
+    heldout = _in_order(read_pairs(settings.heldout)) if settings.heldout else []
+    groups = [pair.group for pair in pairs]
+    if len(set(groups)) < settings.folds:
+        raise DataError(f"{settings.data} has {len(set(groups))} questions: too few for --folds {settings.folds}")
+    logger.info("%d pairs of %d questions, %d held-out pairs", len(pairs), len(set(groups)), len(heldout))
 
     model, tokenizer = _load_base(settings.base, getattr(torch, settings.dtype))
     renderer = Renderer(tokenizer, settings.instruction)
@@ -44,8 +46,6 @@ def fit(settings: FitHead) -> None:
     reference = ReferenceModel(model, add_reward_token(model, tokenizer), renderer.stop_token_ids)
 
     def features(some: list[PreferencePair], label: str) -> PairFeatures:
-        # Which pairs get critiques is fixed by their questions, so that a resumed run writes the same ones.
-        some.sort(key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
         return extract(
             some,
             reference,
@@ -58,8 +58,8 @@ def fit(settings: FitHead) -> None:
             label=label,
         )
 
-    train, valid = features(training, "training"), features(validation, "validation")
-    head = fit_head([train.direct, train.critiqued], [valid.direct, valid.critiqued])
+    train = features(pairs, "training")
+    head = fit_head([train.direct, train.critiqued], groups, settings.folds)
     for step in head.path:
         logger.info(
             "penalty %8.4f  training loss %.4f  validation loss %.4f",
@@ -68,12 +68,20 @@ def fit(settings: FitHead) -> None:
             step.validation_loss,
         )
     logger.info("kept penalty %.4f", head.penalty)
+    scalar = fit_head([train.direct], groups, settings.folds)  # the matched baseline: same pairs, no critiques at all
 
-    report = {"validation": accuracy_report(validation, valid, head.reward)}
+    direct, critiqued = head.unseen
+    margins = {"scalar baseline": scalar.unseen[0], "direct_score": direct, "score": critiqued}
+    report = {f"{settings.folds}-fold": accuracy_report(pairs, margins, train.ended)}
     if heldout:
-        scalar = fit_head([train.direct], [valid.direct])  # the matched baseline: same pairs, no critiques at all
-        report["heldout"] = accuracy_report(heldout, features(heldout, "held-out"), head.reward, scalar.reward)
-    _write(settings, head.reward, valid, len(pairs))
+        seen = features(heldout, "held-out")
+        margins = {
+            "scalar baseline": _margins(seen.direct, scalar.reward),
+            "direct_score": _margins(seen.direct, head.reward),
+            "score": _margins(seen.critiqued, head.reward),
+        }
+        report["heldout"] = accuracy_report(heldout, margins, seen.ended)
+    _write(settings, head.reward, train)
     (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", as_table(report))
     logger.info("wrote %s", settings.out)
@@ -89,18 +97,20 @@ def _load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     )
 
 
-def _write(settings: FitHead, reward: torch.Tensor, valid: PairFeatures, pairs: int) -> None:
+def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     card = RewardCard(
         critique_instruction=settings.instruction,
         max_critique_tokens=settings.max_critique_tokens,
         base_model=BASE_NAME if settings.base == DEFAULT_NAME else settings.base,
-        training_data=(TrainingData(name=settings.data.name, pairs=pairs, sha256=file_sha256(settings.data)),),
+        training_data=(
+            TrainingData(name=settings.data.name, pairs=len(train.direct), sha256=file_sha256(settings.data)),
+        ),
         calibration=Calibration(
-            reference_set=f"both responses of the validation split of {settings.data.name}",
-            n=2 * len(valid.critiqued),
-            direct_score=_moments(valid.direct @ reward),
-            score=_moments(valid.critiqued @ reward),
+            reference_set=f"both responses of the pairs of {settings.data.name} that got critiques",
+            n=2 * len(train.critiqued),
+            direct_score=_moments(train.direct[: len(train.critiqued)] @ reward),
+            score=_moments(train.critiqued @ reward),
         ),
     )
     if settings.head_only:
@@ -109,6 +119,17 @@ def _write(settings: FitHead, reward: torch.Tensor, valid: PairFeatures, pairs: 
         # Folded in float32: the body's precision while fitting is no part of the checkpoint.
         model, tokenizer = _load_base(settings.base, torch.float32)
         assemble(model, tokenizer, reward, card, settings.out)
+
+
+def _in_order(pairs: list[PreferencePair]) -> list[PreferencePair]:
+    """By the hash of their question: which pairs get critiques is random, and the same in a run that resumes."""
+    return sorted(pairs, key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
+
+
+def _margins(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
+    """Chosen minus rejected, `[n]`."""
+    rewards = states @ reward  # [n, 2]
+    return rewards[:, 0] - rewards[:, 1]
 
 
 def _moments(scores: torch.Tensor) -> Moments:

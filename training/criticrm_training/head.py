@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-# Ridge strengths on standardised features, strong to weak; the path is left once validation stops improving.
+# Ridge strengths on standardised features, strong to weak; the path is left once unseen pairs stop improving.
 _PENALTIES = tuple(10 ** (k / 4) for k in range(4, -13, -1))
-_PATIENCE = 4
+_PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One point of the regularisation path. Losses in nats a pair."""
+    """One point of the regularisation path. Losses in nats a pair, averaged over the folds."""
 
     penalty: float
     training_loss: float
@@ -24,64 +25,102 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FittedHead:
-    """`reward`: `[d_model]` float32. `path`: what was tried. `penalty`: what was kept."""
+    """A reward vector, and what it is worth on questions that it has not seen.
+
+    Attributes:
+        reward: `[d_model]` float32, fitted on every pair with the penalty that was kept.
+        penalty: the one with the least validation loss.
+        path: what was tried.
+        unseen: one tensor a position, `[pairs]` float32: each pair's margin (chosen minus rejected) by the
+            vector of the fold that left its question out, at the penalty that was kept.
+    """
 
     reward: torch.Tensor
     penalty: float
     path: list[Step]
+    unseen: list[torch.Tensor]
 
 
-def bradley_terry_loss(reward_chosen: torch.Tensor, reward_rejected: torch.Tensor) -> torch.Tensor:
-    """`-log sigmoid(r(x, y+) - r(x, y-))`, averaged: METHOD's `L_r` (arXiv 2411.16646).
+def bradley_terry_loss(margins: torch.Tensor) -> torch.Tensor:
+    """`-log sigmoid(r(x, y+) - r(x, y-))`, averaged: the reward loss of Critic-RM (arXiv 2411.16646).
 
     Args:
-        reward_chosen, reward_rejected: `[n]`.
+        margins: reward of the chosen response minus that of the rejected one, `[n]`.
     """
-    return -F.logsigmoid(reward_chosen - reward_rejected).mean()
+    return -F.logsigmoid(margins).mean()
 
 
-def fit_head(training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor]) -> FittedHead:
+def fit_head(positions: Sequence[torch.Tensor], groups: Sequence[str], folds: int) -> FittedHead:
     """Fit one vector on all given positions at once; a pair counts once at each position it was seen at.
 
-    The ridge path runs from strong to weak, each fit started at the one before; the vector with the least
-    validation loss is kept and the path is left after `_PATIENCE` steps without a better one. On a convex
-    problem this is what early stopping approximates.
+    The strength of the ridge is chosen by cross-validation over questions, then every pair is fitted on: one
+    split of a few thousand pairs would choose it by luck. On each fold the path runs from strong to weak, each
+    fit started at the one before, and is left after `_PATIENCE` steps without a better validation loss: on a
+    convex problem this is what early stopping approximates.
 
     Args:
-        training, validation: one tensor a position, `[pairs, 2, d_model]`, chosen first; the number of pairs
-            may differ from position to position.
+        positions: one tensor a position, `[pairs, 2, d_model]`, chosen first; a later position may hold only the
+            first pairs.
+        groups: of each pair of the longest position; pairs of one group are never on both sides of a split.
+        folds: how many, from 2 to the number of groups.
+
+    Raises:
+        ValueError: there are fewer groups than folds.
     """
+    fold_of = _assign_folds(groups, folds)
+    fold_at = torch.cat([fold_of[: len(states)] for states in positions])  # [pairs of all positions]
     # The spread of responses at their own position, pooled: one vector serves them all.
-    spread = [t.flatten(0, 1).double() for t in training]
+    spread = [states.flatten(0, 1).double() for states in positions]
     variance = sum(((s - s.mean(0)).square().sum(0) for s in spread), torch.zeros(1))
     scale = (variance / sum(map(len, spread))).sqrt() + 1e-6  # [d_model]
-    train, valid = (
-        torch.cat([(t[:, 0] - t[:, 1]).double() for t in positions]) / scale  # [pairs of all positions, d_model]
-        for positions in (training, validation)
-    )
+    differences = torch.cat([(s[:, 0] - s[:, 1]).double() for s in positions]) / scale
 
-    def loss(w: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
-        return -F.logsigmoid(differences @ w).mean()
-
-    w = torch.zeros(scale.shape[0], dtype=torch.float64, requires_grad=True)
-    best, best_loss, best_penalty = w.detach().clone(), float("inf"), _PENALTIES[0]
+    kept = [fold_at != fold for fold in range(folds)]
+    paths = [_path(differences[kept[fold]]) for fold in range(folds)]
     path: list[Step] = []
+    best_margins = torch.empty(0)
     since_best = 0
+    for penalty, vectors in zip(_PENALTIES, zip(*paths, strict=True), strict=False):
+        margins = torch.empty(len(differences), dtype=torch.float64)
+        training_loss = 0.0
+        for keep, vector in zip(kept, vectors, strict=True):
+            margins[~keep] = differences[~keep] @ vector
+            training_loss += bradley_terry_loss(differences[keep] @ vector).item() / folds
+        step = Step(penalty, training_loss, bradley_terry_loss(margins).item())
+        best = min((s.validation_loss for s in path), default=float("inf"))
+        path.append(step)
+        if step.validation_loss < best:
+            best_margins, since_best = margins, 0
+        elif (since_best := since_best + 1) >= _PATIENCE:
+            break
+    penalty = min(path, key=lambda step: step.validation_loss).penalty
+    *_, vector = _path(differences, until=penalty)
+    unseen = best_margins.float().split([len(states) for states in positions])
+    return FittedHead((vector / scale).float(), penalty, path, list(unseen))
+
+
+def _path(differences: torch.Tensor, until: float = 0.0) -> Iterator[torch.Tensor]:
+    """`[d_model]` float64 for each penalty in turn, down to `until`."""
+    w = torch.zeros(differences.shape[1], dtype=torch.float64, requires_grad=True)
     for penalty in _PENALTIES:
+        if penalty < until:
+            return
         optimizer = torch.optim.LBFGS([w], max_iter=200, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
 
         def closure(optimizer: torch.optim.Optimizer = optimizer, penalty: float = penalty) -> torch.Tensor:
             optimizer.zero_grad()
-            objective = loss(w, train) + 0.5 * penalty * w.square().sum()
+            objective = bradley_terry_loss(differences @ w) + 0.5 * penalty * w.square().sum()
             objective.backward()
             return objective
 
         optimizer.step(closure)
-        with torch.no_grad():
-            step = Step(penalty, loss(w, train).item(), loss(w, valid).item())
-        path.append(step)
-        if step.validation_loss < best_loss:
-            best, best_loss, best_penalty, since_best = w.detach().clone(), step.validation_loss, penalty, 0
-        elif (since_best := since_best + 1) >= _PATIENCE:
-            break
-    return FittedHead((best / scale).float(), best_penalty, path)
+        yield w.detach().clone()
+
+
+def _assign_folds(groups: Sequence[str], folds: int) -> torch.Tensor:
+    """The fold of each pair, `[pairs]`: groups in the order of their hashes, dealt out in turn."""
+    names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(names) < folds:
+        raise ValueError(f"{folds} folds need as many questions; there are {len(names)}")
+    fold = {name: i % folds for i, name in enumerate(names)}
+    return torch.tensor([fold[name] for name in groups])

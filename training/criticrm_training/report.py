@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,27 +10,19 @@ import torch
 
 from .accuracy import pair_accuracy
 from .data import PreferencePair
-from .features import PairFeatures
 
 
 def accuracy_report(
-    pairs: Sequence[PreferencePair],
-    features: PairFeatures,
-    reward: torch.Tensor,
-    scalar: torch.Tensor | None = None,
+    pairs: Sequence[PreferencePair], margins: Mapping[str, torch.Tensor], critiques_ended: float
 ) -> dict[str, Any]:
-    """Pair accuracy overall and by category: of the longer response, of the scalar baseline, of both scores.
+    """Pair accuracy overall and by category, of the longer response and of each reward.
 
     Args:
-        features: of `pairs`, with critiques.
-        reward: `[d_model]`.
-        scalar: `[d_model]`, fitted on the same pairs without critiques.
+        margins: by name, chosen minus rejected, `[n]`; fewer than `pairs` where only the first ones were scored.
+        critiques_ended: share of critiques that ended by themselves.
     """
-    margins = {"longer wins": torch.tensor([float(len(p.chosen) - len(p.rejected)) for p in pairs])}
-    if scalar is not None:
-        margins["scalar baseline"] = _margin(features.direct, scalar)
-    margins["direct_score"] = _margin(features.direct, reward)
-    margins["score"] = _margin(features.critiqued, reward)  # of the first pairs, those with critiques
+    longer = torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
+    margins = {"longer wins": longer, **margins}
     accuracy: dict[str, dict[str, Any]] = {}
     for category in ["overall", *sorted({p.category for p in pairs})]:
         accuracy[category] = {}
@@ -39,7 +31,7 @@ def accuracy_report(
             if members:
                 groups = [pairs[i].group for i in members]
                 accuracy[category][name] = asdict(pair_accuracy(margin[members].tolist(), groups))
-    return {"accuracy": accuracy, "critiques_ended": features.ended}
+    return {"accuracy": accuracy, "critiques_ended": critiques_ended}
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -54,9 +46,3 @@ def as_table(report: dict[str, Any]) -> str:
             lines.append(f"{category:<24}" + "".join(f"{cell:<28}" for cell in cells).rstrip())
         lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
     return "\n".join(lines)
-
-
-def _margin(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
-    """Chosen minus rejected, `[n]`."""
-    rewards = states @ reward  # [n, 2]
-    return rewards[:, 0] - rewards[:, 1]

@@ -78,7 +78,7 @@ async def score(
     if NDJSON not in request.headers.get("accept", ""):
         return await while_connected(request, whole())
     async with _deadline(deadline, service.settings.deadline_s):
-        plan, permit = await admitted()
+        plan, permit = await while_connected(request, admitted())
     return _PermittedStream(_lines(service, plan, deadline), permit, deadline)
 
 

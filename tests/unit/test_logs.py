@@ -1,0 +1,66 @@
+"""The log: a line of JSON for machines, of text for people, and the request's id in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from conftest import Running
+from criticrm_server.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+async def test_a_request_is_one_line_of_json(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json")
+    response = await running.client.post("/score", json={"prompt": 1}, headers={"x-request-id": "trace-1"})
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "criticrm.access" in line]
+    assert response.status_code == 422
+    assert line["message"] == "POST /score 422"
+    assert (line["level"], line["logger"], line["request_id"]) == ("INFO", "criticrm.access", "trace-1")
+    assert (line["status"], line["code"]) == (422, "invalid_request")
+    assert line["seconds"] >= 0
+    assert line["time"]
+
+
+async def test_what_callers_send_is_not_logged(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug", "json")
+    await running.score(prompt="a secret prompt", responses=["a secret response"])
+    await running.score(prompt="a secret prompt", responses="a secret response")
+    logged = capsys.readouterr().err
+    assert "POST /score 200" in logged
+    assert "POST /score 422" in logged
+    assert "secret" not in logged
+
+
+async def test_probes_are_quiet_until_they_fail(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text")
+    await running.client.get("/health/ready")
+    await running.client.get("/metrics")
+    running.service.admission.drain()
+    await running.client.get("/health/ready")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "GET" in line]
+    assert line.endswith("GET /health/ready 503")
+
+
+@pytest.mark.parametrize(("terminal", "style"), [(True, "text"), (False, "json")])
+def test_auto_is_text_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, style: Literal["text", "json"]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    configure_logging("info", "auto")
+    logging.getLogger("criticrm_test").info("hello")
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("{") == (style == "json")
+    assert "hello" in line
