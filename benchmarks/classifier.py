@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
-from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from criticrm_model.checkpoint import Checkpoint
@@ -36,6 +37,13 @@ def save_classifier(checkpoint: Checkpoint, folder: Path) -> Path:
     return folder
 
 
-def weight_bytes(model: Any) -> int:
-    """Of a loaded `torch.nn.Module`'s parameters; a tied one counts once. Runs in vLLM's worker process."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def stored_weights(folder: Path) -> int:
+    """How many numbers the weights of a model are; a tied one is stored once.
+
+    Counted in the files: vLLM's CPU build repacks matrices into buffers that are no parameters.
+    """
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import psutil
 
 from criticrm_model.checkpoint import Checkpoint
 
@@ -109,6 +110,12 @@ async def _until_ready(process: subprocess.Popen[bytes], url: str, log: Path, ti
                 pass
             await asyncio.sleep(0.5)
     raise SystemExit(f"{url} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def memory_bytes(pid: int) -> int:
+    """Of a process and its children, each shared page counted once (PSS)."""
+    process = psutil.Process(pid)
+    return sum(p.memory_full_info().pss for p in (process, *process.children(recursive=True)))
 
 
 def post_all(url: str, bodies: Sequence[Any], concurrency: int) -> tuple[float, list[Any]]:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from classifier import save_classifier
-from common import ENGINE, load_samples, pair_ratios, post_all, running, score_bodies, serve_command
+from classifier import save_classifier, stored_weights
+from common import ENGINE, load_samples, memory_bytes, pair_ratios, post_all, running, score_bodies, serve_command
 from worker import Worker
 
 from criticrm_model.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ def bench_critiques(
     differences = []
     with ExitStack() as stack:
         command = serve_command(arguments.model, PORT, "--critique-tokens", str(length))
-        stack.enter_context(running(command, f"{URL}/health/ready", folder / "serve.log"))
+        server_pid = stack.enter_context(running(command, f"{URL}/health/ready", folder / "serve.log"))
         generator = stack.enter_context(Worker("generate", checkpoint.folder, ENGINE, folder / "generate.log"))
         scorer = None
         if two_copies:
@@ -56,6 +56,7 @@ def bench_critiques(
                 score.append(scored["seconds"])
                 rewards = [a["results"][0]["score"] for a in answers]
                 differences += [abs(a - b) for a, b in zip(rewards, scored["scores"], strict=True)]
+        one_engine, two_engines = memory_bytes(server_pid), sum(memory_bytes(w.pid) for w in (generator, scorer) if w)
     common = {
         "sequences": len(samples),
         "prompt_tokens": sum(map(len, prompts)),
@@ -77,7 +78,8 @@ def bench_critiques(
     }
     if scorer:
         rival = [a + b for a, b in zip(generate, score, strict=True)]
-        one, two = generator.weight_bytes, generator.weight_bytes + scorer.weight_bytes
+        one = stored_weights(checkpoint.folder)
+        two = one + stored_weights(classifier)
         figures["two_copies"] = {
             **pair_ratios(rival, ours),
             "what": "times as fast as two engines",
@@ -91,9 +93,16 @@ def bench_critiques(
         }
         figures["weights"] = {
             "value": one / two,
-            "what": "bytes of parameters, one : two",
+            "what": "memory for weights, one copy : two",
             "target": "<= 0.60",
-            "ours_bytes": one,
-            "rival_bytes": two,
+            "ours": one,
+            "rival": two,
+        }
+        figures["memory"] = {
+            "value": one_engine / two_engines,
+            "what": "memory of all processes (PSS), one engine : two",
+            "target": "-",
+            "ours_bytes": one_engine,
+            "rival_bytes": two_engines,
         }
     return figures

@@ -12,10 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from classifier import weight_bytes
-
-# To send `weight_bytes` to the engine's process, which is ours too.
-os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_NO_USAGE_STATS": "1"}
+os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class Worker:
@@ -31,7 +28,11 @@ class Worker:
                 stderr=sink,
                 text=True,
             )
-        self.weight_bytes: int = self._read()["weight_bytes"]
+        self._read()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Worker:
         return self
@@ -66,7 +67,7 @@ def main() -> None:
 
     kind, model, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     llm = LLM(model, runner="pooling" if kind == "classify" else "generate", **arguments)
-    _answer(weight_bytes=sum(llm.apply_model(weight_bytes)))
+    _answer(ready=True)
     for line in sys.stdin:
         task = json.loads(line)
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in task["prompts"]]

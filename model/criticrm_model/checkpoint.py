@@ -33,6 +33,8 @@ _INDEX = "model.safetensors.index.json"
 # How architectures name the LM head, and the input embeddings where the head is tied to them.
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
 _INPUT_NAMES = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+# How architectures name their longest sequence, in tokens: most, Bloom, MPT, GPT-2.
+_LENGTH_NAMES = ("max_position_embeddings", "seq_length", "max_seq_len", "n_positions")
 
 
 def assemble(
@@ -50,6 +52,7 @@ def assemble(
 
     Raises:
         UnsupportedModel: the architecture or the tokenizer can't carry the readout.
+        CheckpointError: the reward vector is not `[d_model]`, or not finite.
     """
     token_id = add_reward_token(model, tokenizer)
     fold_reward(model, token_id, reward)
@@ -107,7 +110,7 @@ def fold_reward(model: PreTrainedModel, token_id: int, reward: torch.Tensor) -> 
         raise CheckpointError(f"the reward vector is {tuple(reward.shape)}, the model needs ({d_model},)")
     if not torch.isfinite(reward).all():
         raise CheckpointError("the reward vector holds NaN or infinity")
-    scale = _measure_logit_scale(model, token_id)
+    scale = measure_logit_scale(model, token_id)
     with torch.no_grad():
         head.weight[token_id] = (reward.to(head.weight.device) / scale).to(head.weight.dtype)
 
@@ -138,7 +141,7 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
 
 
 @torch.no_grad()
-def _measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
+def measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
     """The factor between `row · h` and the token's logit; 1.0 for most models."""
     head = _head(model)
     captured: list[torch.Tensor] = []
@@ -177,17 +180,21 @@ class Checkpoint:
 
     folder: Path
     manifest: Manifest
+    trust_remote_code: bool = False
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
         """Verify and open a checkpoint; cheap, no weights but the reward row are read.
+
+        Args:
+            trust_remote_code: run the Python code that comes with it, if any.
 
         Raises:
             CheckpointError: what is wrong, and with which file.
             UnsupportedModel: it can't carry the readout.
         """
         manifest = Manifest.load(folder)
-        checkpoint = cls(folder, manifest)
+        checkpoint = cls(folder, manifest, trust_remote_code)
         tokenizer = checkpoint.tokenizer
         actual_id = tokenizer.convert_tokens_to_ids(manifest.reward_token)
         if actual_id != manifest.reward_token_id:
@@ -210,13 +217,15 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         with _readable(self.folder, "tokenizer"):
-            return AutoTokenizer.from_pretrained(self.folder)
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """Of the language model, where the base has others beside it."""
         with _readable(self.folder, "config"):
-            config: PretrainedConfig = AutoConfig.from_pretrained(self.folder).get_text_config()
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                self.folder, trust_remote_code=self.trust_remote_code
+            ).get_text_config()
             return config
 
     @cached_property
@@ -225,8 +234,17 @@ class Checkpoint:
 
     @cached_property
     def max_model_len(self) -> int:
-        """The longest sequence the base was made for, in tokens."""
-        return int(self.config.max_position_embeddings)
+        """The longest sequence the base was made for, in tokens.
+
+        Raises:
+            UnsupportedModel: the config does not say.
+        """
+        for name in _LENGTH_NAMES:
+            if length := getattr(self.config, name, None):
+                return int(length)
+        raise UnsupportedModel(
+            f"{self.folder}: config.json gives no longest sequence (none of {', '.join(_LENGTH_NAMES)}); add one"
+        )
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -48,19 +47,27 @@ def resolve(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
+    neither = (
+        f"{name_or_path} is not a folder, and not a hub name (owner/name): check the path for typing errors, "
+        "or give 'default' to try the embedded checkpoint"
+    )
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") != 1:
-        raise CheckpointError(f"{name_or_path} is not a folder, and not a hub name (owner/name)")
+        raise CheckpointError(neither)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name_or_path))
+    except HFValidationError as error:
+        raise CheckpointError(neither) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{name_or_path} is no local folder and can't be downloaded: {error}") from error
 
 
 def build_default(cache: Path | None = None) -> Path:
     """The default checkpoint's folder, assembled first if its inputs are new; safe between processes.
+
+    Superseded ones (`default-*`) are left where they are: another installation may be serving one.
 
     Args:
         cache: where to keep it; the user's cache folder unless given, or `CRITICRM_CACHE`.
@@ -85,9 +92,6 @@ def build_default(cache: Path | None = None) -> Path:
             Checkpoint.open(Path(building))
             os.rename(building, folder)  # readers see all of it or nothing
             Path(building).mkdir()  # for TemporaryDirectory to remove
-        for old in cache.glob("default-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)  # superseded; another process may still be removing it
         logger.info("default checkpoint: ready")
     return folder
 

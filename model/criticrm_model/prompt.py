@@ -29,8 +29,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 # A template that prints today's date would make a reward change overnight; it gets this day instead.
 _TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 _CACHED_ROLES = 64  # turns of a conversation worth remembering; callers choose how many there are
-# A slot stands between two spaces: a template that trims its contents loses them, and so tells us that it trims.
-_SLOT = re.compile(r"( ?)@@CRITICRM-SLOT-(\d+)@@( ?)")
+# A slot stands between two separators that count as white space and that no template writes: a template that trims
+# its contents loses them, and so tells us that it trims.
+_EDGE = "\x1f"
+_SLOT = re.compile(rf"({_EDGE}?)@@CRITICRM-SLOT-(\d+)@@({_EDGE}?)")
 
 
 class Message(TypedDict):
@@ -82,7 +84,9 @@ class Renderer:
         self._instruction = critique_instruction
         self._pieces = lru_cache(maxsize=256)(self._render_roles)
         self._rendered_instruction = self._tokenize_content(critique_instruction)
-        self.stop_token_ids = self._stop_token_ids()
+        self._end_of_turn_id = self._find_end_of_turn()
+        stops = {self._end_of_turn_id, tokenizer.eos_token_id} - {None}
+        self.stop_token_ids: tuple[int, ...] = tuple(sorted(stops))
 
     def open(self, conversation: Sequence[Message]) -> OpenConversation:
         """Tokenise a conversation once, to be rendered with any number of responses.
@@ -112,6 +116,10 @@ class Renderer:
         assert response_slot is not None
         return OpenConversation(self, parts, is_content, response_at, response_slot)
 
+    def tokenize_critique(self, text: str) -> list[int]:
+        """A critique as the model is to write it: its tokens, then the token that ends an assistant's turn."""
+        return [*self._tokenize_content(text), self._end_of_turn_id]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """A critique's text, without its end-of-turn token."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
@@ -122,7 +130,7 @@ class Renderer:
 
     def _render_roles(self, roles: tuple[Role, ...]) -> tuple[list[int] | _Slot, ...]:
         """The template for this sequence of roles: tokenised pieces, and a slot for each content."""
-        messages = [{"role": role, "content": f" @@CRITICRM-SLOT-{i}@@ "} for i, role in enumerate(roles)]
+        messages = [{"role": role, "content": f"{_EDGE}@@CRITICRM-SLOT-{i}@@{_EDGE}"} for i, role in enumerate(roles)]
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages,
@@ -159,21 +167,19 @@ class Renderer:
     def _tokenize_piece(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
-    def _stop_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end a critique: the tokenizer's EOS and the template's end of an assistant's turn."""
+    def _find_end_of_turn(self) -> int:
+        """The control token that the template puts after an assistant's turn, or the tokenizer's EOS."""
         pieces = self._pieces(("user", "assistant", "user"))
         after_assistant = next(
             pieces[i + 1] for i, piece in enumerate(pieces) if isinstance(piece, _Slot) and piece.index == 1
         )
-        stops = {self.tokenizer.eos_token_id}
-        if isinstance(after_assistant, list):
-            stops.update(token for token in after_assistant[:1] if token in self.control_ids)
-        stops.discard(None)
-        if not stops:
+        if isinstance(after_assistant, list) and after_assistant[:1] and after_assistant[0] in self.control_ids:
+            return after_assistant[0]
+        if self.tokenizer.eos_token_id is None:
             raise UnsupportedModel(
                 "the tokenizer has neither an EOS token nor an end-of-turn token: a critique can't end"
             )
-        return tuple(sorted(stops))
+        return int(self.tokenizer.eos_token_id)
 
 
 class OpenConversation:

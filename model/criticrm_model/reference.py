@@ -55,12 +55,20 @@ class ReferenceModel:
 
     @classmethod
     def load(
-        cls, folder: Path, reward_token_id: int, stop_token_ids: Sequence[int], *, dtype: Dtype = "auto"
+        cls,
+        folder: Path,
+        reward_token_id: int,
+        stop_token_ids: Sequence[int],
+        *,
+        dtype: Dtype = "auto",
+        trust_remote_code: bool = False,
     ) -> ReferenceModel:
         """Load a checkpoint folder onto the GPU if there is one, else the CPU."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch_dtype: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map=device)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch_dtype, device_map=device, trust_remote_code=trust_remote_code
+        )
         return cls(model, reward_token_id, stop_token_ids)
 
     @torch.inference_mode()

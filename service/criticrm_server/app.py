@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from .admission import Admission
+from .deadlines import Deadlines
 from .engines.base import Engine
 from .errors import EXCEPTION_HANDLERS
 from .http import RequestContext
@@ -39,22 +40,25 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
             starts, inside its event loop.
     """
     admission = Admission(settings.max_sequences, settings.max_waiting, settings.queue_timeout_s)
+    deadlines = Deadlines(settings.deadline_s)
     metrics = Metrics(admission)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, max_model_len = start_engine(checkpoint, settings)
         scorer = Scorer(checkpoint, engine, settings, metrics, max_model_len)
-        service = Service(settings, checkpoint, engine, admission, metrics, scorer, max_model_len)
+        service = Service(settings, checkpoint, engine, admission, deadlines, metrics, scorer, max_model_len)
         app.state.service = service
         watching = asyncio.create_task(service.watch_engine())
         try:
             yield
         finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-            await engine.close()
+            try:
+                with suppress(asyncio.CancelledError):
+                    await watching
+            finally:
+                await engine.close()
 
     # The documentation pages without a CDN: operators' networks are often closed.
     app = FastAPIOffline(
@@ -65,6 +69,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
         exception_handlers=EXCEPTION_HANDLERS,
     )
     app.state.settings = settings
+    app.state.deadlines = deadlines
     app.add_middleware(RequestContext, metrics=metrics)
     guarded = [Security(HTTPBearer(auto_error=False))]  # for the document; GuardedRoute does the checking
     app.include_router(score.router, dependencies=guarded, tags=["score"])

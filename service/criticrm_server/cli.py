@@ -7,11 +7,10 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import NoReturn
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from criticrm_model import CriticRMError
 
-from .errors import field_name
+from .fields import field_name
 
 
 def main() -> NoReturn:
@@ -28,9 +27,12 @@ def main() -> NoReturn:
     if name not in commands:
         _fail(name, f"no such command; there are: {', '.join(sorted(commands))}", code=2)
     try:
+        # Here, for the base install brings this command but not what its subcommands are made of.
+        from pydantic_settings import SettingsError
+
         command = commands[name].load()
     except ModuleNotFoundError as error:
-        _fail(name, f"{error}; this command needs an extra that is not installed (see README)", code=1)
+        _fail_missing(commands[name], error)
     try:
         settings = command(_cli_parse_args=rest, _cli_prog_name=f"criticrm {name}")
     except ValidationError as error:
@@ -42,6 +44,8 @@ def main() -> NoReturn:
         code = settings.run()
     except CriticRMError as error:
         _fail(name, str(error), code=1)
+    except ModuleNotFoundError as error:  # heavy packages are imported by `run`
+        _fail_missing(commands[name], error)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
@@ -59,8 +63,17 @@ def _usage(commands: dict[str, EntryPoint]) -> str:
 def _summary(command: EntryPoint) -> str:
     try:
         return str(command.load().__doc__).splitlines()[0]
-    except ModuleNotFoundError as error:
-        return f"(not installed: {error.name})"
+    except ModuleNotFoundError:
+        return f"(not installed: pip install {_extras(command)})"
+
+
+def _extras(command: EntryPoint) -> str:
+    """What brings the packages that the command imports."""
+    if command.module.startswith("criticrm_training."):
+        return "'critic-rm[train]'"
+    if command.name in ("serve", "verify"):
+        return "'critic-rm[serve]' (GPU) or [serve-cpu]"
+    return "'critic-rm[serve]' (GPU), [serve-cpu] or [train]"
 
 
 def _flag(location: tuple[str | int, ...]) -> str:
@@ -69,6 +82,11 @@ def _flag(location: tuple[str | int, ...]) -> str:
 
 def _write(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def _fail_missing(command: EntryPoint, error: ModuleNotFoundError) -> NoReturn:
+    needs = f"this command needs an extra that is not installed: pip install {_extras(command)}"
+    _fail(command.name, f"{error}; {needs}", code=1)
 
 
 def _fail(name: str, message: str, code: int) -> NoReturn:

@@ -17,10 +17,10 @@ class Default(BaseSettings):
     `criticrm serve` does this by itself; build images and offline machines do it beforehand.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CRITICRM_DEFAULT_", frozen=True, cli_kebab_case=True)
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_", env_ignore_empty=True, frozen=True, cli_kebab_case=True)
 
     action: CliPositionalArg[Literal["build"]] = Field(description="What to do.")
-    cache: Path | None = Field(None, description="Cache folder; the user's own, or CRITICRM_CACHE, unless given.")
+    cache: Path | None = Field(None, description="Cache folder; the user's own unless given.")
 
     def run(self) -> int:
         from criticrm_model.default import build_default

@@ -1,6 +1,6 @@
 """The service's exceptions, and the one table that gives each exception its status and code.
 
-Nothing below the routes knows HTTP: the model and the scorer raise, `exception_handlers` answers.
+Nothing below the routes knows HTTP: the model and the scorer raise, `EXCEPTION_HANDLERS` answer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from criticrm_model import (
     PromptTooLong,
     UnsupportedModel,
 )
+
+from .fields import field_name
 
 logger = logging.getLogger(__name__)
 
@@ -197,17 +199,6 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
     if "actual_length" in context:
         entry["actual"] = context["actual_length"]
     return entry
-
-
-def field_name(location: tuple[str | int, ...]) -> str:
-    """`("body", "<many>", "items", 3, "responses")` -> `items[3].responses`. Union tags (`<...>`) are left out."""
-    name = ""
-    for part in location:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        elif part != "body" and not part.startswith("<"):
-            name += f".{part}" if name else part
-    return name or "body"
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .auth import check_key
+from .deadlines import Deadlines
 from .errors import BodyTooLarge, UnsupportedMediaType, handle_unknown
 from .metrics import Metrics
 from .settings import Settings
@@ -59,9 +60,9 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
+            response = await handle_unknown(Request(scope), error)
             if status != 499:
                 raise  # half an answer is out; the server cuts the connection
-            response = await handle_unknown(Request(scope), error)
             await response(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
@@ -87,7 +88,7 @@ class RequestContext:
 
 
 class GuardedRoute(APIRoute):
-    """Checks the key before the body is read, the body's size while it is read, and takes strict JSON only.
+    """Checks the key before the body is read, its size and the deadline while it is read, and takes strict JSON only.
 
     FastAPI reads the body before any dependency runs, and turns what goes wrong there into a bare 400.
     """
@@ -97,6 +98,8 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             settings: Settings = request.app.state.settings
+            deadlines: Deadlines = request.app.state.deadlines
+            request.scope["deadline"] = deadline = deadlines.start()
             check_key(request.headers.get("authorization", ""), settings.api_keys)
             strict = _StrictRequest(request.scope, request.receive)
             if request.method == "POST":
@@ -105,7 +108,8 @@ class GuardedRoute(APIRoute):
                     raise UnsupportedMediaType(
                         f"send the body with 'Content-Type: application/json', not {media_type or 'none'!r}"
                     )
-                await strict.read(settings.max_body_bytes)
+                async with deadlines.until(deadline):
+                    await strict.read(settings.max_body_bytes)
             return await handler(strict)
 
         return guarded

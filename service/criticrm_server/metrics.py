@@ -11,6 +11,8 @@ from .schemas import Result
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SCORES = (-20, -10, -5, -3, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 5, 10, 20)
+# vLLM keeps no times for a request of several samples; its own histograms count each of them.
+_ONE = ", where one was written"
 
 
 class Metrics:
@@ -35,13 +37,13 @@ class Metrics:
             "criticrm_admission_seconds", "Wait for room in the house.", buckets=_SECONDS, registry=registry
         )
         self.queue_seconds = Histogram(
-            "criticrm_queue_seconds", "Wait in the engine's queue.", buckets=_SECONDS, registry=registry
+            "criticrm_queue_seconds", f"Wait in the engine's queue{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.prefill_seconds = Histogram(
-            "criticrm_prefill_seconds", "Time on the prompt.", buckets=_SECONDS, registry=registry
+            "criticrm_prefill_seconds", f"Time on the prompt{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.decode_seconds = Histogram(
-            "criticrm_decode_seconds", "Time on the critique.", buckets=_SECONDS, registry=registry
+            "criticrm_decode_seconds", f"Time on the critique{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.tokens = Counter(
             "criticrm_tokens", "Tokens: of prompts, found in the cache, of critiques.", ["kind"], registry=registry

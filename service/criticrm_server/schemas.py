@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -103,7 +104,7 @@ class ScoreOne(_Options):
     prompt: Prompt
     responses: Responses
 
-    @property
+    @cached_property
     def items(self) -> list[Item]:
         return [Item(prompt=self.prompt, responses=self.responses)]
 

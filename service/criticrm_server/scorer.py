@@ -52,16 +52,12 @@ class _Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request, rendered. `sequences` counts what it puts in the house."""
+    """A request, rendered."""
 
     request_id: str
     responses: list[_Sequence]
     critique: CritiqueOptions | None
     normalize: bool
-
-    @property
-    def sequences(self) -> int:
-        return sum(r.job.n for r in self.responses if r.job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +91,11 @@ class Scorer:
             settings.critique_tokens or checkpoint.manifest.max_critique_tokens, settings.max_critique_tokens
         )
 
-    async def plan(self, request: ScoreOne | ScoreMany, request_id: str) -> Plan:
-        """Check the request against the server's limits and render it.
+    def sequences(self, request: ScoreOne | ScoreMany) -> int:
+        """Check the request against the server's limits, and count what it puts in the house.
 
         Raises:
             LimitExceeded, NotCalibrated
-            PromptTooLong, ConversationError: if no response of the request could be rendered.
         """
         critique = self._critique_options(request)
         self._check_limits(request, critique)
@@ -108,6 +103,15 @@ class Scorer:
             raise NotCalibrated(
                 "this checkpoint carries no calibration (mean and deviation), so scores can't be normalised"
             )
+        return sum(len(item.responses) for item in request.items) * (critique.n if critique else 1)
+
+    async def plan(self, request: ScoreOne | ScoreMany, request_id: str) -> Plan:
+        """Render a request.
+
+        Raises:
+            PromptTooLong, ConversationError: if no response of the request could be rendered.
+        """
+        critique = self._critique_options(request)
         responses: list[_Sequence] = []
         truncate = request.on_overflow == "truncate"
         for item in request.items:
@@ -170,9 +174,6 @@ class Scorer:
                 raise LimitExceeded(
                     "critique.max_tokens", critique.max_tokens or 0, limits.max_critique_tokens, "tokens"
                 )
-        sequences = sum(len(item.responses) for item in request.items) * (critique.n if critique else 1)
-        if sequences > limits.max_sequences:  # admission would refuse it, after rendering it all
-            raise LimitExceeded("body", sequences, limits.max_sequences, "sequences (responses times critiques)")
 
     def _render_item(self, item: Item, critique: CritiqueOptions | None, truncate: bool) -> list[_Sequence]:
         try:

@@ -47,13 +47,14 @@ class Serve(Settings):
         from criticrm_model.default import resolve
 
         logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
-        checkpoint = Checkpoint.open(resolve(self.model))
+        checkpoint = Checkpoint.open(resolve(self.model), trust_remote_code=self.trust_remote_code)
         logger.info(
             "2/4 checkpoint %s verified: base %s, version %s",
             checkpoint.folder.name,
             checkpoint.manifest.base_model,
             checkpoint.manifest.version,
         )
+        self._check_lengths(checkpoint)
         app = create_app(self, checkpoint, start_engine)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = _Server(config, lambda: getattr(app.state, "service", None))
@@ -64,6 +65,18 @@ class Serve(Settings):
         if not server.started:
             return 1
         return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
+
+    def _check_lengths(self, checkpoint: Checkpoint) -> None:
+        """Refuse lengths with which every request would fail, or which would be cut down in silence."""
+        longest = checkpoint.max_model_len
+        if self.max_model_len and self.max_model_len > longest:
+            raise CriticRMError(f"max_model_len {self.max_model_len} exceeds what the model was made for, {longest}")
+        critique = min(self.critique_tokens or checkpoint.manifest.max_critique_tokens, self.max_critique_tokens)
+        if critique >= (self.max_model_len or longest):
+            raise CriticRMError(
+                f"critiques of {critique} tokens leave no room for a prompt in max_model_len "
+                f"{self.max_model_len or longest}: lower critique_tokens"
+            )
 
 
 def require_engine(name: str) -> None:
@@ -78,7 +91,7 @@ def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, in
     """The engine that the settings name, running, and the longest sequence it takes, in tokens."""
     began = time.monotonic()
     logger.info("3/4 starting the engine %s (weights, memory, warm-up)", settings.engine)
-    max_model_len = min(settings.max_model_len or checkpoint.max_model_len, checkpoint.max_model_len)
+    max_model_len = settings.max_model_len or checkpoint.max_model_len
     engine: Engine
     if settings.engine == "vllm":
         from .engines.vllm_engine import VLLMEngine, max_model_len_for
@@ -137,7 +150,8 @@ class _Server(uvicorn.Server):
         )
         service.admission.drain()
         if not await service.admission.empty(settings.drain_timeout_s):
-            logger.warning("drain timed out with %d sequences in work", service.admission.in_house)
+            logger.warning("drain timed out: %d sequences in work are answered with 503", service.admission.in_house)
+            service.deadlines.stop()
         self.should_exit = True
 
     async def _exit_on_engine_death(self, service: Service) -> None:

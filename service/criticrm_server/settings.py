@@ -11,6 +11,16 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, S
 from criticrm_model import Dtype
 from criticrm_model.manifest import DEFAULT_NAME
 
+_VLLM_ONLY = (
+    "head_float32",
+    "max_num_seqs",
+    "prefix_caching",
+    "gpu_memory_utilization",
+    "kv_cache_gib",
+    "tensor_parallel_size",
+    "enforce_eager",
+)
+
 
 class Settings(BaseSettings):
     """What the service can be told, with its defaults."""
@@ -42,7 +52,7 @@ class Settings(BaseSettings):
         "'fake' answers at once with made-up rewards, for tests of clients.",
     )
     dtype: Dtype = Field(
-        "auto", description="Precision of the body; 'auto' is the checkpoint's, or bfloat16 for float32 ones."
+        "auto", description="Precision of the body; 'auto' is the checkpoint's, but bfloat16 for float32 ones on vLLM."
     )
     head_float32: CliImplicitFlag[bool] | None = Field(
         None,
@@ -55,7 +65,10 @@ class Settings(BaseSettings):
     max_num_seqs: PositiveInt = Field(128, description="Sequences in one engine step.")
     prefix_caching: bool = Field(True, description="Share the prefill of responses to one prompt.")
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="Share of a GPU's memory vLLM may take; vLLM's own default unless given."
+        None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory vLLM may take; its own default unless given. Unused on a CPU.",
     )
     kv_cache_gib: PositiveFloat = Field(2.0, description="Memory for the KV cache on a CPU, in GiB. Unused on a GPU.")
     tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share each layer.")
@@ -114,8 +127,12 @@ class Settings(BaseSettings):
             faults.append(
                 f"critique_tokens {self.critique_tokens} exceeds max_critique_tokens {self.max_critique_tokens}"
             )
-        if self.engine != "vllm" and self.tensor_parallel_size > 1:
-            faults.append(f"tensor_parallel_size {self.tensor_parallel_size} needs engine vllm, not {self.engine}")
+        if self.engine != "vllm":
+            faults += [
+                f"{name} {getattr(self, name)} needs engine vllm, not {self.engine}"
+                for name in _VLLM_ONLY
+                if name in self.model_fields_set
+            ]
         if self.max_critiques > self.max_sequences:
             faults.append(f"max_critiques {self.max_critiques} exceeds max_sequences {self.max_sequences}")
         if faults:

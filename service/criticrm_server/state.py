@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .admission import Admission
+from .deadlines import Deadlines
 from .engines.base import Engine
 from .errors import Draining, EngineDead
 from .metrics import Metrics
@@ -28,6 +29,7 @@ class Service:
     checkpoint: Checkpoint
     engine: Engine
     admission: Admission
+    deadlines: Deadlines
     metrics: Metrics
     scorer: Scorer
     max_model_len: int
@@ -48,7 +50,7 @@ class Service:
         while True:
             try:
                 await self.engine.check_health()
-            except EngineDead:
+            except EngineDead:  # anything else ends the watch, and is raised when the app stops
                 logger.critical("the engine died; answering 503, then exiting for a supervisor to restart")
                 self.engine_died.set()
                 return

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import CliImplicitFlag
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 from tqdm import tqdm
 
 from criticrm_model import Completion, CriticRMError
@@ -48,6 +48,10 @@ class Verify(Settings):
     verified is what will be served.
     """
 
+    # `json` is an alias, for it is taken by pydantic; without this its variable would be JSON, not CRITICRM_JSON.
+    model_config = SettingsConfigDict(env_prefix_target="all")
+
+    engine: Literal["vllm"] = Field("vllm", description="What is compared with transformers: vLLM alone.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of both runs.")
     conversations: Path | None = Field(
         None, description="JSONL with prompt and responses (or chosen and rejected); the embedded set unless given."
@@ -55,6 +59,13 @@ class Verify(Settings):
     limit: PositiveInt = Field(64, description="Conversations to score, the first response of each.")
     tolerance: PositiveFloat = Field(1e-4, description="In float32, a larger difference fails the command (exit 1).")
     json_line: CliImplicitFlag[bool] = Field(False, alias="json", description="Print one line of JSON last.")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _vllm_alone(cls, engine: object) -> object:
+        if engine != "vllm":
+            raise ValueError(f"verify compares vLLM with transformers; with {engine} there is nothing to compare")
+        return engine
 
     def run(self) -> int:
         from criticrm_model.checkpoint import Checkpoint
@@ -79,12 +90,12 @@ class Verify(Settings):
         if failed:
             _print(f"FAILED: {worst:.2e} exceeds the tolerance {self.tolerance:g}")
         if self.json_line:
-            line: dict[str, Any] = {
+            line: dict[str, Any] = {  # the worse of both positions, then each
                 "max_abs_diff": worst,
-                "mean_signed_diff": after.mean_signed_diff,
+                "mean_signed_diff": max(direct.mean_signed_diff, after.mean_signed_diff, key=abs),
                 "n": after.n,
                 "dtype": self.dtype,
-                "rank_agreement": after.rank_agreement,
+                "rank_agreement": min(direct.rank_agreement, after.rank_agreement),
                 "direct_score": asdict(direct),
                 "score": asdict(after),
                 "model_version": checkpoint.manifest.version,
@@ -95,7 +106,7 @@ class Verify(Settings):
     async def _critiques(self, checkpoint: Checkpoint) -> tuple[list[list[int]], list[Completion]]:
         """Rendered prompts, and for each what the engine wrote and read."""
         engine, max_model_len = start_engine(checkpoint, self)
-        max_tokens = self.critique_tokens or checkpoint.manifest.max_critique_tokens
+        max_tokens = min(self.critique_tokens or checkpoint.manifest.max_critique_tokens, self.max_critique_tokens)
         try:
             prompts = [
                 checkpoint.renderer.open(prompt)

@@ -234,6 +234,12 @@ async def test_what_is_no_bearer_key(start_app: StartApp, authorization: str | b
         assert (await app.client.post("/score", json=GOOD, headers=headers)).status_code == 401
 
 
+async def test_a_key_beyond_ascii_opens(start_app: StartApp) -> None:
+    async with start_app(api_keys=["schl\u00fcssel"]) as app:
+        headers = {b"authorization": "Bearer schl\u00fcssel".encode()}
+        assert (await app.client.post("/score", json=GOOD, headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize("length", [b"\xb2", b"-1", b"x"])
 async def test_an_odd_content_length_is_no_500(running: Running, length: bytes) -> None:
     """uvicorn refuses these itself; another server may not."""

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from live import Server
 
-pytestmark = pytest.mark.integration
-
 README = Path(__file__).parents[2] / "README.md"
+
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,20 @@ def test_curl_returns_a_critique_and_a_score_for_each_of_two_responses(server: S
             assert result["critiques"]
             assert math.isfinite(result["score"])
             assert math.isfinite(result["direct_score"])
+
+
+def shape(value: Any) -> Any:
+    """Keys and types, without the values."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(inner) for inner in value]
+    return type(value).__name__
+
+
+def test_the_answer_shown_has_the_shape_of_the_answer(server: Server) -> None:
+    (command,), (shown,) = blocks("bash", "curl"), blocks("json", "results")
+    assert shape(json.loads(shown)) == shape(json.loads(run(server, "bash", "-euc", command)))
 
 
 def test_python_prints_a_score_for_each_response(server: Server) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BloomConfig, GPT2Config, LlamaConfig, MptConfig, PretrainedConfig
 
 from criticrm_model import CheckpointError, Manifest, UnsupportedModel
 from criticrm_model.checkpoint import Checkpoint
@@ -144,3 +145,23 @@ def test_a_row_that_is_not_finite(copy: Path) -> None:
     edit(copy / "critic_rm.json", reward_row_sha256=digest)
     with pytest.raises(CheckpointError, match="not finite"):
         Checkpoint.open(copy)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BloomConfig(seq_length=77),
+        MptConfig(max_seq_len=77),
+        GPT2Config(n_positions=77),
+        LlamaConfig(max_position_embeddings=77),
+    ],
+)
+def test_the_longest_sequence_goes_by_several_names(copy: Path, config: PretrainedConfig) -> None:
+    config.save_pretrained(copy)
+    assert Checkpoint(copy, Manifest.load(copy)).max_model_len == 77
+
+
+def test_a_config_without_a_longest_sequence(copy: Path) -> None:
+    BloomConfig().save_pretrained(copy)
+    with pytest.raises(UnsupportedModel, match=r"config\.json gives no longest sequence \(none of max_position_emb"):
+        _ = Checkpoint(copy, Manifest.load(copy)).max_model_len

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, version
@@ -74,6 +75,24 @@ def test_a_failure_is_explained_without_a_traceback(
     assert "Traceback" not in captured
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--max-model-len", "100000"), "max_model_len 100000 exceeds what the model was made for, 2048"),
+        (("--max-model-len", "8"), "leave no room for a prompt in max_model_len 8: lower critique_tokens"),
+    ],
+)
+def test_lengths_that_can_not_work_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Path,
+    flags: tuple[str, str],
+    words: str,
+) -> None:
+    assert run(monkeypatch, "serve", str(tiny_checkpoint), "--engine", "fake", "--port", "0", *flags) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_a_missing_vllm_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,9 +120,68 @@ def test_a_command_whose_extra_is_not_installed(
     absent = EntryPoint("fly", "no_such_package.cli:Fly", "criticrm.commands")
     monkeypatch.setattr(cli, "entry_points", lambda group: [absent] if group == "criticrm.commands" else [])
     assert run(monkeypatch, "fly") == 1
-    assert "No module named 'no_such_package'; this command needs an extra" in capsys.readouterr().err
+    captured = capsys.readouterr().err
+    assert "No module named 'no_such_package'; this command needs an extra that is not installed: pip" in captured
     assert run(monkeypatch, "--help") == 0
-    assert "fly       (not installed: no_such_package)" in capsys.readouterr().out
+    assert "fly       (not installed: pip install 'critic-rm[serve]' (GPU), [serve-cpu] or [train])" in (
+        capsys.readouterr().out
+    )
+
+
+_SERVER_ONLY = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+
+
+def run_without(packages: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`criticrm` in a process of its own, where these packages are not installed."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"  # None: the import raises ModuleNotFoundError
+        f"sys.argv = {['criticrm', *arguments]}\n"
+        "from criticrm_server.cli import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_the_train_extra_alone_runs_its_commands() -> None:
+    done = run_without(_SERVER_ONLY, "fit-head", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: criticrm fit-head" in done.stdout
+
+
+_ANY = "pip install 'critic-rm[serve]' (GPU), [serve-cpu] or [train]\n"
+_SERVE = "pip install 'critic-rm[serve]' (GPU) or [serve-cpu]\n"
+_TRAIN = "pip install 'critic-rm[train]'\n"
+
+
+@pytest.mark.parametrize(
+    ("packages", "command", "remedy"),
+    [
+        (_SERVER_ONLY, "serve", _SERVE),
+        (("pydantic_settings", *_SERVER_ONLY), "serve", _SERVE),
+        (("pydantic_settings", *_SERVER_ONLY), "verify", _SERVE),
+        (("pydantic_settings", *_SERVER_ONLY), "default", _ANY),
+        (("pydantic_settings", *_SERVER_ONLY), "fit-head", _TRAIN),
+    ],
+)
+def test_a_missing_extra_is_named(packages: tuple[str, ...], command: str, remedy: str) -> None:
+    done = run_without(packages, command, "--help")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"criticrm {command}: ")
+    assert done.stderr.endswith(f"needs an extra that is not installed: {remedy}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_a_command_imports_when_it_runs_is_an_extra_too(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("{}")
+    done = run_without(("torch",), "fit-head", str(data), "--out", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.endswith(_TRAIN)
+
+
+def test_the_overview_needs_no_extra() -> None:
+    done = run_without(("pydantic_settings", *_SERVER_ONLY), "--help")
+    assert done.returncode == 0
+    assert "fit-head  (not installed: pip install 'critic-rm[train]')" in done.stdout
 
 
 def test_default_build_prints_where_it_is(
@@ -112,6 +190,19 @@ def test_default_build_prints_where_it_is(
     monkeypatch.setattr(default, "build_default", lambda cache: cache / "default-1")
     assert run(monkeypatch, "default", "build", "--cache", str(tmp_path)) == 0
     assert capsys.readouterr().out == f"{tmp_path}/default-1\n"
+
+
+def test_default_build_and_serve_read_the_same_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(default, "build_default", lambda cache: cache)
+    monkeypatch.setenv("CRITICRM_CACHE", str(tmp_path))
+    monkeypatch.setenv("CRITICRM_DEFAULT_CACHE", "/elsewhere")
+    assert run(monkeypatch, "default", "build") == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+    monkeypatch.setenv("CRITICRM_CACHE", "")  # as if it were not set, as for `serve`
+    assert run(monkeypatch, "default", "build") == 0
+    assert capsys.readouterr().out == "None\n"
 
 
 def test_an_interrupted_command_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

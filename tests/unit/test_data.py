@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from criticrm_training.data import DataError, PreferencePair, file_sha256, read_pairs
+from criticrm_training.data import DataError, PreferencePair, file_sha256, read_pairs, split_by_prompt
 
 ROW: dict[str, Any] = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
 
@@ -41,8 +41,20 @@ def test_conversations(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "pairs.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([ROW, ROW | {"chosen": "better"}]), path)
-    assert [pair.chosen for pair in read_pairs(path)] == ["good", "better"]
+    rows = [ROW | {"id": "x", "category": "math"}, ROW | {"chosen": "better"}, ROW | {"chosen": "best"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)  # where a row has no id, there is a null
+    found = [(pair.id, pair.chosen, pair.category) for pair in read_pairs(path)]
+    assert found == [("x", "good", "math"), ("2", "better", "all"), ("3", "best", "all")]
+
+
+def test_a_parquet_file_damaged_inside(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([ROW] * 50), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56  # the first column's page
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"pairs\.parquet: no parquet that can be read"):
+        read_pairs(path)
 
 
 def test_duplicates_are_dropped(tmp_path: Path) -> None:
@@ -59,6 +71,14 @@ def test_duplicates_are_dropped(tmp_path: Path) -> None:
         (ROW | {"prompt": [{"role": "robot", "content": "x"}]}, r"row 2: prompt\[0\].role: 'robot'"),
         (ROW | {"prompt": [{"role": "user"}]}, r"row 2: prompt\[0\]: a message needs"),
         (ROW | {"chosen": [{"role": "user", "content": "x"}]}, "row 2: chosen: the last message is the user's"),
+        (
+            ROW | {"chosen": [{"role": "user", "content": "Other?"}, {"role": "assistant", "content": "good"}]},
+            "row 2: chosen: the messages before the response are not those of prompt",
+        ),
+        (
+            ROW | {"rejected": [{"role": "system", "content": "Be."}, {"role": "assistant", "content": "bad"}]},
+            "row 2: rejected: the messages before",
+        ),
         (["not", "a", "row"], "row 2"),
     ],
 )
@@ -67,19 +87,61 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, words: str) -> None:
         read_pairs(written(tmp_path, ROW, row))
 
 
+def test_a_row_is_numbered_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"\n{json.dumps(ROW)}\n\n{json.dumps({'prompt': 'Q'})}")
+    with pytest.raises(DataError, match="row 4: no field 'chosen'"):
+        read_pairs(path)
+    path.write_text(f"\n\n{json.dumps(ROW)}")
+    assert [pair.id for pair in read_pairs(path)] == ["3"]
+
+
+def test_an_id_names_one_pair(tmp_path: Path) -> None:
+    row = ROW | {"id": "x"}
+    assert len(read_pairs(written(tmp_path, row, row))) == 1
+    with pytest.raises(DataError, match="row 3: the id 'x' is that of row 1, which is another pair"):
+        read_pairs(written(tmp_path, row, ROW | {"chosen": "b"}, row | {"chosen": "c"}))
+
+
+def test_a_prompt_that_the_responses_repeat(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q?"}]
+    row = ROW | {"chosen": [*turns, {"role": "assistant", "content": "good"}]}
+    (pair,) = read_pairs(written(tmp_path, row))
+    assert (pair.prompt, pair.chosen) == (tuple(turns), "good")
+
+
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"prompt": "Q"')
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(f"{json.dumps(ROW)}\n\n".encode() + '{"prompt": "é"}'.encode("latin-1"))
+    parquet = tmp_path / "broken.parquet"
+    parquet.write_bytes(b"PAR1 and no more")
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     for path, words in (
-        (broken, "row 1: not JSON"),
+        (broken, r"broken\.jsonl, row 1: not JSON"),
+        (latin, r"latin\.jsonl, row 3: not JSON in UTF-8"),
+        (parquet, r"broken\.parquet: no parquet that can be read beyond row 0"),
         (empty, "holds no preference pairs"),
         (tmp_path / "none.jsonl", "does not exist"),
         (Path(__file__), "are .jsonl or .parquet"),
     ):
         with pytest.raises(DataError, match=words):
             read_pairs(path)
+
+
+def test_a_split_keeps_questions_together(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question  {i % 100}" if i % 2 else f"question {i % 100}", "chosen": f"a{i}", "rejected": "b"}
+        for i in range(400)
+    ]
+    pairs = read_pairs(written(tmp_path, *rows))
+    training, validation = split_by_prompt(pairs, 0.25)
+    assert len(training) + len(validation) == 400
+    assert not {pair.group for pair in training} & {pair.group for pair in validation}
+    assert 0.1 < len(validation) / 400 < 0.4
+    assert split_by_prompt(reversed(pairs), 0.25)[1] == validation[::-1]  # of each pair alone, not of the order
 
 
 def test_sha256_by_hand(tmp_path: Path) -> None:

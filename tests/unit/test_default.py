@@ -50,12 +50,17 @@ def test_built_once(builds: list[int], tmp_path: Path) -> None:
 
 
 def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> None:
+    stranger = tmp_path / "cache" / "default-notes" / "mine.txt"
+    stranger.parent.mkdir(parents=True)
+    stranger.touch()
     first = default.build_default(tmp_path / "cache")
     save_head(reward_vector() * 2, card(), tmp_path / "head")
     second = default.build_default(tmp_path / "cache")
     assert second != first
     assert len(builds) == 2
-    assert not first.exists()  # superseded
+    # Nothing is cleared away: the folder is the caller's, and another process may be serving the first.
+    assert Checkpoint.open(first)
+    assert stranger.exists()
 
 
 def test_a_build_that_fails_leaves_nothing(builds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +99,12 @@ def test_names_and_folders(tmp_path: Path) -> None:
     for name in ("./nothing", "/nothing/here", "just-a-name", "a/b/c"):
         with pytest.raises(CheckpointError, match="is not a folder"):
             default.resolve(name)
+
+
+@pytest.mark.parametrize("name", ["my models/critic rm", "owner/-name", "a/" + "b" * 100])
+def test_what_the_hub_would_not_take_as_a_name(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"is not a folder, and not a hub name .*: check the path"):
+        default.resolve(name)
 
 
 def test_a_hub_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

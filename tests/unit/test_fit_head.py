@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head
 from criticrm_model.prompt import Renderer
@@ -50,7 +51,7 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(base: Path, data: Path, out: Path, **changes: object) -> FitHead:
+def settings(base: Path | str, data: Path, out: Path, **changes: object) -> FitHead:
     fields = {
         "data": data,
         "base": str(base),
@@ -169,6 +170,18 @@ def test_some_pairs_without_critiques(base: Path, pairs_file: Path, tmp_path: Pa
 def test_too_few_questions_for_the_folds(base: Path, pairs_file: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 96 questions: too few for --folds 97"):
         settings(base, pairs_file, tmp_path, folds=97).run()
+
+
+@pytest.mark.parametrize("name", ["./no/such/base", "/no/such/base", "my models/base"])
+def test_a_base_that_is_not_there_is_told_in_a_line(pairs_file: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"can't be loaded: give a folder or a hub name") as raised:
+        settings(name, pairs_file, tmp_path).run()
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_base_without_weights(pairs_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"the base {tmp_path} can't be loaded"):
+        settings(tmp_path, pairs_file, tmp_path).run()
 
 
 def test_what_is_banned_while_fitting_is_the_reward_token_alone(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import pytest
 import torch
 
+from criticrm_training import accuracy as accuracy_module
 from criticrm_training.accuracy import pair_accuracy
-from criticrm_training.head import bradley_terry_loss, fit_head
+from criticrm_training.head import fit_head
+from criticrm_training.objective import bradley_terry_loss
 
 
 def made_features(pairs: int, seed: int, signal: float) -> torch.Tensor:
@@ -104,6 +107,24 @@ def test_an_interval_covers_like_the_binomial() -> None:
     half = 1.96 * math.sqrt(0.6 * 0.4 / 1000)
     assert accuracy.low == pytest.approx(0.6 - half, abs=0.005)
     assert accuracy.high == pytest.approx(0.6 + half, abs=0.005)
+
+
+def test_an_interval_takes_little_memory() -> None:
+    """All resamples at once would be 10,000 counts a question, hundreds of megabytes."""
+    margin, groups = [1.0, -1.0, 1.0] * 1000, [str(i) for i in range(3000)]
+    tracemalloc.start()
+    try:
+        pair_accuracy(margin, groups)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_interval_is_the_same_in_one_piece_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    margin, groups = [1.0, -1.0, 1.0, 0.0] * 20, [str(i // 2) for i in range(80)]
+    whole = pair_accuracy(margin, groups)
+    monkeypatch.setattr(accuracy_module, "_DRAWS_AT_ONCE", 40 * 77)
+    assert pair_accuracy(margin, groups) == whole
 
 
 def test_pairs_of_one_question_count_as_one_draw() -> None:

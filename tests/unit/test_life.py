@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -123,6 +124,74 @@ async def test_draining_keeps_those_before_the_house(start_app: StartApp) -> Non
         app.service.admission.drain()
         assert (await working).status_code == (await waiting).status_code == 200
         assert await app.service.admission.empty(timeout_s=1)
+
+
+async def test_what_the_drain_leaves_over_is_told_so(start_app: StartApp) -> None:
+    """In the house, before it, and in a stream: everyone gets an answer when the drain takes too long."""
+    async with start_app(max_sequences=4, max_critiques=1, queue_timeout_s=60) as app:
+        working = await post(app, delay_s=60)
+        streaming = await post(app, delay_s=60, headers=NDJSON)
+        waiting = asyncio.create_task(app.client.post("/score", json=GOOD))
+        while not app.service.admission.waiting:
+            await asyncio.sleep(0.001)
+        app.service.admission.drain()
+        app.service.deadlines.stop()
+        for answer in (await working, await waiting):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "draining"
+            assert "retry-after" in answer.headers
+        assert json.loads((await streaming).text.splitlines()[-1])["error"]["code"] == "draining"
+        await settled(app)
+        assert (await app.client.post("/score", json=GOOD)).status_code == 503
+
+
+async def test_what_is_refused_or_waits_is_not_rendered(start_app: StartApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with start_app(max_sequences=2, max_critiques=1, max_waiting=1) as app:
+        working = await post(app, delay_s=0.05)
+        plan = app.service.scorer.plan
+        planned = []
+
+        async def counted(*arguments: Any) -> Any:
+            planned.append(arguments)
+            return await plan(*arguments)
+
+        monkeypatch.setattr(app.service.scorer, "plan", counted)
+        waiting = asyncio.create_task(app.client.post("/score", json=GOOD))
+        while not app.service.admission.waiting:
+            await asyncio.sleep(0.001)
+        assert (await app.client.post("/score", json=GOOD)).status_code == 503
+        assert not planned
+        assert (await working).status_code == (await waiting).status_code == 200
+        assert len(planned) == 1
+
+
+async def test_a_request_that_can_not_be_rendered_leaves_no_place_taken(running: Running) -> None:
+    for headers in (None, NDJSON):
+        answer = await running.client.post("/score", json=GOOD | {"prompt": "long " * 600}, headers=headers)
+        assert answer.json()["error"]["code"] == "prompt_too_long"
+        assert running.service.admission.in_house == 0
+
+
+async def test_a_body_that_never_ends_meets_the_deadline(start_app: StartApp) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with start_app(deadline_s=0.05) as app:
+        answer = await app.client.post("/score", content=body(), headers={"content-type": "application/json"})
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_stream_of_which_nothing_could_be_scored_ends_in_an_error(running: Running) -> None:
+    async def never(_: Job) -> Output:
+        raise NonFiniteReward("the reward logit is nan")
+
+    running.service.engine.run = never
+    answer = await running.client.post("/score", json=GOOD, headers=NDJSON)
+    *results, end = map(json.loads, answer.text.splitlines())
+    assert [result["error"]["code"] for result in results] == ["non_finite_reward"] * 2
+    assert end["error"]["code"] == "non_finite_reward"
 
 
 async def test_a_dead_engine_ends_a_stream_with_the_reason(running: Running) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from criticrm_model import ConversationError, PromptTooLong, UnsupportedModel
 from criticrm_model.prompt import Message, Renderer
-from tiny import CHATML, INSTRUCTION, make_tokenizer
+from tiny import CHATML, INSTRUCTION, STYLES, make_tokenizer
 
 LONG: list[Message] = [
     {"role": "user", "content": "first " * 20},
@@ -104,6 +104,30 @@ def test_contents_are_trimmed_where_the_template_trims() -> None:
     limits = {"max_model_len": 512, "max_critique_tokens": 1}
     assert "\n\nq<|eot_id|>" in make_tokenizer("llama3").decode(trims.render(" r ", **limits).token_ids)
     assert "user\n  q  <|im_end|>" in make_tokenizer("chatml").decode(keeps.render(" r ", **limits).token_ids)
+
+
+LLAMA2 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("style", "template"), [*((style, None) for style in STYLES), ("mistral", LLAMA2)], ids=[*STYLES, "llama2"]
+)
+def test_contents_without_edges_render_as_the_template_says(style: str, template: str | None) -> None:
+    """Also where the template trims contents and writes spaces of its own beside them."""
+    tokenizer = make_tokenizer(style, template)
+    turns: list[Message] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "why?"},
+    ]
+    rendered = Renderer(tokenizer, INSTRUCTION).open(turns).render("r", max_model_len=512, max_critique_tokens=1)
+    whole = [*turns, {"role": "assistant", "content": "r"}, {"role": "user", "content": INSTRUCTION}]
+    expected = tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(rendered.token_ids) == expected
 
 
 def test_a_template_that_prints_the_date_gets_a_fixed_one() -> None:

@@ -17,12 +17,20 @@ def test_every_field_has_a_sentence_of_help() -> None:
 
 def test_all_conflicts_are_named_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
-        Settings(host="0.0.0.0", engine="fake", tensor_parallel_size=2, critique_tokens=2000, max_critiques=9999)
+        Settings(
+            host="0.0.0.0",
+            engine="fake",
+            tensor_parallel_size=2,
+            prefix_caching=False,
+            critique_tokens=2000,
+            max_critiques=9999,
+        )
     message = str(caught.value)
     for word in (
         "0.0.0.0",
         "CRITICRM_API_KEYS",
-        "tensor_parallel_size 2",
+        "tensor_parallel_size 2 needs engine vllm, not fake",
+        "prefix_caching False needs engine vllm",
         "critique_tokens 2000",
         "max_critiques 9999",
     ):

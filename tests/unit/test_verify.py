@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from criticrm_model import CriticRMError
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_server import verify
+from criticrm_server.engines.base import Job, Output
 from criticrm_server.verify import Verify, agreement, read_conversations
+from references import load_reference
 
 ROW: dict[str, Any] = {"prompt": "Q?", "responses": ["first", "second"]}
 
@@ -65,29 +71,81 @@ def test_a_bad_file_is_named_by_its_row(tmp_path: Path, text: str, words: str) -
         read_conversations(tmp_path / "none.jsonl", 64)
 
 
-@pytest.mark.parametrize(("off_by", "code"), [(0.0, 0), (1e-3, 1)])
-def test_a_difference_fails_the_command(
+class Served:
+    """In vLLM's place: writes what transformers would, but its rewards are off by so much."""
+
+    def __init__(self, checkpoint: Checkpoint, off_by: tuple[float, float]) -> None:
+        self.reference = load_reference(checkpoint)
+        self.off_by = off_by
+        self.max_tokens: list[int] = []
+
+    async def run(self, job: Job) -> Output:
+        self.max_tokens.append(job.max_tokens)
+        [completion], _ = self.reference.critique([job.token_ids], max_tokens=job.max_tokens)
+        direct, score = self.off_by
+        return Output(
+            [replace(completion, direct_score=completion.direct_score + direct, score=completion.score + score)]
+        )
+
+    async def check_health(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def serve_off_by(opened_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
+    def serve(direct: float, score: float) -> Served:
+        engine = Served(opened_checkpoint, (direct, score))
+        monkeypatch.setattr(verify, "configure_logging", lambda *_: None)
+        monkeypatch.setattr(verify, "require_engine", lambda _: None)
+        monkeypatch.setattr(verify, "start_engine", lambda *_: (engine, 256))
+        return engine
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("direct", "score", "code"), [(0.0, 0.0, 0), (1e-3, 5e-4, 1), (-1e-3, 5e-4, 1), (5e-4, -1e-3, 1)]
+)
+def test_the_larger_difference_of_both_positions_counts(
     tiny_checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    serve_off_by: Callable[..., Served],
     capsys: pytest.CaptureFixture[str],
-    off_by: float,
+    direct: float,
+    score: float,
     code: int,
 ) -> None:
-    """The engine `transformers` stands in for vLLM: against itself it agrees."""
-    monkeypatch.setattr(verify, "configure_logging", lambda *_: None)
-    reference = Verify._reference
-    monkeypatch.setattr(
-        Verify,
-        "_reference",
-        lambda *args: [(direct + off_by, score + off_by) for direct, score in reference(*args)],
-    )
-    settings = Verify(
-        model=str(tiny_checkpoint), engine="transformers", limit=4, critique_tokens=4, max_model_len=256, json=True
-    )
-    assert settings.run() == code
+    serve_off_by(direct, score)
+    assert Verify(model=str(tiny_checkpoint), limit=4, critique_tokens=4, json=True).run() == code
     printed = capsys.readouterr().out
     last = json.loads(printed.splitlines()[-1])
     assert (last["n"], last["dtype"]) == (4, "float32")
-    assert last["max_abs_diff"] == pytest.approx(off_by, abs=1e-5)
-    assert last["mean_signed_diff"] == pytest.approx(-off_by, abs=1e-5)
+    larger = max(direct, score, key=abs)
+    assert last["max_abs_diff"] == pytest.approx(abs(larger), abs=1e-5)
+    assert last["mean_signed_diff"] == pytest.approx(larger, abs=1e-5)
+    assert last["direct_score"]["mean_signed_diff"] == pytest.approx(direct, abs=1e-5)
+    assert last["score"]["mean_signed_diff"] == pytest.approx(score, abs=1e-5)
     assert ("FAILED: " in printed) == bool(code)
+
+
+def test_critiques_are_as_long_as_the_service_writes_them(
+    tiny_checkpoint: Path, serve_off_by: Callable[..., Served]
+) -> None:
+    engine = serve_off_by(0.0, 0.0)
+    Verify(model=str(tiny_checkpoint), limit=2, max_critique_tokens=3).run()  # the checkpoint's own limit is 24
+    assert engine.max_tokens == [3, 3]
+
+
+@pytest.mark.parametrize("engine", ["transformers", "fake", "none"])
+def test_transformers_is_not_compared_with_itself(engine: str) -> None:
+    with pytest.raises(ValidationError, match=f"compares vLLM with transformers; with {engine} there is nothing"):
+        Verify(engine=engine)
+
+
+def test_its_variable_has_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSON", "maybe")  # somebody else's
+    assert not Verify().json_line
+    monkeypatch.setenv("CRITICRM_JSON", "true")
+    assert Verify().json_line
+    assert Verify(_cli_parse_args=["--json"]).json_line
+    assert not Verify(_cli_parse_args=["--no-json"]).json_line

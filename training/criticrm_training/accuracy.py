@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _RESAMPLES = 10_000
+_DRAWS_AT_ONCE = 2_000_000  # counts of groups, 8 bytes each, and as many again while they are multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ def pair_accuracy(margins: Sequence[float], groups: Sequence[str], seed: int = 0
     sums = np.bincount(member, weights=correct)
     sizes = np.bincount(member)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)  # [resamples, groups]
-    shares = (drawn @ sums) / (drawn @ sizes)
-    low, high = np.quantile(shares, [0.025, 0.975])
+    equal = np.full(len(names), 1 / len(names))
+    rows = max(1, _DRAWS_AT_ONCE // len(names))
+    shares = []
+    for start in range(0, _RESAMPLES, rows):
+        drawn = rng.multinomial(len(names), equal, size=min(rows, _RESAMPLES - start))  # [rows, groups]
+        shares.append((drawn @ sums) / (drawn @ sizes))
+    low, high = np.quantile(np.concatenate(shares), [0.025, 0.975])
     return Accuracy(float(correct.mean()), float(low), float(high), len(margin))

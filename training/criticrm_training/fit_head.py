@@ -7,18 +7,16 @@ import json
 import logging
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from criticrm_model import Calibration, Moments, RewardCard, TrainingData
 from criticrm_model.checkpoint import add_reward_token, assemble
-from criticrm_model.default import BASE_NAME, load_default_base
 from criticrm_model.head import save_head
-from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
+from .base import load_base
+from .card import reward_card
 from .cli import FitHead
-from .data import DataError, PreferencePair, file_sha256, read_pairs
+from .data import DataError, PreferencePair, read_pairs
 from .features import PairFeatures, extract
 from .head import fit_head
 from .report import accuracy_report, as_table
@@ -40,7 +38,7 @@ def fit(settings: FitHead) -> None:
         raise DataError(f"{settings.data} has {len(set(groups))} questions: too few for --folds {settings.folds}")
     logger.info("%d pairs of %d questions, %d held-out pairs", len(pairs), len(set(groups)), len(heldout))
 
-    model, tokenizer = _load_base(settings.base, getattr(torch, settings.dtype))
+    model, tokenizer = load_base(settings.base, getattr(torch, settings.dtype))
     renderer = Renderer(tokenizer, settings.instruction)
     # Its row is still zero, but it is banned while a critique is written, as it will be when serving.
     reference = ReferenceModel(model, add_reward_token(model, tokenizer), renderer.stop_token_ids)
@@ -87,37 +85,23 @@ def fit(settings: FitHead) -> None:
     logger.info("wrote %s", settings.out)
 
 
-def _load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if name == DEFAULT_NAME:
-        return load_default_base(dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return (
-        AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device),
-        AutoTokenizer.from_pretrained(name),
-    )
-
-
 def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
-    card = RewardCard(
-        critique_instruction=settings.instruction,
+    card = reward_card(
+        reward,
+        train,
+        base=settings.base,
+        instruction=settings.instruction,
         max_critique_tokens=settings.max_critique_tokens,
-        base_model=BASE_NAME if settings.base == DEFAULT_NAME else settings.base,
-        training_data=(
-            TrainingData(name=settings.data.name, pairs=len(train.direct), sha256=file_sha256(settings.data)),
-        ),
-        calibration=Calibration(
-            reference_set=f"both responses of the pairs of {settings.data.name} that got critiques",
-            n=2 * len(train.critiqued),
-            direct_score=_moments(train.direct[: len(train.critiqued)] @ reward),
-            score=_moments(train.critiqued @ reward),
-        ),
+        data=settings.data,
+        pairs=len(train.direct),
+        reference_set=f"both responses of the pairs of {settings.data.name} that got critiques",
     )
     if settings.head_only:
         save_head(reward, card, settings.out)
     else:
         # Folded in float32: the body's precision while fitting is no part of the checkpoint.
-        model, tokenizer = _load_base(settings.base, torch.float32)
+        model, tokenizer = load_base(settings.base, torch.float32)
         assemble(model, tokenizer, reward, card, settings.out)
 
 
@@ -130,7 +114,3 @@ def _margins(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
     """Chosen minus rejected, `[n]`."""
     rewards = states @ reward  # [n, 2]
     return rewards[:, 0] - rewards[:, 1]
-
-
-def _moments(scores: torch.Tensor) -> Moments:
-    return Moments(mean=scores.mean().item(), std=scores.std().item())

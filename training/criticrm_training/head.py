@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+
+from .objective import bradley_terry_loss
 
 # Ridge strengths on standardised features, strong to weak; the path is left once unseen pairs stop improving.
 _PENALTIES = tuple(10 ** (k / 4) for k in range(4, -13, -1))
@@ -39,15 +40,6 @@ class FittedHead:
     penalty: float
     path: list[Step]
     unseen: list[torch.Tensor]
-
-
-def bradley_terry_loss(margins: torch.Tensor) -> torch.Tensor:
-    """`-log sigmoid(r(x, y+) - r(x, y-))`, averaged: the reward loss of Critic-RM (arXiv 2411.16646).
-
-    Args:
-        margins: reward of the chosen response minus that of the rejected one, `[n]`.
-    """
-    return -F.logsigmoid(margins).mean()
 
 
 def fit_head(positions: Sequence[torch.Tensor], groups: Sequence[str], folds: int) -> FittedHead:

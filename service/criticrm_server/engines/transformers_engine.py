@@ -26,6 +26,7 @@ class TransformersEngine:
                 checkpoint.manifest.reward_token_id,
                 checkpoint.renderer.stop_token_ids,
                 dtype=settings.dtype,
+                trust_remote_code=settings.trust_remote_code,
             )
         )
 

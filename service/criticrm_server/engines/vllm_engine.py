@@ -13,7 +13,7 @@ import uuid
 from multiprocessing import resource_tracker
 from typing import Any
 
-from criticrm_model import Completion, finite_reward
+from criticrm_model import CheckpointError, Completion, finite_reward
 from criticrm_model.checkpoint import Checkpoint
 
 from ..errors import EngineDead, EngineFailed
@@ -34,7 +34,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 logger = logging.getLogger(__name__)
 
 _CPU_MAX_MODEL_LEN = 4096
-_BAN = -100.0  # vLLM clamps a bias to this; the smallest logit of a written token is far above it
+_BAN = -1e4  # below any logit, and within every dtype
 
 
 class VLLMEngine:
@@ -102,7 +102,7 @@ class VLLMEngine:
         if completion.finish_reason not in ("stop", "length") or not token_ids:
             raise EngineFailed(f"the engine ended a critique with {completion.finish_reason!r}")
         if self._reward_token_id in token_ids:
-            raise EngineFailed("the reward token was written although it is banned: its reward row is far too large")
+            raise CheckpointError("the reward token was written although it is banned: its reward row is far too large")
         # Two entries a step: the sampled token's, then the reward token's.
         flat = completion.logprobs
         rewards = flat.logprobs[1::2]
@@ -152,7 +152,7 @@ def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, An
 def max_model_len_for(checkpoint: Checkpoint, settings: Settings) -> int:
     """The longest prompt with its critique, in tokens."""
     if settings.max_model_len:
-        return min(settings.max_model_len, checkpoint.max_model_len)
+        return settings.max_model_len
     return min(checkpoint.max_model_len, _CPU_MAX_MODEL_LEN) if current_platform.is_cpu() else checkpoint.max_model_len
 
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from criticrm_model import CriticRMError
 
 from ..admission import Permit
-from ..errors import DeadlineExceeded, answer_for
+from ..errors import answer_for
 from ..http import GuardedRoute, while_connected
 from ..schemas import ErrorBody, ErrorInfo, Result, ScoreRequest, ScoreResponse, StreamEnd
 from ..scorer import Plan, total_usage
@@ -58,27 +58,36 @@ async def score(
     none can be scored, the request fails.
     """
     service: Service = request.app.state.service
-    deadline = asyncio.get_running_loop().time() + service.settings.deadline_s
+    deadline: float = request.scope["deadline"]
 
-    async def admitted() -> tuple[Plan, Permit]:
-        plan = await service.scorer.plan(body, request.scope["request_id"])
+    async def admitted() -> Permit:
+        # Before anything is rendered: what is refused costs nothing, what waits holds no token ids.
+        sequences = service.scorer.sequences(body)
         began = time.perf_counter()
-        permit = await service.admission.admit(plan.sequences)
+        permit = await service.admission.admit(sequences)
         service.metrics.admission_seconds.observe(time.perf_counter() - began)
-        return plan, permit
+        return permit
 
     async def whole() -> Response:
-        async with _deadline(deadline, service.settings.deadline_s):
-            plan, permit = await admitted()
-            with permit:
+        async with service.deadlines.until(deadline):
+            with await admitted():
+                plan = await service.scorer.plan(body, request.scope["request_id"])
                 results = await service.scorer.score(plan)
         envelope = _envelope(service, plan, results)
         return Response(ScoreResponse(**envelope, results=results).model_dump_json(), media_type="application/json")
 
+    async def planned() -> tuple[Plan, Permit]:
+        async with service.deadlines.until(deadline):
+            permit = await admitted()
+            try:
+                return await service.scorer.plan(body, request.scope["request_id"]), permit
+            except BaseException:
+                permit.release()
+                raise
+
     if NDJSON not in request.headers.get("accept", ""):
         return await while_connected(request, whole())
-    async with _deadline(deadline, service.settings.deadline_s):
-        plan, permit = await while_connected(request, admitted())
+    plan, permit = await while_connected(request, planned())
     return _PermittedStream(_lines(service, plan, deadline), permit, deadline)
 
 
@@ -106,7 +115,7 @@ async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator
         async with aclosing(service.scorer.stream(plan)) as stream:
             while True:
                 # Around each step and not the loop: a timeout must not be open while this generator is suspended.
-                async with _deadline(deadline, service.settings.deadline_s):
+                async with service.deadlines.until(deadline):
                     scored = await anext(stream, None)
                 if scored is None:
                     break
@@ -118,6 +127,8 @@ async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator
             code=answer_for(error).code, message=str(error), request_id=plan.request_id, details=error.details
         )
         service.metrics.errors.labels(failed.code).inc()
+    if failed is None and all(result.status == "error" for result in results):
+        failed = results[0].error  # as the whole request would have
     end = StreamEnd(**_envelope(service, plan, results), count=len(results), error=failed)
     yield end.model_dump_json() + "\n"
 
@@ -129,20 +140,3 @@ def _envelope(service: Service, plan: Plan, results: list[Result]) -> dict[str, 
         "model_version": service.checkpoint.manifest.version,
         "usage": total_usage(results),
     }
-
-
-class _deadline:
-    """`asyncio.timeout_at` that raises our own exception."""
-
-    def __init__(self, when: float, seconds: float) -> None:
-        self._timeout = asyncio.timeout_at(when)
-        self._seconds = seconds
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as late:
-            raise DeadlineExceeded(f"not done within the server's deadline of {self._seconds:g} s") from late

@@ -1,0 +1,197 @@
+"""The joint objective: its values by hand, whose gradients go where, and that batching does not matter."""
+
+from __future__ import annotations
+
+import doctest
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments
+
+from criticrm_training import batches
+from criticrm_training.batches import Example, PairCollator, Side
+from criticrm_training.joint import JointModel
+from criticrm_training.objective import Objective, bradley_terry_loss
+from criticrm_training.trainer import JointTrainer
+from tiny import make_model
+
+VOCABULARY = 300
+
+
+def make_example(seed: int) -> Example:
+    """Four sequences of random lengths; separable: chosen prompts end in token 7, rejected ones in 9."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def side(last: int) -> Side:
+        prompt, critique = torch.randint(3, 12, (2,), generator=generator).tolist()
+        ids = torch.randint(20, VOCABULARY, (prompt + critique,), generator=generator).tolist()
+        return Side(prompt_ids=[*ids[:prompt], last], critique_ids=ids[prompt:])
+
+    return Example(chosen=side(7), rejected=side(9))
+
+
+EXAMPLES = [make_example(seed) for seed in range(64)]
+
+
+def make_joint(lora: bool = False) -> JointModel:
+    torch.manual_seed(0)
+    lm = make_model(VOCABULARY)
+    return JointModel(get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear")) if lora else lm)
+
+
+def test_the_collator_does_what_its_example_says() -> None:
+    assert doctest.testmod(batches).failed == 0
+
+
+def test_losses_by_hand() -> None:
+    """One pair, written out: the reward at its positions, the cross entropy of the critique's tokens."""
+    model = make_joint()
+    model.reward.data.normal_(generator=torch.Generator().manual_seed(1))
+    example = EXAMPLES[0]
+    output = model(**PairCollator(pad_id=0)([example]))
+    expected_loss = 0.0
+    for row, side in enumerate((example["chosen"], example["rejected"])):
+        prompt, critique = side["prompt_ids"], side["critique_ids"]
+        found = model.lm(torch.tensor([prompt + critique]), output_hidden_states=True)
+        hidden = found.hidden_states[-1][0].float()
+        assert output.direct_scores[row].item() == pytest.approx(
+            (hidden[len(prompt) - 1] @ model.reward).item(), abs=1e-4
+        )
+        last = len(prompt) + len(critique) - 2
+        assert output.scores[row].item() == pytest.approx((hidden[last] @ model.reward).item(), abs=1e-4)
+        logs = found.logits[0].log_softmax(-1)
+        expected_loss -= sum(logs[len(prompt) - 1 + i, token].item() for i, token in enumerate(critique))
+    assert output.critique_loss.item() == pytest.approx(expected_loss, rel=1e-5)
+
+
+def test_bradley_terry_by_hand() -> None:
+    margins = torch.tensor([1.0, -2.0])
+    losses = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(2))]
+    assert bradley_terry_loss(margins).item() == pytest.approx(sum(losses) / 2)
+    assert bradley_terry_loss(margins, "sum").item() == pytest.approx(sum(losses))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "critique", "reward"),
+    [(0.0, 1.0, 0.0), (1.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.5, 0.55, 0.45), (3.0, 0.1, 0.9), (3.2, 0.1, 0.9)],
+)
+def test_the_papers_schedule_at_its_corners(epoch: float, critique: float, reward: float) -> None:
+    assert Objective(beta=0.9).weights(epoch, 3) == pytest.approx((critique, reward))
+
+
+def test_the_papers_schedule_over_a_single_epoch() -> None:
+    assert Objective(beta=0.9).weights(0, 1) == (1, 0)
+    assert Objective(beta=0.9).weights(1, 1) == pytest.approx((0.1, 0.9))
+
+
+def test_the_other_schedules_are_constant() -> None:
+    for epoch in (0.0, 1.7, 3.0):
+        assert Objective(schedule="constant", weight=0.25).weights(epoch, 3) == (0.25, 0.75)
+        assert Objective(schedule="additive", weight=1.25).weights(epoch, 3) == (1.25, 1.0)
+
+
+def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None:
+    """The gradient at a hidden state is nothing but where the next token is one of a critique."""
+    model = make_joint()
+    batch = PairCollator(pad_id=0)(EXAMPLES[:3])
+    kept: list[torch.Tensor] = []
+
+    def keep(_: object, __: object, output: torch.Tensor) -> None:
+        output.retain_grad()
+        kept.append(output)
+
+    hook = model.lm.get_decoder().norm.register_forward_hook(keep)
+    model(**batch).critique_loss.backward()
+    hook.remove()
+    gradient = kept[0].grad
+    assert gradient is not None
+    touched = gradient.abs().sum(-1) > 0  # [rows, seq]
+    predicts = torch.zeros_like(touched)
+    predicts[:, :-1] = batch["labels"][:, 1:] != -100
+    assert torch.equal(touched, predicts)
+
+
+def test_padding_changes_nothing() -> None:
+    model = make_joint()
+    model.reward.data.normal_(generator=torch.Generator().manual_seed(1))
+    collate = PairCollator(pad_id=0)
+    alone = [model(**collate([example])) for example in EXAMPLES[:6]]
+    together = model(**collate(EXAMPLES[:6]))
+    for name in ("scores", "direct_scores"):
+        difference = getattr(together, name) - torch.cat([getattr(one, name) for one in alone])
+        assert difference.abs().max() < 1e-4
+        assert abs(difference.mean().item()) < 1e-5
+    loss = sum(one.critique_loss.item() for one in alone)
+    assert together.critique_loss.item() == pytest.approx(loss, rel=1e-5)
+
+
+def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **arguments: object) -> JointTrainer:
+    model = make_joint(lora)
+    settings = {
+        "output_dir": str(out),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "report_to": [],
+        "logging_steps": 1,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "optim": "sgd",
+        **arguments,
+    }
+    trainer = JointTrainer(
+        model,
+        TrainingArguments(**settings),
+        objective=objective or Objective(schedule="additive", weight=0.5),
+        data_collator=PairCollator(pad_id=0),
+        train_dataset=EXAMPLES,
+        eval_dataset=EXAMPLES[:16],
+    )
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: JointTrainer) -> torch.Tensor:
+    assert trainer.model is not None
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_accumulation_does_not_matter(tmp_path: Path) -> None:
+    """8 x 1, 1 x 8 and 4 x 2 give the same trajectory, though batches hold different numbers of critique tokens."""
+    at_once = fit(tmp_path)
+    for size, steps in ((1, 8), (4, 2)):
+        other = fit(tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps)
+        difference = weights(other) - weights(at_once)
+        moved = (weights(at_once) - torch.cat([p.detach().flatten() for p in make_joint().parameters()])).abs().max()
+        assert difference.abs().max() < 1e-3 * moved
+        assert abs(difference.mean().item()) < 1e-6 * moved
+        for key in ("critique_loss", "reward_loss", "accuracy"):
+            ours, theirs = ([log[key] for log in t.state.log_history if key in log] for t in (at_once, other))
+            assert theirs == pytest.approx(ours, rel=1e-3)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, num_train_epochs=6, optim="adamw_torch", learning_rate=3e-3)
+    metrics = trainer.evaluate()
+    assert metrics["eval_accuracy"] >= 0.95
+    assert metrics["eval_direct_accuracy"] >= 0.95
+    history = [log["critique_loss"] for log in trainer.state.log_history if "critique_loss" in log]
+    assert history[-1] < history[0]
+
+
+def test_only_what_is_trained_is_saved_and_comes_back(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, lora=True, save_strategy="epoch")
+    (saved,) = tmp_path.glob("checkpoint-*")
+    assert (saved / "model.safetensors").stat().st_size < 200_000
+    fresh = make_joint(lora=True)
+    trainer._load_from_checkpoint(str(saved), fresh)
+    assert trainer.model is not None
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name

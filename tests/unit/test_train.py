@@ -1,0 +1,196 @@
+"""`criticrm train`, from a file of pairs and critiques to a checkpoint, on a tiny base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.head import load_head
+from criticrm_model.reference import ReferenceModel
+from criticrm_training import train as train_module
+from criticrm_training.batches import PairCollator
+from criticrm_training.config import ConfigError, TrainConfig
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
+from criticrm_training.joint import JointModel
+from criticrm_training.parts import write_in_parts
+from criticrm_training.train import train
+from tiny import INSTRUCTION, make_model, make_tokenizer
+
+TOPICS = ["sky", "sea", "light", "water"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = make_tokenizer()
+    make_model(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Separable: a chosen response says "right", a rejected one "wrong"; so do the critiques."""
+    folder = tmp_path_factory.mktemp("data")
+    ids = [f"{topic}-{i}" for i in range(12) for topic in TOPICS]
+    rows = [{"id": id, "prompt": f"Why {id}?", "chosen": "right " + id, "rejected": "wrong " + id} for id in ids]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    critiques = [
+        Critique(id, side, 0, f"The reply is {'good' if side == 'chosen' else 'bad'}.", 5, "stop", 7).row()
+        for id in ids
+        for side in SIDES
+    ]
+    write_in_parts(folder / "critiques", {}, [[0]], lambda _: critiques, SCHEMA, "made")
+    return folder
+
+
+def write_config(path: Path, base: Path, data: Path, **changes: Any) -> TrainConfig:
+    trainer = {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 3e-3,
+        "eval_steps": 5,
+        "save_steps": 5,
+        "logging_steps": 5,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    fields = {
+        "base": str(base),
+        "data": str(data / "pairs.jsonl"),
+        "critiques": str(data / "critiques"),
+        "validation_critiques": str(data / "critiques"),
+        "validation_share": 0.25,
+        "instruction": INSTRUCTION,
+        "max_critique_tokens": 12,
+        "max_model_len": 256,
+        "calibration_pairs": 6,
+        "objective": {"schedule": "constant", "weight": 0.3},
+        "trainer": trainer | changes.pop("trainer", {}),
+    }
+    path.write_text(yaml.safe_dump(fields | changes))
+    return TrainConfig.read(path)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 8, "target_modules": "all-linear"}], ids=["full", "lora"])
+def test_the_reward_that_was_trained_is_the_reward_that_is_served(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: dict[str, Any] | None
+) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data, lora=lora)
+    trained: list[Any] = []
+    export = train_module.export
+
+    def keep(model: JointModel, *arguments: Any) -> None:
+        batch = PairCollator(pad_id=0)(examples)
+        with torch.no_grad():
+            trained.append(model.eval()(**batch))
+        export(model, *arguments)
+
+    examples: list[Any] = []
+    make = train_module.make_examples
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        examples[:] = make(*arguments, **options)
+        return list(examples)
+
+    monkeypatch.setattr(train_module, "export", keep)
+    monkeypatch.setattr(train_module, "make_examples", remember)
+    train(config, tmp_path / "out")
+
+    opened = Checkpoint.open(tmp_path / "out")
+    assert opened.manifest.critique_instruction == INSTRUCTION
+    assert opened.manifest.calibration is not None
+    assert opened.manifest.calibration.n == 12
+    served = ReferenceModel.load(
+        opened.folder, opened.manifest.reward_token_id, opened.renderer.stop_token_ids, dtype="float32"
+    )
+    (output,) = trained
+    sides = [side for example in examples for side in example.values()]
+    for row, side in enumerate(sides):
+        direct, score = served.score(side["prompt_ids"], side["critique_ids"])
+        assert direct == pytest.approx(output.direct_scores[row].item(), abs=1e-4)
+        assert score == pytest.approx(output.scores[row].item(), abs=1e-4)
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert max(log["eval_accuracy"] for log in history if "eval_accuracy" in log) >= 0.95
+
+
+def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: Path) -> None:
+    """Base, adapter and reward vector are the checkpoint again: what a repository can hold of a model."""
+    config = write_config(tmp_path / "c.yaml", base, data, lora={"r": 4}, trainer={"num_train_epochs": 1})
+    train(config, tmp_path / "out")
+    reward, card = load_head(tmp_path / "out" / "adapter")
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out" / "adapter"))
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(20, 40)[None]
+    there = whole(ids, output_hidden_states=True).hidden_states[-1]
+    assert torch.allclose(merged(ids, output_hidden_states=True).hidden_states[-1], there, atol=1e-5)
+    row = whole.get_output_embeddings().weight[Checkpoint.open(tmp_path / "out").manifest.reward_token_id]
+    assert torch.equal(row, reward)
+    assert card.critique_instruction == INSTRUCTION
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data)
+    train(config, tmp_path / "whole")
+    step = train_module.JointTrainer.training_step
+    steps = 0
+
+    def killed(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 13:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(train_module.JointTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "resumed")
+    # A checkpoint that was being written at the kill.
+    (tmp_path / "resumed" / "trainer" / "checkpoint-11").mkdir()
+    train(config, tmp_path / "resumed")
+    whole, resumed = (Checkpoint.open(tmp_path / name).manifest for name in ("whole", "resumed"))
+    assert resumed.reward_row_sha256 == whole.reward_row_sha256
+    assert resumed.calibration == whole.calibration
+
+
+def test_the_scalar_baseline_sees_the_same_examples_without_critiques(base: Path, data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data)
+    train(config, tmp_path / "scalar", scalar=True)
+    train(config, tmp_path / "critic")
+    scalar, critic = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("scalar", "critic"))
+    assert scalar[-1]["step"] == critic[-1]["step"]
+    assert all(log["critique_loss"] == 0 for log in scalar if "critique_loss" in log)
+    best = max(log["eval_direct_accuracy"] for log in scalar if "eval_direct_accuracy" in log)
+    assert best >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lora": {"rr": 4}}, "lora: .*rr"),
+        ({"trainer": {"learning_speed": 1}}, "trainer: .*learning_speed"),
+        ({"critiques": None}, "critiques: a Critic-RM learns from some"),
+    ],
+)
+def test_a_wrong_run_is_refused(base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
+
+
+def test_every_fault_of_a_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("bsae: x\nvalidation_share: 2\nobjective: {schedule: papre}\n")
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.read(tmp_path / "c.yaml")
+    for word in ("bsae", "validation_share", "objective.schedule", "data: Field required"):
+        assert word in str(caught.value)

@@ -1,0 +1,63 @@
+"""A training run in a YAML file, every fault of it named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from criticrm_model import CriticRMError
+from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
+
+from .objective import Objective
+
+
+class ConfigError(CriticRMError):
+    """A training configuration is wrong; the message names every field that is."""
+
+
+class TrainConfig(BaseModel):
+    """What `criticrm train` does.
+
+    Attributes:
+        trainer: for transformers' `TrainingArguments`, as they are: learning rate, batch, precision, FSDP, DeepSpeed.
+        lora: for peft's `LoraConfig`, as they are; None trains every weight.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM.")
+    data: Path = Field(description="Preference pairs.")
+    critiques: Path | None = Field(None, description="A finished `critiques refine` (or filter, or sample).")
+    validation_critiques: Path | None = Field(
+        None,
+        description="A finished `critiques sample`, for the validation pairs: not filtered, or the labels leak. "
+        "Without it the best checkpoint is chosen by the score before the critique.",
+    )
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Of the questions.")
+    instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
+    max_critique_tokens: PositiveInt = 64
+    max_model_len: PositiveInt = 2048
+    dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
+    objective: Objective = Objective()
+    lora: dict[str, Any] | None = None
+    head_learning_rate: float | None = Field(None, gt=0, description="Of the reward head, if not the trainer's own.")
+    calibration_pairs: PositiveInt = Field(100, description="Validation pairs critiqued for the manifest's moments.")
+    trainer: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Raises ConfigError."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} can't be read: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} is no mapping of settings")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+            raise ConfigError("\n  ".join([f"{path} is wrong:", *faults])) from error

@@ -1,0 +1,221 @@
+"""Who writes critiques: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import httpx
+
+from criticrm_model import CriticRMError
+from criticrm_model.default import resolve
+from criticrm_model.manifest import REWARD_TOKEN
+from criticrm_model.prompt import Message, Renderer
+from criticrm_model.reward import Dtype
+
+
+class CriticError(CriticRMError):
+    """The model that should write can't be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One response to be critiqued `n` times; a `seed` of its own makes it independent of its neighbours."""
+
+    prompt: tuple[Message, ...]
+    response: str
+    instruction: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the model wrote. `tokens` counts its end."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`temperature` 0 is greedy; `max_tokens` of each draft, its end included."""
+
+    n: int
+    temperature: float
+    max_tokens: int
+
+
+class Critic(Protocol):
+    """Writes critiques."""
+
+    name: str
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        """`n` drafts for each task, in order. Raises CriticError."""
+        ...
+
+
+class VLLMCritic:
+    """vLLM in this process: token ids of our own renderer in, as training and serving see them.
+
+    Args:
+        model: `default`, a folder or a hub name: any instruction-tuned causal LM, or a Critic-RM.
+        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does on
+            `on_overflow=truncate`.
+
+    Raises:
+        CriticError: vLLM is not installed.
+        UnsupportedModel: the tokenizer can't be rendered for.
+    """
+
+    def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto", **engine_arguments: Any) -> None:
+        if find_spec("vllm") is None:
+            raise CriticError("vLLM is not installed: install the extra 'serve' or 'serve-cpu', or give an --endpoint")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from transformers import AutoTokenizer
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        folder = resolve(model)
+        if current_platform.is_cpu():
+            # As the service sets them, for the same reasons (criticrm_server.engines.vllm_engine).
+            engine_arguments = {
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(2 * max_model_len, 4096),
+                "kv_cache_memory_bytes": 2 * 2**30,
+            } | engine_arguments
+        self.name = model
+        self._max_model_len = max_model_len
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._renderers: dict[str, Renderer] = {}
+        # A Critic-RM's reward token is no word.
+        reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
+        self._bias = None if reward_token_id is None else {reward_token_id: -100.0}
+        self._llm = LLM(
+            str(folder), dtype=dtype, max_model_len=max_model_len, generation_config="vllm", **engine_arguments
+        )
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        renderers = [self._renderer(task.instruction) for task in tasks]
+        prompts = [
+            renderer.open(task.prompt).render(
+                task.response,
+                max_model_len=self._max_model_len,
+                max_critique_tokens=sampling.max_tokens,
+                truncate=True,
+            )
+            for renderer, task in zip(renderers, tasks, strict=True)
+        ]
+        params = [
+            SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=task.seed if sampling.temperature else None,
+                stop_token_ids=list(renderer.stop_token_ids),
+                logit_bias=self._bias,
+                detokenize=False,
+            )
+            for renderer, task in zip(renderers, tasks, strict=True)
+        ]
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=p.token_ids) for p in prompts], params, use_tqdm=False
+        )
+        return [
+            [
+                Draft(renderer.decode(c.token_ids), str(c.finish_reason), len(c.token_ids))
+                for c in sorted(output.outputs, key=lambda c: c.index)
+            ]
+            for renderer, output in zip(renderers, outputs, strict=True)
+        ]
+
+    def _renderer(self, instruction: str) -> Renderer:
+        if instruction not in self._renderers:
+            self._renderers[instruction] = Renderer(self._tokenizer, instruction)
+        return self._renderers[instruction]
+
+
+class EndpointCritic:
+    """An OpenAI-style `/v1/chat/completions`, asked with bounded concurrency; refusals and cuts are tried again.
+
+    Args:
+        url: up to and including `/v1`.
+        model: as the endpoint names it.
+        key: sent as a bearer token.
+    """
+
+    ATTEMPTS = 6
+    _LONGEST_WAIT_S = 30.0
+
+    def __init__(
+        self, url: str, model: str, *, key: str | None = None, concurrency: int = 32, timeout_s: float = 300
+    ) -> None:
+        self.name = model
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        return asyncio.run(self._write(tasks, sampling))
+
+    async def _write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        slots = asyncio.Semaphore(self._concurrency)
+        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s) as client:
+
+            async def one(task: Task) -> list[Draft]:
+                async with slots:
+                    return await self._ask(client, task, sampling)
+
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(one(task)) for task in tasks]
+        return [task.result() for task in asked]
+
+    async def _ask(self, client: httpx.AsyncClient, task: Task, sampling: Sampling) -> list[Draft]:
+        body: dict[str, Any] = {
+            "model": self.name,
+            "messages": [
+                *task.prompt,
+                {"role": "assistant", "content": task.response},
+                {"role": "user", "content": task.instruction},
+            ],
+            "n": sampling.n,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": task.seed,
+        }
+        reason = ""
+        for attempt in range(self.ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(min(2**attempt, self._LONGEST_WAIT_S) * random.uniform(0.5, 1))
+            try:
+                answer = await client.post(self._url, json=body)
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code == 429 or answer.status_code >= 500:
+                reason = f"{answer.status_code}: {answer.text[:200]}"
+                continue
+            if answer.status_code != 200:
+                raise CriticError(f"{self._url} answered {answer.status_code}: {answer.text[:500]}")
+            return _drafts(answer.json(), sampling.n, self._url)
+        raise CriticError(f"{self._url} failed {self.ATTEMPTS} times, last with {reason}")
+
+
+def _drafts(answer: Any, n: int, url: str) -> list[Draft]:
+    choices = answer.get("choices", [])
+    if len(choices) != n:
+        raise CriticError(f"{url} gave {len(choices)} choices where {n} were asked for")
+    # How many tokens each choice took is not told; the share of all is.
+    tokens = int(answer.get("usage", {}).get("completion_tokens", 0)) // n
+    return [Draft((c["message"]["content"] or "").strip(), str(c["finish_reason"]), tokens) for c in choices]

@@ -1,0 +1,63 @@
+"""`criticrm critiques filter`: what agrees with the labels is kept (arXiv 2411.16646, consistency-guided filtering)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+from .records import SIDES, Critique, SideName, by_response
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """`kept` critiques, and how many `pairs` and `critiques` were kept or dropped, by reason."""
+
+    kept: list[Critique]
+    pairs: Counter[str] = field(default_factory=Counter)
+    critiques: Counter[str] = field(default_factory=Counter)
+
+
+def filter_critiques(critiques: Sequence[Critique], *, least_words: int = 0) -> Filtered:
+    """Keep a pair if the mean score of its chosen response is above that of the rejected one; then, of the chosen
+    response, the critiques that score it above the mean of the rejected one, and the other way round.
+
+    The inequality between pairs is the paper's idea; the one between critiques is this project's.
+
+    Args:
+        least_words: critiques with fewer are dropped: a score alone teaches nothing to write.
+    """
+    scored = [c for c in critiques if c.score is not None]
+    result = Filtered([])
+    result.critiques["no score that can be read"] = len(critiques) - len(scored)
+    groups = by_response(scored)
+    for pair_id in dict.fromkeys(c.pair_id for c in critiques):
+        sides = {side: groups.get((pair_id, side), []) for side in SIDES}
+        everything = [c for side in sides.values() for c in side]
+        if not all(sides.values()):
+            result.pairs["a response without a score"] += 1
+            result.critiques["of a pair that was dropped"] += len(everything)
+            continue
+        means = {side: mean(float(c.score or 0) for c in group) for side, group in sides.items()}
+        if means["chosen"] <= means["rejected"]:
+            result.pairs["contradicts the label" if means["chosen"] < means["rejected"] else "a tie"] += 1
+            result.critiques["of a pair that was dropped"] += len(everything)
+            continue
+        agreeing = [c for c in everything if _agrees(c, means)]
+        result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
+        kept = [c for c in agreeing if len(c.text.split()) >= least_words]
+        result.critiques["too short"] += len(agreeing) - len(kept)
+        if {c.side for c in kept} != {"chosen", "rejected"}:
+            result.pairs["only short critiques of a response"] += 1
+            result.critiques["of a pair that was dropped"] += len(kept)
+            continue
+        result.pairs["kept"] += 1
+        result.critiques["kept"] += len(kept)
+        result.kept.extend(kept)
+    return result
+
+
+def _agrees(critique: Critique, means: dict[SideName, float]) -> bool:
+    score = float(critique.score or 0)
+    return score > means["rejected"] if critique.side == "chosen" else score < means["chosen"]

@@ -1,0 +1,126 @@
+"""`criticrm critiques refine`: one merged critique a response (Summ), or the best ones (Rank); arXiv 2411.16646."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data import PreferencePair
+from ..parts import in_chunks, write_in_parts
+from .critics import Critic, Sampling, Task
+from .records import SCHEMA, SIDES, Critique, SideName, by_response, split_score
+from .sample import task_seed
+
+Method = Literal["summ", "rank"]
+
+SUMM = (
+    "Several reviews of the assistant's last reply follow. Merge them into one review that keeps what they agree on "
+    "and every fault that is real, in no more than three sentences. Write the review only.\n\n"
+)
+RANK = (
+    "A review of the assistant's last reply follows. How good is the review: is it right, specific and useful? "
+    "Answer with a line that reads 'Score: ' and an integer from 1 (useless) to 10 (excellent).\n\nReview: "
+)
+_PAIRS_PER_PART = 64
+
+
+def refine(
+    pairs: Sequence[PreferencePair],
+    critiques: Sequence[Critique],
+    critic: Critic,
+    *,
+    method: Method,
+    top_k: int,
+    max_tokens: int,
+    out: Path,
+    run: dict[str, Any],
+) -> None:
+    """Write the refined critiques of the pairs that have any to `out`, in parts.
+
+    A response that has no more critiques than are wanted keeps them as they are: there is nothing to choose or merge.
+
+    Args:
+        top_k: critiques a response that `rank` keeps.
+        max_tokens: of a merged critique.
+        run: what identifies this run besides the arguments given here.
+    """
+    groups = by_response(critiques)
+    members = [pair for pair in pairs if all(groups.get((pair.id, side)) for side in SIDES)]
+
+    def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
+        refined = _summ if method == "summ" else _rank
+        return [c.row() for c in refined(chunk, groups, critic, top_k, max_tokens)]
+
+    described = run | {"model": critic.name, "method": method, "top_k": top_k, "max_tokens": max_tokens}
+    write_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
+
+
+Groups = dict[tuple[str, SideName], list[Critique]]
+
+
+def _summ(
+    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, _top_k: int, max_tokens: int
+) -> list[Critique]:
+    several = [(pair, side) for pair in chunk for side in SIDES if len(groups[pair.id, side]) > 1]
+    tasks = [
+        Task(
+            pair.prompt,
+            getattr(pair, side),
+            SUMM + "\n".join(f"{i}. {c.text}" for i, c in enumerate(groups[pair.id, side], start=1)),
+            task_seed("summ", pair.id, side),
+        )
+        for pair, side in several
+    ]
+    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=max_tokens))
+    merged = {
+        (pair.id, side): Critique(pair.id, side, 0, split_score(draft.text)[0], None, draft.finish_reason, draft.tokens)
+        for (pair, side), (draft,) in zip(several, drafts, strict=True)
+    }
+    return [merged.get((pair.id, side), groups[pair.id, side][0]) for pair in chunk for side in SIDES]
+
+
+def _rank(
+    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, top_k: int, _max_tokens: int
+) -> list[Critique]:
+    contested = [
+        (pair, critique)
+        for pair in chunk
+        for side in SIDES
+        if len(groups[pair.id, side]) > top_k
+        for critique in groups[pair.id, side]
+    ]
+    tasks = [
+        Task(pair.prompt, getattr(pair, c.side), RANK + c.text, task_seed("rank", pair.id, c.side, c.sample))
+        for pair, c in contested
+    ]
+    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16))
+    ratings = {
+        (c.pair_id, c.side, c.sample): split_score(draft.text)[1]
+        for (_, c), (draft,) in zip(contested, drafts, strict=True)
+    }
+    kept: list[Critique] = []
+    for pair in chunk:
+        sides = []
+        for side in SIDES:
+            group = groups[pair.id, side]
+            if len(group) > top_k:
+                rated = [(rating, c) for c in group if (rating := ratings[c.pair_id, c.side, c.sample]) is not None]
+                group = [c for _, c in sorted(rated, key=lambda pair: -pair[0])[:top_k]]
+            sides.append(group)
+        if all(sides):  # else no rating of a response could be read: the pair is left out, and counted in the summary
+            kept += [c for group in sides for c in group]
+    return kept
+
+
+def summary(before: Sequence[Critique], after: Sequence[Critique]) -> list[tuple[str, str]]:
+    """Rows of a table."""
+    pairs = Counter(name for group in (before, after) for name in {c.pair_id for c in group})
+    dropped = sum(1 for count in pairs.values() if count == 1)
+    ended = sum(c.finish_reason == "stop" for c in after)
+    return [
+        ("pairs", f"{len(pairs) - dropped} ({dropped} dropped: no rating that can be read)"),
+        ("critiques", f"{len(after)} of {len(before)}"),
+        ("ended by themselves", f"{ended} ({ended / max(1, len(after)):.1%})"),
+    ]

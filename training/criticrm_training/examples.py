@@ -1,0 +1,55 @@
+"""Pairs and their critiques, rendered to what the trainer eats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from criticrm_model.prompt import Renderer
+
+from .batches import Example, Side
+from .critiques.records import Critique, SideName
+from .data import PreferencePair
+
+
+def make_examples(
+    pairs: Sequence[PreferencePair],
+    critiques: Mapping[tuple[str, SideName], Sequence[Critique]] | None,
+    renderer: Renderer,
+    *,
+    max_model_len: int,
+    max_critique_tokens: int,
+) -> list[Example]:
+    """One example for each couple of critiques of a pair: its first of the chosen response with its first of the
+    rejected one, and so on; the longer list goes round the shorter one. Pairs without critiques are left out.
+
+    Args:
+        critiques: by pair and side; None for the scalar baseline, which reads the reward before any critique.
+        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does.
+        max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
+    """
+    examples: list[Example] = []
+    for pair in pairs:
+        opened = renderer.open(pair.prompt)
+        prompts = [
+            opened.render(
+                response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
+            ).token_ids
+            for response in (pair.chosen, pair.rejected)
+        ]
+        if critiques is None:
+            chosen, rejected = (Side(prompt_ids=ids, critique_ids=[]) for ids in prompts)
+            examples.append(Example(chosen=chosen, rejected=rejected))
+            continue
+        texts = [[c.text for c in critiques.get((pair.id, side), ())] for side in ("chosen", "rejected")]
+        if not all(texts):
+            continue
+        for i in range(max(map(len, texts))):
+            chosen, rejected = (
+                Side(
+                    prompt_ids=ids,
+                    critique_ids=renderer.tokenize_critique(group[i % len(group)])[:max_critique_tokens],
+                )
+                for ids, group in zip(prompts, texts, strict=True)
+            )
+            examples.append(Example(chosen=chosen, rejected=rejected))
+    return examples

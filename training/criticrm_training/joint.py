@@ -1,0 +1,78 @@
+"""A language model with a reward head: one forward pass gives the critique loss and both rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from .batches import IGNORED
+
+
+@dataclass(frozen=True, slots=True)
+class JointOutput:
+    """What the objective is made of, for a batch of b pairs.
+
+    Attributes:
+        critique_loss: summed over the critique tokens, in nats.
+        direct_scores, scores: `[2b]` float32, before and after the critique; chosen and rejected in turn.
+    """
+
+    critique_loss: torch.Tensor
+    direct_scores: torch.Tensor
+    scores: torch.Tensor
+
+
+class JointModel(nn.Module):
+    """A causal LM, perhaps under adapters, and a linear reward head in float32 on what its LM head sees.
+
+    The LM head runs at the positions that predict a critique token and nowhere else, so the critique loss costs
+    little beside the reward alone. On export the head becomes the row of the reward token (docs/adr/0001).
+
+    Args:
+        lm: its vocabulary is still the base's: the critique loss knows no reward token.
+        logit_scale: what the architecture multiplies its logits with (Granite, Cohere), else 1.
+    """
+
+    def __init__(self, lm: PreTrainedModel | PeftModel, logit_scale: float = 1.0) -> None:
+        super().__init__()
+        self.lm = lm
+        self.logit_scale = logit_scale
+        head = lm.get_output_embeddings().weight
+        self.reward = nn.Parameter(torch.zeros(head.shape[1], dtype=torch.float32, device=head.device))  # [d_model]
+
+    @property
+    def config(self) -> Any:
+        """The language model's, which the trainer and its back ends ask for."""
+        return self.lm.config
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Recompute activations in the backward pass; frozen embeddings must then pass gradients on."""
+        self.lm.gradient_checkpointing_enable(**options)
+        self.lm.enable_input_require_grads()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        direct_at: torch.Tensor,
+        score_at: torch.Tensor,
+    ) -> JointOutput:
+        """Args: a batch of `PairCollator`."""
+        hidden = self.lm.get_decoder()(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state  # [2b, seq, d_model]
+        targets = labels[:, 1:]
+        predicting = targets != IGNORED  # [2b, seq - 1]
+        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting])  # [critique tokens, vocabulary]
+        critique_loss = F.cross_entropy(logits.float() * self.logit_scale, targets[predicting], reduction="sum")
+        rows = torch.arange(len(hidden), device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            direct_scores, scores = (hidden[rows, at].float() @ self.reward for at in (direct_at, score_at))
+        return JointOutput(critique_loss, direct_scores, scores)

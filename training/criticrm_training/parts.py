@@ -1,0 +1,91 @@
+"""Long work in parts: each part is a Parquet file that is there or not, so a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from criticrm_model import CriticRMError
+
+_RUN = "run.json"
+
+T = TypeVar("T")
+
+
+class PartsError(CriticRMError):
+    """A folder holds another run, or none that has ended."""
+
+
+def write_in_parts(
+    folder: Path,
+    run: dict[str, Any],
+    chunks: Sequence[Sequence[T]],
+    work: Callable[[Sequence[T]], list[dict[str, Any]]],
+    schema: pa.Schema,
+    label: str,
+) -> None:
+    """Write `work(chunk)` for each chunk as a part in `folder`; parts that are there already are not made again.
+
+    Args:
+        run: everything the rows depend on. A folder holds parts of one run only.
+        work: must give the same rows for the same chunk, whatever was done before.
+        label: of the progress bar, which counts the elements of the chunks.
+
+    Raises:
+        PartsError: `folder` holds parts of a run with other settings or inputs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_run(folder, run)
+    with tqdm(total=sum(map(len, chunks)), desc=label, unit="pair", smoothing=0.05) as progress:
+        for number, chunk in enumerate(chunks):
+            path = folder / f"part-{number:06}.parquet"
+            if not path.is_file():
+                unfinished = path.with_suffix(".partial")
+                pq.write_table(pa.Table.from_pylist(work(chunk), schema=schema), unfinished)
+                unfinished.rename(path)
+            progress.update(len(chunk))
+    _write_json(folder / _RUN, run | {"parts": len(chunks)})
+
+
+def read_parts(folder: Path) -> list[dict[str, Any]]:
+    """All rows of a run that has ended, in order.
+
+    Raises:
+        PartsError: there is no run, or it has not ended.
+    """
+    path = folder / _RUN
+    parts = json.loads(path.read_text(encoding="utf-8")).get("parts") if path.is_file() else None
+    if parts is None:
+        raise PartsError(f"{folder} holds no finished run; start it again and it goes on where it stopped")
+    return [row for number in range(parts) for row in pq.read_table(folder / f"part-{number:06}.parquet").to_pylist()]
+
+
+def in_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Neighbours together, `size` at a time."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _same_run(folder: Path, run: dict[str, Any]) -> None:
+    path = folder / _RUN
+    if not path.is_file():
+        _write_json(path, run)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    there.pop("parts", None)
+    # As JSON gives it back: tuples are lists.
+    if differing := sorted(k for k in there | run if there.get(k) != json.loads(json.dumps(run)).get(k)):
+        raise PartsError(
+            f"{folder} holds a run with another {', '.join(differing)}; choose another folder, or remove this one"
+        )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    unfinished.rename(path)

@@ -1,0 +1,192 @@
+"""`criticrm train`: from preference pairs and critiques to a Critic-RM checkpoint; goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from criticrm_model.checkpoint import add_reward_token, assemble, check_head, measure_logit_scale
+from criticrm_model.head import save_head
+from criticrm_model.prompt import Renderer
+from criticrm_model.reference import ReferenceModel
+
+from .base import load_base
+from .batches import Example, PairCollator, Side
+from .card import reward_card
+from .config import ConfigError, TrainConfig
+from .critiques.records import by_response, read_critiques
+from .data import PreferencePair, read_pairs, split_by_prompt
+from .examples import make_examples
+from .features import extract
+from .joint import JointModel
+from .objective import Objective
+from .trainer import JointTrainer
+
+logger = logging.getLogger(__name__)
+
+_COMPLETE = "complete"  # in a checkpoint folder that was written to its end
+
+
+def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
+    """Train, and write the checkpoint with the best validation accuracy to `out`.
+
+    Args:
+        out: gets the Critic-RM; `out/trainer` the run's checkpoints and logs, `out/adapter` the LoRA adapter.
+        scalar: the matched baseline: the same examples and optimizer steps, without their critiques.
+
+    Raises:
+        ConfigError, DataError, PartsError, UnsupportedModel
+    """
+    if config.critiques is None and not scalar:
+        raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
+    arguments = _training_arguments(config, out, scalar)
+    training, validation = split_by_prompt(read_pairs(config.data), config.validation_share)
+    set_seed(arguments.seed)
+    lm, tokenizer = load_base(config.base, getattr(torch, config.dtype))
+    check_head(lm)
+    renderer = Renderer(tokenizer, config.instruction)
+    train_set = _examples(training, config.critiques, renderer, config, scalar)
+    validation_set = _examples(validation, config.validation_critiques, renderer, config, scalar)
+    logger.info("%d training examples, %d validation examples", len(train_set), len(validation_set))
+
+    scale = measure_logit_scale(lm, token_id=0)
+    model = JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale)
+    trainer = JointTrainer(
+        model,
+        arguments,
+        objective=Objective(schedule="constant", weight=0, direct_weight=0) if scalar else config.objective,
+        data_collator=PairCollator(pad_id=renderer.stop_token_ids[0]),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        callbacks=[_MarkComplete()],
+    )
+    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
+    if trainer.is_world_process_zero():
+        (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        export(model, tokenizer, renderer, validation, config, out, len(training))
+
+
+def export(
+    model: JointModel,
+    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
+    validation: Sequence[PreferencePair],
+    config: TrainConfig,
+    out: Path,
+    pairs: int,
+) -> None:
+    """Write the one checkpoint format: adapters merged, the reward head as the reward token's row.
+
+    Args:
+        validation: pairs to calibrate on; the model critiques the first of them.
+        pairs: how many it was trained on.
+    """
+    lm, reward = model.lm, model.reward.detach().cpu()
+    if isinstance(lm, PeftModel):
+        lm.save_pretrained(str(out / "adapter"))
+        lm = cast("PreTrainedModel", lm.merge_and_unload())
+    reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)
+    states = extract(
+        validation[: config.calibration_pairs],
+        reference,
+        renderer,
+        critique_pairs=config.calibration_pairs,
+        max_critique_tokens=config.max_critique_tokens,
+        max_model_len=config.max_model_len,
+        batch_size=32,
+        work_dir=out / "calibration",
+        label="calibration",
+    )
+    card = reward_card(
+        reward,
+        states,
+        base=config.base,
+        instruction=config.instruction,
+        max_critique_tokens=config.max_critique_tokens,
+        data=config.data,
+        pairs=pairs,
+        reference_set=f"both responses of {len(states.critiqued)} validation pairs of {config.data.name}",
+    )
+    if config.lora is not None:
+        save_head(reward, card, out / "adapter")
+    assemble(lm, tokenizer, reward, card, out)
+    logger.info("wrote %s", out)
+
+
+def _examples(
+    pairs: Sequence[PreferencePair], critiques: Path | None, renderer: Renderer, config: TrainConfig, scalar: bool
+) -> list[Example]:
+    examples = make_examples(
+        pairs,
+        None if critiques is None else by_response(read_critiques(critiques)),
+        renderer,
+        max_model_len=config.max_model_len,
+        max_critique_tokens=config.max_critique_tokens,
+    )
+    return [_without_critiques(example) for example in examples] if scalar else examples
+
+
+def _without_critiques(example: Example) -> Example:
+    def bare(side: Side) -> Side:
+        return Side(prompt_ids=side["prompt_ids"], critique_ids=[])
+
+    return Example(chosen=bare(example["chosen"]), rejected=bare(example["rejected"]))
+
+
+def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> TrainingArguments:
+    """The file's own over ours: evaluate and save each epoch's tenth, keep what is best on the validation pairs."""
+    best = "accuracy" if config.validation_critiques and not scalar else "direct_accuracy"
+    defaults: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 2,
+        "logging_steps": 10,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": best,
+        "report_to": ["tensorboard"],
+    }
+    fixed = {"output_dir": str(out / "trainer"), "remove_unused_columns": False}
+    try:
+        return TrainingArguments(**(defaults | config.trainer | fixed))
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def _lora(options: dict[str, Any]) -> LoraConfig:
+    try:
+        return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"lora: {error}") from error
+
+
+class _MarkComplete(TrainerCallback):
+    """A checkpoint that was being written when the run was killed has no mark, and is not resumed from."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    last = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    if last is not None:
+        logger.info("going on from %s", last)
+    return None if last is None else str(last)
