@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveInt
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    CliImplicitFlag,
+    CliPositionalArg,
+    CliSubCommand,
+    SettingsConfigDict,
+    get_subcommand,
+)
 
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
+
+if TYPE_CHECKING:
+    from .critiques.critics import Critic
+    from .data import PreferencePair
 
 
 class FitHead(BaseSettings):
@@ -61,3 +72,155 @@ class FitHead(BaseSettings):
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         fit(self)
         return 0
+
+
+class Train(BaseSettings):
+    """Train a Critic-RM on preference pairs and their critiques.
+
+    CONFIG is a YAML file; training/criticrm_training/configs holds some to start from. A second run with the same
+    arguments goes on where the first stopped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
+
+    config: CliPositionalArg[Path] = Field(description="The run, in YAML.")
+    out: Path = Field(description="Folder for the checkpoint, and in it `trainer` for the run.")
+    scalar: CliImplicitFlag[bool] = Field(
+        False, description="Train the matched baseline: the same examples and steps, without their critiques."
+    )
+
+    def run(self) -> int:
+        from .config import TrainConfig
+        from .train import train
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        train(TrainConfig.read(self.config), self.out, self.scalar)
+        return 0
+
+
+class _Writing(BaseModel):
+    """Who writes."""
+
+    model: str = Field(
+        DEFAULT_NAME, description="The model that writes: 'default', a folder or a hub name; with --endpoint, its name."
+    )
+    endpoint: str | None = Field(
+        None, description="OpenAI-style address up to /v1, instead of vLLM in this process: a bigger model can write."
+    )
+    key: SecretStr | None = Field(None, description="Key for the endpoint.")
+    concurrency: PositiveInt = Field(32, description="Requests to the endpoint at a time.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the model.")
+    max_model_len: PositiveInt = Field(2048, description="Longest prompt with its critique, in tokens; others are cut.")
+    out: Path = Field(description="Folder for the Parquet parts; a second run goes on where the first stopped.")
+    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+
+    def critic(self) -> Critic:
+        from .critiques.critics import EndpointCritic, VLLMCritic
+
+        if self.endpoint:
+            key = self.key.get_secret_value() if self.key else None
+            return EndpointCritic(self.endpoint, self.model, key=key, concurrency=self.concurrency)
+        return VLLMCritic(self.model, max_model_len=self.max_model_len, dtype=self.dtype)
+
+    def pairs(self, data: Path) -> list[PreferencePair]:
+        from .data import in_question_order, read_pairs
+
+        pairs = in_question_order(read_pairs(data))
+        return pairs[: self.limit] if self.limit else pairs
+
+
+class Sample(_Writing):
+    """Write several critiques of every response, each with a score from 1 to 10."""
+
+    data: CliPositionalArg[Path] = Field(description="Preference pairs, .jsonl or .parquet.")
+    n: PositiveInt = Field(10, description="Critiques a response.")
+    temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
+    max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
+    instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks for a critique.")
+    seed: int = Field(0, description="Of the sampling.")
+
+    def run(self) -> int:
+        from .critiques.critics import Sampling
+        from .critiques.records import read_critiques
+        from .critiques.sample import sample, summary
+        from .data import file_sha256
+        from .report import as_rows
+
+        sample(
+            self.pairs(self.data),
+            self.critic(),
+            Sampling(self.n, self.temperature, self.max_tokens),
+            instruction=self.instruction,
+            out=self.out,
+            run={"data": file_sha256(self.data), "limit": self.limit},
+            seed=self.seed,
+        )
+        logging.getLogger(__name__).info("%s", as_rows(summary(read_critiques(self.out))))
+        return 0
+
+
+class Filter(BaseModel):
+    """Keep the pairs and the critiques that agree with the labels."""
+
+    critiques: CliPositionalArg[Path] = Field(description="A finished `critiques sample`.")
+    out: Path = Field(description="Folder for what is kept.")
+    least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
+
+    def run(self) -> int:
+        from .critiques.filter import filter_critiques, summary
+        from .critiques.records import SCHEMA, read_critiques
+        from .parts import run_digest, write_in_parts
+        from .report import as_rows
+
+        found = filter_critiques(read_critiques(self.critiques), least_words=self.least_words)
+        rows = [critique.row() for critique in found.kept]
+        run = {"critiques": run_digest(self.critiques), "least_words": self.least_words}
+        write_in_parts(self.out, run, [rows], list, SCHEMA, "filter")
+        logging.getLogger(__name__).info("%s", as_rows(summary(found)))
+        return 0
+
+
+class Refine(_Writing):
+    """Merge the critiques of each response into one (summ), or keep the best of them (rank)."""
+
+    critiques: CliPositionalArg[Path] = Field(description="A finished `critiques filter`.")
+    data: Path = Field(description="The preference pairs that were critiqued.")
+    method: Literal["summ", "rank"] = Field(description="How.")
+    top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
+    max_tokens: PositiveInt = Field(96, description="Longest merged critique.")
+
+    def run(self) -> int:
+        from .critiques.records import read_critiques
+        from .critiques.refine import refine, summary
+        from .parts import run_digest
+        from .report import as_rows
+
+        before = read_critiques(self.critiques)
+        refine(
+            self.pairs(self.data),
+            before,
+            self.critic(),
+            method=self.method,
+            top_k=self.top_k,
+            max_tokens=self.max_tokens,
+            out=self.out,
+            run={"critiques": run_digest(self.critiques), "limit": self.limit},
+        )
+        logging.getLogger(__name__).info("%s", as_rows(summary(before, read_critiques(self.out))))
+        return 0
+
+
+class Critiques(BaseSettings):
+    """Write, filter and refine the critiques that a Critic-RM learns from."""
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_CRITIQUES_", cli_kebab_case=True)
+
+    sample: CliSubCommand[Sample]
+    filter: CliSubCommand[Filter]
+    refine: CliSubCommand[Refine]
+
+    def run(self) -> int:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        step = get_subcommand(self)
+        assert isinstance(step, Sample | Filter | Refine)
+        return step.run()

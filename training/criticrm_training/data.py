@@ -62,6 +62,11 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     return list(pairs.values())
 
 
+def in_question_order(pairs: Iterable[PreferencePair]) -> list[PreferencePair]:
+    """By the hash of their question: the first n are a random sample, and the same one in a run that resumes."""
+    return sorted(pairs, key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
+
+
 def split_by_prompt(
     pairs: Iterable[PreferencePair], validation_share: float, seed: int = 0
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 
@@ -16,7 +15,7 @@ from criticrm_model.reference import ReferenceModel
 from .base import load_base
 from .card import reward_card
 from .cli import FitHead
-from .data import DataError, PreferencePair, read_pairs
+from .data import DataError, PreferencePair, in_question_order, read_pairs
 from .features import PairFeatures, extract
 from .head import fit_head
 from .report import accuracy_report, as_table
@@ -31,8 +30,8 @@ def fit(settings: FitHead) -> None:
         DataError: a preference file is malformed.
         UnsupportedModel: the base can't carry the readout.
     """
-    pairs = _in_order(read_pairs(settings.data))
-    heldout = _in_order(read_pairs(settings.heldout)) if settings.heldout else []
+    pairs = in_question_order(read_pairs(settings.data))
+    heldout = in_question_order(read_pairs(settings.heldout)) if settings.heldout else []
     groups = [pair.group for pair in pairs]
     if len(set(groups)) < settings.folds:
         raise DataError(f"{settings.data} has {len(set(groups))} questions: too few for --folds {settings.folds}")
@@ -103,11 +102,6 @@ def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None
         # Folded in float32: the body's precision while fitting is no part of the checkpoint.
         model, tokenizer = load_base(settings.base, torch.float32)
         assemble(model, tokenizer, reward, card, settings.out)
-
-
-def _in_order(pairs: list[PreferencePair]) -> list[PreferencePair]:
-    """By the hash of their question: which pairs get critiques is random, and the same in a run that resumes."""
-    return sorted(pairs, key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
 
 
 def _margins(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,13 @@ def read_parts(folder: Path) -> list[dict[str, Any]]:
     if parts is None:
         raise PartsError(f"{folder} holds no finished run; start it again and it goes on where it stopped")
     return [row for number in range(parts) for row in pq.read_table(folder / f"part-{number:06}.parquet").to_pylist()]
+
+
+def run_digest(folder: Path) -> str:
+    """Changes with the run in `folder`: what a later step depends on. Raises PartsError."""
+    if not (folder / _RUN).is_file():
+        raise PartsError(f"{folder} holds no run")
+    return hashlib.sha256((folder / _RUN).read_bytes()).hexdigest()
 
 
 def in_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

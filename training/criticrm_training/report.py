@@ -46,3 +46,9 @@ def as_table(report: dict[str, Any]) -> str:
             lines.append(f"{category:<24}" + "".join(f"{cell:<28}" for cell in cells).rstrip())
         lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
     return "\n".join(lines)
+
+
+def as_rows(rows: Sequence[tuple[str, str]]) -> str:
+    """A table of two columns, as text."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

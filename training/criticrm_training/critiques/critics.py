@@ -177,8 +177,11 @@ class EndpointCritic:
                 async with slots:
                     return await self._ask(client, task, sampling)
 
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(one(task)) for task in tasks]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    asked = [group.create_task(one(task)) for task in tasks]
+            except ExceptionGroup as failures:  # the first ends the others; it alone is told
+                raise failures.exceptions[0] from failures
         return [task.result() for task in asked]
 
     async def _ask(self, client: httpx.AsyncClient, task: Task, sampling: Sampling) -> list[Draft]:

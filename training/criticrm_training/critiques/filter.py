@@ -58,6 +58,15 @@ def filter_critiques(critiques: Sequence[Critique], *, least_words: int = 0) -> 
     return result
 
 
+def summary(found: Filtered) -> list[tuple[str, str]]:
+    """Rows of a table: what was kept, what was dropped and why."""
+    rows = []
+    for what, counts in (("pairs", found.pairs), ("critiques", found.critiques)):
+        total = max(1, sum(counts.values()))
+        rows += [(f"{what}: {why}", f"{n} ({n / total:.1%})") for why, n in counts.most_common() if n]
+    return rows
+
+
 def _agrees(critique: Critique, means: dict[SideName, float]) -> bool:
     score = float(critique.score or 0)
     return score > means["rejected"] if critique.side == "chosen" else score < means["chosen"]

@@ -1,0 +1,263 @@
+"""Stage 1: sampling, filtering and refining critiques, with a critic that says what it is told to."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from criticrm_training.cli import Critiques
+from criticrm_training.critiques import critics as critics_module
+from criticrm_training.critiques import records
+from criticrm_training.critiques.critics import CriticError, Draft, EndpointCritic, Sampling, Task
+from criticrm_training.critiques.filter import filter_critiques
+from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
+from criticrm_training.critiques.refine import refine
+from criticrm_training.critiques.sample import sample
+from criticrm_training.data import PreferencePair
+from criticrm_training.parts import PartsError, read_parts, write_in_parts
+
+PAIRS = [
+    PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
+    for i in range(150)
+]
+
+
+class Scripted:
+    """A critic whose drafts are a function of the task and the number of the draft."""
+
+    name = "scripted"
+
+    def __init__(self, say: Callable[[Task, int], str]) -> None:
+        self._say = say
+        self.calls: list[Sequence[Task]] = []
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        self.calls.append(tasks)
+        return [[Draft(self._say(task, k), "stop", 9) for k in range(sampling.n)] for task in tasks]
+
+
+def critique(
+    pair_id: str, side: SideName, score: int | None, number: int = 0, text: str = "a few plain words"
+) -> Critique:
+    return Critique(pair_id, side, number, text, score, "stop", 9)
+
+
+def test_score_lines_are_read_as_their_examples_say() -> None:
+    assert doctest.testmod(records).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Bad.\nScore: 10", ("Bad.", 10)),
+        ("Bad. **Score:** 4", ("Bad.", 4)),
+        ("Score: 3\nIt is bad. Score: 4", ("It is bad.", 4)),
+        ("Score: 0", ("", None)),
+        ("Score: 100", ("", None)),
+        ("Score: 7.5", ("Score: 7.5", None)),
+        ("Score 8 out of 10. More words.", ("", 8)),
+        ("It scores 5.", ("It scores 5.", None)),
+    ],
+)
+def test_score_lines(text: str, expected: tuple[str, int | None]) -> None:
+    assert split_score(text) == expected
+
+
+def sampled(out: Path, critic: Scripted, n: int = 2) -> list[Critique]:
+    sample(PAIRS, critic, Sampling(n, 0.7, 32), instruction="Review it.", out=out, run={"data": "x"})
+    return read_critiques(out)
+
+
+def test_sampling_asks_for_every_response_and_takes_the_score_off(tmp_path: Path) -> None:
+    critic = Scripted(lambda task, k: f"About {task.response}. Score: {k + 3}")
+    found = sampled(tmp_path, critic)
+    assert [(c.pair_id, c.side, c.sample) for c in found[:4]] == [
+        ("0", "chosen", 0), ("0", "chosen", 1), ("0", "rejected", 0), ("0", "rejected", 1),
+    ]  # fmt: skip
+    assert len(found) == 600
+    assert found[2].text == "About bad 0."
+    assert found[3].score == 4
+    seeds = [task.seed for call in critic.calls for task in call]
+    assert len(set(seeds)) == len(seeds) == 300
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    def say(task: Task, k: int) -> str:
+        return f"About {task.response}, {task.seed}. Score: {k + 3}"
+
+    whole = sampled(tmp_path / "whole", Scripted(say))
+
+    def dies(task: Task, k: int) -> str:
+        if task.response == "good 100":
+            raise KeyboardInterrupt
+        return say(task, k)
+
+    with pytest.raises(KeyboardInterrupt):
+        sampled(tmp_path / "resumed", Scripted(dies))
+    with pytest.raises(PartsError, match="no finished run"):
+        read_critiques(tmp_path / "resumed")
+    critic = Scripted(say)
+    assert sampled(tmp_path / "resumed", critic) == whole
+    assert len(critic.calls) == 2  # of three parts, one was there
+    with pytest.raises(PartsError, match="another n; choose another folder"):
+        sampled(tmp_path / "resumed", critic, n=3)
+
+
+def test_filtering_by_hand() -> None:
+    found = filter_critiques(
+        [
+            # Means 6 and 4: kept, less the chosen one scored 4 and the rejected one scored 6 (not below the mean of 6).
+            critique("a", "chosen", 8, 0), critique("a", "chosen", 4, 1),
+            critique("a", "rejected", 2, 0), critique("a", "rejected", 6, 1),
+            critique("b", "chosen", 3), critique("b", "rejected", 5),  # contradicts the label
+            critique("c", "chosen", 5), critique("c", "rejected", 5),  # a tie
+            critique("d", "chosen", None), critique("d", "rejected", 1),  # no score to compare
+            critique("e", "chosen", 9, text="ok"), critique("e", "rejected", 1),  # too short to learn from
+        ],
+        least_words=3,
+    )  # fmt: skip
+    assert [(c.pair_id, c.side, c.score) for c in found.kept] == [("a", "chosen", 8), ("a", "rejected", 2)]
+    assert dict(found.pairs) == {
+        "kept": 1, "contradicts the label": 1, "a tie": 1, "a response without a score": 1,
+        "only short critiques of a response": 1,
+    }  # fmt: skip
+    assert sum(found.critiques.values()) == 12
+    assert found.critiques["no score that can be read"] == 1
+    assert found.critiques["disagrees with the label"] == 2
+
+
+SEVERAL = [critique("0", side, 5, k, f"{side} {k}") for side in ("chosen", "rejected") for k in range(3)]  # type: ignore[arg-type]
+ONE = [critique("1", "chosen", 5, 0, "c"), critique("1", "rejected", 5, 0, "r")]
+
+
+def refined(out: Path, critic: Scripted, method: Any) -> list[Critique]:
+    refine(PAIRS, SEVERAL + ONE, critic, method=method, top_k=2, max_tokens=32, out=out, run={})
+    return read_critiques(out)
+
+
+def test_summ_merges_what_is_several(tmp_path: Path) -> None:
+    critic = Scripted(lambda task, _: f"merged {task.response}. Score: 3")
+    found = refined(tmp_path, critic, "summ")
+    assert [c.text for c in found] == ["merged good 0.", "merged bad 0.", "c", "r"]
+    (tasks,) = critic.calls
+    assert "1. chosen 0\n2. chosen 1\n3. chosen 2" in tasks[0].instruction
+
+
+def test_rank_keeps_the_best(tmp_path: Path) -> None:
+    ratings = {
+        "chosen 0": "2",
+        "chosen 1": "9",
+        "chosen 2": "5",
+        "rejected 0": "7",
+        "rejected 1": "?",
+        "rejected 2": "1",
+    }
+    critic = Scripted(lambda task, _: f"Score: {ratings[task.instruction.rpartition('Review: ')[2]]}")
+    found = refined(tmp_path, critic, "rank")
+    assert [c.text for c in found] == ["chosen 1", "chosen 2", "rejected 0", "rejected 2", "c", "r"]
+
+
+def test_a_pair_without_a_rating_that_can_be_read_is_left_out(tmp_path: Path) -> None:
+    found = refined(tmp_path, Scripted(lambda _, __: "I like it."), "rank")
+    assert {c.pair_id for c in found} == {"1"}
+
+
+def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def say(task: Task, k: int) -> str:
+        if "Merge" in task.instruction:
+            return f"merged review of {task.response}"
+        return f"A review of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"
+
+    monkeypatch.setattr(critics_module, "VLLMCritic", lambda *_, **__: Scripted(say))
+    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    folders = {step: str(tmp_path / step) for step in ("sample", "filter", "refine")}
+
+    def run(*arguments: str) -> None:
+        assert Critiques(_cli_parse_args=list(arguments)).run() == 0
+
+    run("sample", str(data), "--out", folders["sample"], "-n", "3")
+    run("filter", folders["sample"], "--out", folders["filter"])
+    run("refine", folders["filter"], "--data", str(data), "--method", "summ", "--out", folders["refine"])
+    assert len(read_critiques(tmp_path / "sample")) == 36
+    assert sorted(c.text for c in read_critiques(tmp_path / "refine"))[0] == "merged review of bad 0"
+    assert len(read_critiques(tmp_path / "refine")) == 12
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """Refuses, breaks and answers in turn."""
+
+    faults: list[int]
+    bodies: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(body | {"key": self.headers["Authorization"]})
+        status = self.faults.pop() if self.faults else 200
+        choice = {"message": {"content": " fine. Score: 7 "}, "finish_reason": "stop"}
+        answer = {"choices": [choice] * body["n"], "usage": {"completion_tokens": 6 * body["n"]}}
+        raw = json.dumps(answer if status == 200 else {"error": "no"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Endpoint]]]:
+    async def at_once(_: float) -> None: ...
+
+    monkeypatch.setattr(critics_module.asyncio, "sleep", at_once)
+    handler = type("Handler", (_Endpoint,), {"faults": [], "bodies": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+TASKS = [Task(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i) for i in range(5)]
+
+
+def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoint]]) -> None:
+    url, handler = endpoint
+    critic = EndpointCritic(url, "big", key="secret", concurrency=2)
+    drafts = critic.write(TASKS, Sampling(2, 0.7, 32))
+    assert drafts == [[Draft("fine. Score: 7", "stop", 6)] * 2] * 5
+    (body,) = [b for b in handler.bodies if b["seed"] == 3]
+    assert body["messages"] == [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "R3"},
+        {"role": "user", "content": "Review it."},
+    ]
+    assert (body["model"], body["n"], body["max_tokens"], body["key"]) == ("big", 2, 32, "Bearer secret")
+
+
+def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[str, type[_Endpoint]]) -> None:
+    url, handler = endpoint
+    handler.faults += [500, 429, 503]
+    assert len(EndpointCritic(url, "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
+    assert len(handler.bodies) == 8
+    handler.faults += [404]
+    with pytest.raises(CriticError, match="answered 404"):
+        EndpointCritic(url, "big").write(TASKS, Sampling(1, 0.7, 32))
+
+
+def test_parts_hold_one_run(tmp_path: Path) -> None:
+    rows = [critique("a", "chosen", 1).row()]
+    write_in_parts(tmp_path, {"x": 1}, [[0], [1]], lambda _: rows, SCHEMA, "test")
+    assert read_parts(tmp_path) == rows * 2
+    with pytest.raises(PartsError, match="another x"):
+        write_in_parts(tmp_path, {"x": 2}, [[0]], lambda _: rows, SCHEMA, "test")
