@@ -1,12 +1,13 @@
 # make serve   install what is missing and serve the embedded default model (HOST, PORT, MODEL, ARGS)
 # make test    install what is missing and run every test
 # make check   lint, format and types, as CI does
+# make format  what make check would have changed
 # make bench   the comparisons that the README quotes
 # make clean   remove what make made
 
-HOST   ?= 127.0.0.1
-PORT   ?= 8000
-MODEL  ?= default
+HOST   ?= $(or $(CRITICRM_HOST),127.0.0.1)
+PORT   ?= $(or $(CRITICRM_PORT),8000)
+MODEL  ?= $(or $(CRITICRM_MODEL),default)
 ARGS   ?=
 PYTHON ?= python3
 
@@ -17,7 +18,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 serve: .venv/.serve
-	.venv/bin/criticrm serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
+	.venv/bin/criticrm serve "$(MODEL)" --host $(HOST) --port $(PORT) $(ARGS)
 
 test: .venv/.dev
 	.venv/bin/pytest $(ARGS)

@@ -18,7 +18,14 @@ if [ -z "${VLLM:-}" ]; then
   if nvidia-smi -L >/dev/null 2>&1; then VLLM=gpu; else VLLM=cpu; fi
 fi
 echo "== 1/3 environment .venv ($("$PYTHON" --version), vLLM for the $VLLM)"
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none, or one that was left half made
+  rm -rf .venv
+  "$PYTHON" -m venv .venv || {
+    rm -rf .venv
+    echo "can't make .venv with $PYTHON: on Debian and Ubuntu, install python3-venv" >&2
+    exit 1
+  }
+fi
 pip() { .venv/bin/python -m pip "$@"; }
 
 echo "== 2/3 vLLM and what it needs (gigabytes, so minutes)"

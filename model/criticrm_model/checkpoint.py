@@ -63,6 +63,9 @@ def assemble(
     stored = _stored_row(out, token_id, model.config.get_text_config().tie_word_embeddings)
     saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(stored), **dict(card))
     saved.save(out)
+    # safetensors writes files for the owner alone; a server often runs as somebody else.
+    for path in out.glob("*.safetensors"):
+        path.chmod(path.stat().st_mode | 0o044)
     return saved
 
 

@@ -90,6 +90,7 @@ def build_default(cache: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as building:
             assemble(model, tokenizer, reward, card, Path(building))
             Checkpoint.open(Path(building))
+            os.chmod(building, 0o755)  # an image is built by root and served by somebody else
             os.rename(building, folder)  # readers see all of it or nothing
             Path(building).mkdir()  # for TemporaryDirectory to remove
         logger.info("default checkpoint: ready")

@@ -4,7 +4,7 @@ The critique is asked for in the chat itself: the conversation, the response as 
 turn with the critique instruction, then the assistant's turn that the critique fills. Conversation and
 response come first so that vLLM's prefix cache serves every response to one prompt.
 
-Text from a caller never becomes a control token (DESIGN.md, rule 1). The template is rendered with a slot in
+Text from a caller never becomes a control token (docs/adr/0005). The template is rendered with a slot in
 place of each content, so no content ever passes through Jinja; the template's pieces are tokenised with
 control tokens, the contents without, and the ids are joined. Training, evaluation and serving all render here.
 """

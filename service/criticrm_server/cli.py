@@ -46,6 +46,8 @@ def main() -> NoReturn:
         _fail(name, str(error), code=1)
     except ModuleNotFoundError as error:  # heavy packages are imported by `run`
         _fail_missing(commands[name], error)
+    except OSError as error:
+        _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

@@ -104,7 +104,7 @@ class Answer:
     retry_after_s: int | None = None
 
 
-# Overload is 503, never 429: verl's client gives up on any 4xx (CONTRACTS.md), and so would lose the reward.
+# Overload is 503, never 429: verl's client gives up on any 4xx, and so would lose the reward (docs/adr/0003).
 TABLE: Mapping[type[CriticRMError], Answer] = {
     Unauthorized: Answer(401, "unauthorized"),
     BodyTooLarge: Answer(413, "body_too_large"),
@@ -119,7 +119,6 @@ TABLE: Mapping[type[CriticRMError], Answer] = {
     EngineFailed: Answer(503, "engine_failed", retry_after_s=1),
     DeadlineExceeded: Answer(504, "deadline_exceeded"),
     NonFiniteReward: Answer(500, "non_finite_reward"),
-    # Raised while starting, where no request waits; listed because the table is total.
     CheckpointError: Answer(500, "bad_checkpoint"),
     UnsupportedModel: Answer(500, "unsupported_model"),
 }

@@ -57,7 +57,7 @@ class CritiqueOptions(_Request):
     def effective_temperature(self) -> float:
         if self.temperature is not None:
             return self.temperature
-        return 0.7 if self.n > 1 else 0.0  # METHOD.md: rewards are averaged over critiques sampled at 0.7
+        return 0.7 if self.n > 1 else 0.0  # arXiv 2411.16646 averages rewards over sampled critiques
 
 
 def _prompt_kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -46,7 +47,7 @@ class Serve(Settings):
         from criticrm_model.checkpoint import Checkpoint
         from criticrm_model.default import resolve
 
-        logger.info("1/4 reading the checkpoint %r (the first run assembles it)", self.model)
+        logger.info("1/4 reading the checkpoint %r", self.model)
         checkpoint = Checkpoint.open(resolve(self.model), trust_remote_code=self.trust_remote_code)
         logger.info(
             "2/4 checkpoint %s verified: base %s, version %s",
@@ -169,7 +170,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise SystemExit(
-            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with --port"
+        another = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise CriticRMError(
+            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with {another}"
         ) from error
     return listener

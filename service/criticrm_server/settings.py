@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, model_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, NoDecode, SettingsConfigDict
 
 from criticrm_model import Dtype
 from criticrm_model.manifest import DEFAULT_NAME
@@ -36,9 +37,10 @@ class Settings(BaseSettings):
     # --- listening
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    api_keys: tuple[SecretStr, ...] = Field(
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
-        description="Keys; a caller sends one as 'Authorization: Bearer KEY' (in the environment, a JSON list).",
+        description="Keys, with commas between; a caller sends one as 'Authorization: Bearer KEY'. Better given in "
+        "the environment: other users of the machine can read a command line.",
     )
     allow_unauthenticated: CliImplicitFlag[bool] = Field(
         False, description="Listen on a public address without keys, where something else guards the service."
@@ -54,7 +56,7 @@ class Settings(BaseSettings):
     dtype: Dtype = Field(
         "auto", description="Precision of the body; 'auto' is the checkpoint's, but bfloat16 for float32 ones on vLLM."
     )
-    head_float32: CliImplicitFlag[bool] | None = Field(
+    head_float32: bool | None = Field(
         None,
         description="Compute the LM head, and so the reward, in float32. On by default on a GPU; costs much on a CPU.",
     )
@@ -112,14 +114,27 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="'auto' is text on a terminal, else JSON.")
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        """`a,b`, or a JSON list."""
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return value.split(",")
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"neither keys with commas between nor a JSON list of them: {error}") from error
+
     @model_validator(mode="after")
     def _compatible(self) -> Self:
         """Refuse values that don't go together, all of them at once."""
         faults = []
         if not self.api_keys and not self.allow_unauthenticated and not _is_loopback(self.host):
             faults.append(
-                f"host {self.host} can be reached by others, but no key is asked for: set api_keys "
-                "(CRITICRM_API_KEYS='[\"...\"]'), or allow_unauthenticated if something else guards the service"
+                f"host {self.host} can be reached by others, but no key is asked for: set CRITICRM_API_KEYS, "
+                "or --allow-unauthenticated if something else guards the service"
             )
         if any(not key.get_secret_value() for key in self.api_keys):
             faults.append("api_keys holds an empty key")
@@ -134,9 +149,12 @@ class Settings(BaseSettings):
                 if name in self.model_fields_set
             ]
         if self.max_critiques > self.max_sequences:
-            faults.append(f"max_critiques {self.max_critiques} exceeds max_sequences {self.max_sequences}")
+            faults.append(
+                f"max_critiques {self.max_critiques} exceeds max_sequences {self.max_sequences}: "
+                "lower one or raise the other"
+            )
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n  ".join(faults))
         return self
 
 

@@ -73,7 +73,7 @@ class Verify(Settings):
 
         configure_logging("warning", self.log_format)
         require_engine(self.engine)
-        checkpoint = Checkpoint.open(resolve(self.model))
+        checkpoint = Checkpoint.open(resolve(self.model), trust_remote_code=self.trust_remote_code)
         prompts, completions = asyncio.run(self._critiques(checkpoint))
         served = [(c.direct_score, c.score) for c in completions]
         reference = self._reference(checkpoint, prompts, completions)
@@ -130,6 +130,7 @@ class Verify(Settings):
             checkpoint.manifest.reward_token_id,
             checkpoint.renderer.stop_token_ids,
             dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
         )
         pairs = zip(prompts, completions, strict=True)
         return [

@@ -43,7 +43,7 @@ def test_the_overview_names_every_command(
         assert line in overview
 
 
-@pytest.mark.parametrize("command", ["serve", "verify", "default", "fit-head"])
+@pytest.mark.parametrize("command", ["serve", "verify", "default", "fit-head", "critiques", "train"])
 def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert f"usage: criticrm {command}" in capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fly",), "no such command; there are: default, fit-head, serve, verify"),
+        (("fly",), "no such command; there are: critiques, default, fit-head, serve, train, verify"),
         (("serve", "--port", "70000"), "--port: Input should be less than or equal to 65535"),
         (("serve", "--host", "0.0.0.0"), "CRITICRM_API_KEYS"),
         (("serve", "--prot", "1"), "unrecognized arguments: --prot"),
@@ -93,6 +93,14 @@ def test_lengths_that_can_not_work_are_refused(
     assert words in capsys.readouterr().err
 
 
+def test_a_folder_that_can_not_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(monkeypatch, "default", "build", "--cache", str(tmp_path / "file")) == 1
+    assert f"criticrm default: {tmp_path / 'file'}" in capsys.readouterr().err
+
+
 def test_a_missing_vllm_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,9 +117,9 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_a_variable_that_can_not_be_read_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CRITICRM_API_KEYS", "not a list")
+    monkeypatch.setenv("CRITICRM_API_KEYS", '["one"')
     assert run(monkeypatch, "serve") == 2
-    assert 'field "api_keys"' in capsys.readouterr().err
+    assert "--api-keys: neither keys with commas between nor a JSON list" in capsys.readouterr().err
 
 
 def test_a_command_whose_extra_is_not_installed(
@@ -160,6 +168,7 @@ _TRAIN = "pip install 'critic-rm[train]'\n"
         (("pydantic_settings", *_SERVER_ONLY), "verify", _SERVE),
         (("pydantic_settings", *_SERVER_ONLY), "default", _ANY),
         (("pydantic_settings", *_SERVER_ONLY), "fit-head", _TRAIN),
+        (("pydantic_settings", *_SERVER_ONLY), "train", _TRAIN),
     ],
 )
 def test_a_missing_extra_is_named(packages: tuple[str, ...], command: str, remedy: str) -> None:

@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         sampled(tmp_path / "resumed", Scripted(dies))
-    with pytest.raises(PartsError, match="no finished run"):
+    with pytest.raises(PartsError, match="has not ended"):
         read_critiques(tmp_path / "resumed")
     critic = Scripted(say)
     assert sampled(tmp_path / "resumed", critic) == whole

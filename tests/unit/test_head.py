@@ -43,9 +43,9 @@ def test_loss_by_hand() -> None:
 
 def test_it_learns_what_is_there() -> None:
     features = made_features(600, 0, 4.0)
-    head = fit_head([features], each_its_own(features), folds=5)
+    head = fit_head(features, each_its_own(features), folds=5)
     assert share_right(made_features(500, 2, 4.0), head.reward) >= 0.95
-    assert (head.unseen[0] > 0).float().mean() >= 0.95
+    assert (head.unseen_direct > 0).float().mean() >= 0.95
 
 
 def test_shuffled_labels_stay_at_chance() -> None:
@@ -55,27 +55,27 @@ def test_shuffled_labels_stay_at_chance() -> None:
         return features
 
     features = shuffled(made_features(2000, 0, 4.0))
-    head = fit_head([features], each_its_own(features), folds=5)
+    head = fit_head(features, each_its_own(features), folds=5)
     assert share_right(shuffled(made_features(2000, 2, 4.0)), head.reward) == pytest.approx(0.5, abs=0.04)
-    assert (head.unseen[0] > 0).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert (head.unseen_direct > 0).float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
 def test_one_vector_serves_both_positions() -> None:
     direct, after = made_features(600, 0, 3.0), made_features(300, 1, 3.0) * 5  # other scale, other count
-    head = fit_head([direct, after], each_its_own(direct), folds=5)
-    assert [len(margin) for margin in head.unseen] == [600, 300]
+    head = fit_head(direct, each_its_own(direct), folds=5, critiqued=after)
+    assert (len(head.unseen_direct), len(head.unseen_critiqued)) == (600, 300)
     for features in (made_features(500, 4, 3.0), made_features(500, 5, 3.0) * 5):
         assert share_right(features, head.reward) >= 0.9
 
 
 def test_the_penalty_that_does_best_on_unseen_pairs_is_kept() -> None:
     features = made_features(60, 0, 1.0)
-    head = fit_head([features], each_its_own(features), folds=6)
+    head = fit_head(features, each_its_own(features), folds=6)
     losses = [step.validation_loss for step in head.path]
     assert head.penalty == head.path[losses.index(min(losses))].penalty
     assert len(losses) - 1 - losses.index(min(losses)) == 3  # and the path was left
     assert head.path[-1].training_loss < head.path[0].training_loss  # where it would have fitted on
-    assert bradley_terry_loss(head.unseen[0]).item() == pytest.approx(min(losses), abs=1e-6)
+    assert bradley_terry_loss(head.unseen_direct).item() == pytest.approx(min(losses), abs=1e-6)
 
 
 def test_a_question_is_never_on_both_sides_of_a_split() -> None:
@@ -84,15 +84,15 @@ def test_a_question_is_never_on_both_sides_of_a_split() -> None:
     features = torch.randn(100, 2, 64, generator=generator).repeat_interleave(4, dim=0)
     features += 0.01 * torch.randn(features.shape, generator=generator)
     together = [f"question {i // 4}" for i in range(400)]
-    share = (fit_head([features], together, folds=10).unseen[0] > 0).float().mean().item()
-    leaked = (fit_head([features], each_its_own(features), folds=10).unseen[0] > 0).float().mean().item()
+    share = (fit_head(features, together, folds=10).unseen_direct > 0).float().mean().item()
+    leaked = (fit_head(features, each_its_own(features), folds=10).unseen_direct > 0).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.12)
     assert leaked > 0.9
 
 
 def test_more_folds_than_questions() -> None:
     with pytest.raises(ValueError, match="10 folds need as many questions; there are 3"):
-        fit_head([made_features(9, 0, 1.0)], ["a", "b", "c"] * 3, folds=10)
+        fit_head(made_features(9, 0, 1.0), ["a", "b", "c"] * 3, folds=10)
 
 
 def test_accuracy_by_hand() -> None:

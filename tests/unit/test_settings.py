@@ -65,6 +65,13 @@ def test_variables_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
 
 
+@pytest.mark.parametrize(("value", "keys"), [("one", ["one"]), ("one,two", ["one", "two"]), ('["a,b"]', ["a,b"])])
+def test_keys_as_people_write_them(monkeypatch: pytest.MonkeyPatch, value: str, keys: list[str]) -> None:
+    monkeypatch.setenv("CRITICRM_API_KEYS", value)
+    assert [key.get_secret_value() for key in Settings().api_keys] == keys
+    assert [key.get_secret_value() for key in Settings(_cli_parse_args=["--api-keys", value]).api_keys] == keys
+
+
 def test_keys_are_not_printed() -> None:
     assert "topsecret" not in repr(Settings(api_keys=("topsecret",)))
 

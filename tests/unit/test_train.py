@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head
 from criticrm_model.reference import ReferenceModel
+from criticrm_training import config as config_module
 from criticrm_training import train as train_module
 from criticrm_training.batches import PairCollator
 from criticrm_training.config import ConfigError, TrainConfig
@@ -186,6 +187,13 @@ def test_the_scalar_baseline_sees_the_same_examples_without_critiques(base: Path
 def test_a_wrong_run_is_refused(base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
+
+
+def test_the_configs_that_are_shipped_are_taken() -> None:
+    shipped = list((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
+    assert shipped
+    for path in shipped:
+        assert TrainConfig.read(path).lora
 
 
 def test_every_fault_of_a_config_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from criticrm_model import CriticRMError
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.reference import ReferenceModel
 from criticrm_server import verify
 from criticrm_server.engines.base import Job, Output
 from criticrm_server.verify import Verify, agreement, read_conversations
@@ -134,6 +135,27 @@ def test_critiques_are_as_long_as_the_service_writes_them(
     engine = serve_off_by(0.0, 0.0)
     Verify(model=str(tiny_checkpoint), limit=2, max_critique_tokens=3).run()  # the checkpoint's own limit is 24
     assert engine.max_tokens == [3, 3]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_code_that_comes_with_the_checkpoint_is_trusted_as_when_serving(
+    tiny_checkpoint: Path, serve_off_by: Callable[..., Served], monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    serve_off_by(0.0, 0.0)
+    asked: list[bool] = []
+    opened, load = Checkpoint.open, ReferenceModel.load
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+            asked.append(trust_remote_code)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(Checkpoint, "open", noted(opened))
+    monkeypatch.setattr(ReferenceModel, "load", noted(load))
+    Verify(model=str(tiny_checkpoint), limit=1, critique_tokens=2, trust_remote_code=trusted).run()
+    assert asked == [trusted, trusted]
 
 
 @pytest.mark.parametrize("engine", ["transformers", "fake", "none"])

@@ -10,16 +10,21 @@ from criticrm_model.default import BASE_NAME, load_default_base
 from criticrm_model.manifest import DEFAULT_NAME
 
 
-def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`default` (SmolLM2-135M-Instruct from its package), a folder, or a hub name; onto the GPU if there is one.
+def load_base(
+    name: str, dtype: torch.dtype, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`default` (SmolLM2-135M-Instruct from its package), a folder, or a hub name.
+
+    Args:
+        device: the GPU if there is one, unless given.
 
     Raises:
         CheckpointError: there is no such model, or it can't be read.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == DEFAULT_NAME:
         model, tokenizer = load_default_base(dtype)
-        torch.nn.Module.to(model, device)
+        torch.nn.Module.to(model, torch.device(device))
         return model, tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device)

@@ -77,8 +77,8 @@ class FitHead(BaseSettings):
 class Train(BaseSettings):
     """Train a Critic-RM on preference pairs and their critiques.
 
-    CONFIG is a YAML file; training/criticrm_training/configs holds some to start from. A second run with the same
-    arguments goes on where the first stopped.
+    CONFIG is a YAML file; `criticrm_training/configs/smollm2-135m.yaml` is one to start from. A second run with the
+    same arguments goes on where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
@@ -215,9 +215,9 @@ class Critiques(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_CRITIQUES_", cli_kebab_case=True)
 
-    sample: CliSubCommand[Sample]
-    filter: CliSubCommand[Filter]
-    refine: CliSubCommand[Refine]
+    sample: CliSubCommand[Sample] = Field(description="Write several critiques of every response.")
+    filter: CliSubCommand[Filter] = Field(description="Keep what agrees with the labels.")
+    refine: CliSubCommand[Refine] = Field(description="Merge the critiques of a response, or keep the best.")
 
     def run(self) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -37,6 +37,42 @@ def fit(settings: FitHead) -> None:
         raise DataError(f"{settings.data} has {len(set(groups))} questions: too few for --folds {settings.folds}")
     logger.info("%d pairs of %d questions, %d held-out pairs", len(pairs), len(set(groups)), len(heldout))
 
+    settings.out.mkdir(parents=True, exist_ok=True)  # before the work: this may fail
+    train, seen = _extract(settings, pairs, heldout)
+    head = fit_head(train.direct, groups, settings.folds, train.critiqued)
+    for step in head.path:
+        logger.info(
+            "penalty %8.4f  training loss %.4f  validation loss %.4f",
+            step.penalty,
+            step.training_loss,
+            step.validation_loss,
+        )
+    logger.info("kept penalty %.4f", head.penalty)
+    _write(settings, head.reward, train)
+
+    scalar = fit_head(train.direct, groups, settings.folds)  # the matched baseline: same pairs, no critiques at all
+    margins = {
+        "scalar baseline": scalar.unseen_direct,
+        "direct_score": head.unseen_direct,
+        "score": head.unseen_critiqued,
+    }
+    report = {f"{settings.folds}-fold": accuracy_report(pairs, margins, train.ended)}
+    if heldout:
+        margins = {
+            "scalar baseline": _margins(seen.direct, scalar.reward),
+            "direct_score": _margins(seen.direct, head.reward),
+            "score": _margins(seen.critiqued, head.reward),
+        }
+        report["heldout"] = accuracy_report(heldout, margins, seen.ended)
+    (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    logger.info("%s", as_table(report))
+    logger.info("wrote %s", settings.out)
+
+
+def _extract(
+    settings: FitHead, pairs: list[PreferencePair], heldout: list[PreferencePair]
+) -> tuple[PairFeatures, PairFeatures]:
+    """Of both sets; the model's memory is free again when this returns."""
     model, tokenizer = load_base(settings.base, getattr(torch, settings.dtype))
     renderer = Renderer(tokenizer, settings.instruction)
     # Its row is still zero, but it is banned while a critique is written, as it will be when serving.
@@ -55,37 +91,10 @@ def fit(settings: FitHead) -> None:
             label=label,
         )
 
-    train = features(pairs, "training")
-    head = fit_head([train.direct, train.critiqued], groups, settings.folds)
-    for step in head.path:
-        logger.info(
-            "penalty %8.4f  training loss %.4f  validation loss %.4f",
-            step.penalty,
-            step.training_loss,
-            step.validation_loss,
-        )
-    logger.info("kept penalty %.4f", head.penalty)
-    scalar = fit_head([train.direct], groups, settings.folds)  # the matched baseline: same pairs, no critiques at all
-
-    direct, critiqued = head.unseen
-    margins = {"scalar baseline": scalar.unseen[0], "direct_score": direct, "score": critiqued}
-    report = {f"{settings.folds}-fold": accuracy_report(pairs, margins, train.ended)}
-    if heldout:
-        seen = features(heldout, "held-out")
-        margins = {
-            "scalar baseline": _margins(seen.direct, scalar.reward),
-            "direct_score": _margins(seen.direct, head.reward),
-            "score": _margins(seen.critiqued, head.reward),
-        }
-        report["heldout"] = accuracy_report(heldout, margins, seen.ended)
-    _write(settings, head.reward, train)
-    (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    logger.info("%s", as_table(report))
-    logger.info("wrote %s", settings.out)
+    return features(pairs, "training"), features(heldout, "held-out")
 
 
 def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None:
-    settings.out.mkdir(parents=True, exist_ok=True)
     card = reward_card(
         reward,
         train,
@@ -99,8 +108,8 @@ def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None
     if settings.head_only:
         save_head(reward, card, settings.out)
     else:
-        # Folded in float32: the body's precision while fitting is no part of the checkpoint.
-        model, tokenizer = load_base(settings.base, torch.float32)
+        # Folded in float32, in main memory: the precision and the place of fitting are no part of the checkpoint.
+        model, tokenizer = load_base(settings.base, torch.float32, device="cpu")
         assemble(model, tokenizer, reward, card, settings.out)
 
 

@@ -63,7 +63,8 @@ def read_parts(folder: Path) -> list[dict[str, Any]]:
     path = folder / _RUN
     parts = json.loads(path.read_text(encoding="utf-8")).get("parts") if path.is_file() else None
     if parts is None:
-        raise PartsError(f"{folder} holds no finished run; start it again and it goes on where it stopped")
+        there = "a run that has not ended; start it again and it goes on where it stopped"
+        raise PartsError(f"{folder} holds {there if path.is_file() else 'no run'}")
     return [row for number in range(parts) for row in pq.read_table(folder / f"part-{number:06}.parquet").to_pylist()]
 
 

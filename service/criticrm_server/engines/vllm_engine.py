@@ -6,6 +6,8 @@ Raw logits are taken before biases, so the same request can ban the token from b
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import signal
@@ -96,6 +98,9 @@ class VLLMEngine:
 
     async def close(self) -> None:
         self._llm.shutdown()
+        await asyncio.sleep(0)  # its output task ends
+        del self._llm
+        gc.collect()  # now: its finaliser fails with a traceback in an interpreter that is being taken down
 
     def _completion(self, completion: Any) -> Completion:
         token_ids = list(completion.token_ids)
