@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import Literal
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 
@@ -19,6 +20,7 @@ def configure_logging(level: str, style: Literal["auto", "json", "text"]) -> Non
             JsonFormatter(
                 "%(asctime)s %(levelname)s %(name)s %(message)s",
                 rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+                reserved_attrs=[*RESERVED_ATTRS, "vllm_process_name"],  # which vLLM puts on every record
             )
         )
     else:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import uuid
+import warnings
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -25,6 +26,8 @@ from .base import Job, Output, Timings
 # vLLM reads these when it is imported. Its warnings are a line a weight for a float32 checkpoint in bfloat16.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
 
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import tokens_input
