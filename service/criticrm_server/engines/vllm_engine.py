@@ -4,6 +4,7 @@ The reward token's raw logit is read at each step with `logprob_token_ids` under
 Raw logits are taken before biases, so the same request can ban the token from being written.
 """
 
+# ruff: noqa: E402 - vLLM reads its environment, and begins to log, when it is imported
 from __future__ import annotations
 
 import asyncio
@@ -23,7 +24,7 @@ from ..errors import EngineDead, EngineFailed
 from ..settings import Settings
 from .base import Job, Output, Timings
 
-# vLLM reads these when it is imported. Its warnings are a line a weight for a float32 checkpoint in bfloat16.
+# vLLM's warnings are a line a weight for a float32 checkpoint in bfloat16.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
