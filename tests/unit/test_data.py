@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from criticrm_training.data import DataError, PreferencePair, file_sha256, read_pairs, split_by_prompt
+from criticrm_training.data import PreferencePair, content_sha256, read_pairs, split_by_prompt
+from criticrm_training.sources import DataError
 
 ROW: dict[str, Any] = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
 
@@ -144,7 +145,37 @@ def test_a_split_keeps_questions_together(tmp_path: Path) -> None:
     assert split_by_prompt(reversed(pairs), 0.25)[1] == validation[::-1]  # of each pair alone, not of the order
 
 
-def test_sha256_by_hand(tmp_path: Path) -> None:
-    path = tmp_path / "abc"
-    path.write_bytes(b"abc")
-    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+def test_the_content_has_a_name_whatever_holds_it(tmp_path: Path) -> None:
+    path = written(tmp_path, ROW, ROW | {"chosen": "other"})
+    there = content_sha256(read_pairs(path))
+    table = tmp_path / "pairs.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([ROW | {"chosen": "other"}, ROW]), table)
+    assert content_sha256(read_pairs(table)) == there
+    assert content_sha256(read_pairs(written(tmp_path, ROW))) != there
+
+
+def test_text_that_begins_with_its_prompt(tmp_path: Path) -> None:
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is bright green."}
+    (pair,) = read_pairs(written(tmp_path, row))
+    assert (pair.prompt[0]["content"], pair.chosen, pair.rejected) == ("The sky is", "blue.", "bright green.")
+
+
+def test_text_in_turns(tmp_path: Path) -> None:
+    talk = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
+    (pair,) = read_pairs(written(tmp_path, {"chosen": f"{talk} Good: so.", "rejected": f"{talk} Bad."}))
+    assert [(m["role"], m["content"]) for m in pair.prompt] == [
+        ("user", "Hi"),
+        ("assistant", "Hello."),
+        ("user", "Why?"),
+    ]
+    assert (pair.chosen, pair.rejected, pair.group) == ("Good: so.", "Bad.", "why?")
+
+
+def test_a_dataset_folder(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for split, text in (("train", "good"), ("test", "better")):
+        (tmp_path / "set" / f"{split}.jsonl").write_text(json.dumps(ROW | {"chosen": text}) + "\n")
+    assert [pair.chosen for pair in read_pairs(str(tmp_path / "set"))] == ["good"]
+    assert [pair.chosen for pair in read_pairs(f"{tmp_path / 'set'}@test")] == ["better"]
+    with pytest.raises(DataError, match="is no file and no dataset"):
+        read_pairs(f"{tmp_path / 'set'}@validation")

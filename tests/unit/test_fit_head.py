@@ -17,8 +17,9 @@ from criticrm_model.reference import ReferenceModel
 from criticrm_training import features as features_module
 from criticrm_training import fit_head as fit_head_module
 from criticrm_training.cli import FitHead
-from criticrm_training.data import DataError, read_pairs
+from criticrm_training.data import read_pairs
 from criticrm_training.features import PairFeatures, extract
+from criticrm_training.sources import DataError
 from tiny import INSTRUCTION, make_model, make_tokenizer
 
 TOPICS = ["sky", "sea", "light", "water", "answer", "question", "model", "source"]
@@ -53,7 +54,7 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(base: Path | str, data: Path, out: Path, **changes: object) -> FitHead:
     fields = {
-        "data": data,
+        "data": str(data),
         "base": str(base),
         "out": out,
         "instruction": INSTRUCTION,
@@ -66,7 +67,7 @@ def settings(base: Path | str, data: Path, out: Path, **changes: object) -> FitH
 
 
 def test_it_learns_and_writes_a_checkpoint_that_opens(base: Path, pairs_file: Path, tmp_path: Path) -> None:
-    assert settings(base, pairs_file, tmp_path / "out", heldout=pairs_file).run() == 0
+    assert settings(base, pairs_file, tmp_path / "out", heldout=str(pairs_file)).run() == 0
     opened = Checkpoint.open(tmp_path / "out")
     manifest = opened.manifest
     assert manifest.max_critique_tokens == 6

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
 from criticrm_model import Calibration, Moments, RewardCard, TrainingData
 
 from .base import base_name
-from .data import file_sha256
+from .data import PreferencePair, content_sha256
 from .features import PairFeatures
 
 
@@ -20,15 +20,16 @@ def reward_card(
     base: str,
     instruction: str,
     max_critique_tokens: int,
-    data: Path,
-    pairs: int,
+    data: str,
+    pairs: Sequence[PreferencePair],
     reference_set: str,
 ) -> RewardCard:
     """The card of a reward vector, calibrated on the pairs of `states` that got critiques.
 
     Args:
         reward: `[d_model]`.
-        pairs: how many of `data` the reward was fitted on.
+        data: the name of the file or dataset that the pairs come from.
+        pairs: those that the reward was fitted on.
         reference_set: which pairs those of `states` are, in words.
     """
     n = len(states.critiqued)
@@ -36,7 +37,7 @@ def reward_card(
         critique_instruction=instruction,
         max_critique_tokens=max_critique_tokens,
         base_model=base_name(base),
-        training_data=(TrainingData(name=data.name, pairs=pairs, sha256=file_sha256(data)),),
+        training_data=(TrainingData(name=data, pairs=len(pairs), sha256=content_sha256(pairs)),),
         calibration=Calibration(
             reference_set=reference_set,
             n=2 * n,

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from .data import PreferencePair
 
 
+_DATA = (
+    "Preference pairs: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split], "
+    "with prompt, chosen and rejected; optional id and category."
+)
+
+
 class FitHead(BaseSettings):
     """Fit a reward row on the frozen hidden states of any causal LM, and write a Critic-RM checkpoint.
 
@@ -33,15 +39,13 @@ class FitHead(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_FIT_", frozen=True, cli_kebab_case=True)
 
-    data: CliPositionalArg[Path] = Field(
-        description="Preference pairs, .jsonl or .parquet: prompt, chosen, rejected; optional id and category."
-    )
+    data: CliPositionalArg[str] = Field(description=_DATA)
     out: Path = Field(description="Folder for the checkpoint (or for the row alone, with --head-only).")
     base: str = Field(
         DEFAULT_NAME,
         description="Folder or hub name of an instruction-tuned causal LM; 'default' is SmolLM2-135M-Instruct.",
     )
-    heldout: Path | None = Field(None, description="Pairs for reporting only; never fitted on.")
+    heldout: str | None = Field(None, description="Pairs for reporting only; never fitted on.")
     instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks the model for a critique.")
     max_critique_tokens: PositiveInt = Field(
         64, description="Longest critique, in tokens; becomes the service's default for this checkpoint."
@@ -122,7 +126,7 @@ class _Writing(BaseModel):
             return EndpointCritic(self.endpoint, self.model, key=key, concurrency=self.concurrency)
         return VLLMCritic(self.model, max_model_len=self.max_model_len, dtype=self.dtype)
 
-    def pairs(self, data: Path) -> list[PreferencePair]:
+    def pairs(self, data: str) -> list[PreferencePair]:
         from .data import in_question_order, read_pairs
 
         pairs = in_question_order(read_pairs(data))
@@ -132,7 +136,7 @@ class _Writing(BaseModel):
 class Sample(_Writing):
     """Write several critiques of every response, each with a score from 1 to 10."""
 
-    data: CliPositionalArg[Path] = Field(description="Preference pairs, .jsonl or .parquet.")
+    data: CliPositionalArg[str] = Field(description=_DATA)
     n: PositiveInt = Field(10, description="Critiques a response.")
     temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
     max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
@@ -143,16 +147,17 @@ class Sample(_Writing):
         from .critiques.critics import Sampling
         from .critiques.records import read_critiques
         from .critiques.sample import sample, summary
-        from .data import file_sha256
+        from .data import content_sha256
         from .report import as_rows
 
+        pairs = self.pairs(self.data)
         sample(
-            self.pairs(self.data),
+            pairs,
             self.critic(),
             Sampling(self.n, self.temperature, self.max_tokens),
             instruction=self.instruction,
             out=self.out,
-            run={"data": file_sha256(self.data), "limit": self.limit},
+            run={"pairs": content_sha256(pairs)},
             seed=self.seed,
         )
         logging.getLogger(__name__).info("%s", as_rows(summary(read_critiques(self.out))))
@@ -184,7 +189,7 @@ class Refine(_Writing):
     """Merge the critiques of each response into one (summ), or keep the best of them (rank)."""
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques filter`.")
-    data: Path = Field(description="The preference pairs that were critiqued.")
+    data: str = Field(description="The preference pairs that were critiqued.")
     method: Literal["summ", "rank"] = Field(description="How.")
     top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
     max_tokens: PositiveInt = Field(96, description="Longest merged critique.")

@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM.")
-    data: Path = Field(description="Preference pairs.")
+    data: str = Field(description="Preference pairs: a file or a dataset (see sources.rows).")
     critiques: Path | None = Field(None, description="A finished `critiques refine` (or filter, or sample).")
     validation_critiques: Path | None = Field(
         None,

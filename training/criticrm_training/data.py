@@ -1,20 +1,22 @@
-"""Preference pairs from a file, with every fault named by its row."""
+"""Preference pairs in every format they come in, with every fault named by its row."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from criticrm_model import CriticRMError
 from criticrm_model.prompt import Message
 
+from .sources import DataError, rows
 
-class DataError(CriticRMError):
-    """A preference file can't be read; the message names file, row and field."""
+_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +36,33 @@ class PreferencePair:
     group: str
 
 
-def read_pairs(path: Path) -> list[PreferencePair]:
-    """Read `.jsonl` or `.parquet` rows with `prompt` (text or messages), `chosen` and `rejected`.
+def read_pairs(source: Path | str) -> list[PreferencePair]:
+    """Preference pairs of a file or a dataset (`sources.rows`), in the formats that TRL's reward trainer takes.
 
-    `chosen` and `rejected` are text, or messages: the response alone, or the prompt again with the response last
-    (then `prompt` may be left out). `id` (the row's number unless given) and `category` are optional. Exact
-    duplicates are dropped.
+    - `prompt`, `chosen`, `rejected`; or `chosen` and `rejected` alone, which then begin with the prompt;
+    - each of them text, or messages; `chosen` and `rejected` may be the response alone or the whole conversation;
+    - text in turns (`\\n\\nHuman: ...\\n\\nAssistant: ...`, as hh-rlhf has it) is read as messages.
+
+    `id` (the row's number unless given) and `category` are optional. Exact duplicates are dropped.
 
     Raises:
-        DataError: the file is missing, empty or broken, a row is malformed, or two different rows share an id.
+        DataError: the source is missing, empty or broken, a row is malformed, or two different rows share an id.
     """
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
-    for number, row in _rows(path):
+    for number, row in rows(source):
         try:
             pair = _pair(row, default_id=str(number))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{path}, row {number}: {reason}") from error
+            raise DataError(f"{source}, row {number}: {reason}") from error
         key = (*((m["role"], m["content"]) for m in pair.prompt), pair.chosen, pair.rejected)
         first, content = seen.setdefault(pair.id, (number, key))
         if content != key:
-            raise DataError(f"{path}, row {number}: the id {pair.id!r} is that of row {first}, which is another pair")
+            raise DataError(f"{source}, row {number}: the id {pair.id!r} is that of row {first}, which is another pair")
         pairs.setdefault(key, pair)
     if not pairs:
-        raise DataError(f"{path} holds no preference pairs")
+        raise DataError(f"{source} holds no preference pairs")
     return list(pairs.values())
 
 
@@ -80,43 +84,20 @@ def split_by_prompt(
     return training, validation
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each row with its number from 1, which in a text file is its line's."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        number = 0
-        try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: no parquet that can be read beyond row {number} ({error})") from error
-    elif path.suffix in {".jsonl", ".json"}:
-        with path.open("rb") as file:  # decoded line by line: a text file would not say which one is bad
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line.decode())
-                    except ValueError as error:
-                        raise DataError(f"{path}, row {number}: not JSON in UTF-8 ({error})") from error
-    else:
-        raise DataError(f"{path}: preference files are .jsonl or .parquet")
+def content_sha256(pairs: Iterable[PreferencePair]) -> str:
+    """Of what the pairs say, in any order and from any kind of file."""
+    digests = sorted(hashlib.sha256(json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
     chosen_turns, chosen = _response(row["chosen"], "chosen")
     rejected_turns, rejected = _response(row["rejected"], "rejected")
-    if row.get("prompt"):
-        prompt = _messages(row["prompt"], "prompt")
+    given = row.get("prompt")
+    if not given and not chosen_turns and not rejected_turns:
+        given, chosen, rejected = _common_prefix(chosen, rejected)
+    if given:
+        prompt = _messages(given, "prompt")
         for field, turns in (("chosen", chosen_turns), ("rejected", rejected_turns)):
             if turns and turns != prompt:
                 raise ValueError(f"{field}: the messages before the response are not those of prompt")
@@ -141,7 +122,7 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
 
 def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
     """The turns before the response, if any, and its text."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not _TURN.match(value):
         return (), value
     turns = _messages(value, field)
     if turns[-1]["role"] != "assistant":
@@ -149,7 +130,18 @@ def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
     return turns[:-1], turns[-1]["content"]
 
 
+def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """What two texts begin with, up to the last space, and the rest of each."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    common = chosen[: sum(1 for _ in same)]
+    end = max(common.rfind(" "), common.rfind("\n")) + 1
+    return common[:end].strip(), chosen[end:], rejected[end:]
+
+
 def _messages(value: Any, field: str) -> tuple[Message, ...]:
+    if isinstance(value, str) and _TURN.match(value):
+        _, *parts = _TURN.split(value)
+        value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
     if isinstance(value, str) and value:
         return (Message(role="user", content=value),)
     if not isinstance(value, list) or not value:

@@ -15,10 +15,11 @@ from criticrm_model.reference import ReferenceModel
 from .base import load_base
 from .card import reward_card
 from .cli import FitHead
-from .data import DataError, PreferencePair, in_question_order, read_pairs
+from .data import PreferencePair, in_question_order, read_pairs
 from .features import PairFeatures, extract
 from .head import fit_head
 from .report import accuracy_report, as_table
+from .sources import DataError, source_name
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def fit(settings: FitHead) -> None:
             step.validation_loss,
         )
     logger.info("kept penalty %.4f", head.penalty)
-    _write(settings, head.reward, train)
+    _write(settings, head.reward, train, pairs)
 
     scalar = fit_head(train.direct, groups, settings.folds)  # the matched baseline: same pairs, no critiques at all
     margins = {
@@ -94,16 +95,17 @@ def _extract(
     return features(pairs, "training"), features(heldout, "held-out")
 
 
-def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures) -> None:
+def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures, pairs: list[PreferencePair]) -> None:
+    name = source_name(settings.data)
     card = reward_card(
         reward,
         train,
         base=settings.base,
         instruction=settings.instruction,
         max_critique_tokens=settings.max_critique_tokens,
-        data=settings.data,
-        pairs=len(train.direct),
-        reference_set=f"both responses of the pairs of {settings.data.name} that got critiques",
+        data=name,
+        pairs=pairs,
+        reference_set=f"both responses of the pairs of {name} that got critiques",
     )
     if settings.head_only:
         save_head(reward, card, settings.out)

@@ -35,6 +35,7 @@ from .examples import make_examples
 from .features import extract
 from .joint import JointModel
 from .objective import Objective
+from .sources import source_name
 from .trainer import JointTrainer
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
     if trainer.is_world_process_zero():
         (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
-        export(model, tokenizer, renderer, validation, config, out, len(training))
+        export(model, tokenizer, renderer, validation, config, out, training)
 
 
 def export(
@@ -88,13 +89,13 @@ def export(
     validation: Sequence[PreferencePair],
     config: TrainConfig,
     out: Path,
-    pairs: int,
+    pairs: Sequence[PreferencePair],
 ) -> None:
     """Write the one checkpoint format: adapters merged, the reward head as the reward token's row.
 
     Args:
         validation: pairs to calibrate on; the model critiques the first of them.
-        pairs: how many it was trained on.
+        pairs: those it was trained on.
     """
     lm, reward = model.lm, model.reward.detach().cpu()
     if isinstance(lm, PeftModel):
@@ -112,15 +113,16 @@ def export(
         work_dir=out / "calibration",
         label="calibration",
     )
+    name = source_name(config.data)
     card = reward_card(
         reward,
         states,
         base=config.base,
         instruction=config.instruction,
         max_critique_tokens=config.max_critique_tokens,
-        data=config.data,
+        data=name,
         pairs=pairs,
-        reference_set=f"both responses of {len(states.critiqued)} validation pairs of {config.data.name}",
+        reference_set=f"both responses of {len(states.critiqued)} validation pairs of {name}",
     )
     if config.lora is not None:
         save_head(reward, card, out / "adapter")
