@@ -117,9 +117,11 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
-        """`a,b`, or a JSON list."""
+        """`a,b`, or a JSON list; nothing at all is no key."""
         if not isinstance(value, str):
             return value
+        if not value.strip():
+            return ()
         if not value.lstrip().startswith("["):
             return value.split(",")
         try:

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
+from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
 from criticrm_training.critiques import critics as critics_module
 from criticrm_training.critiques import records
-from criticrm_training.critiques.critics import CriticError, Draft, EndpointCritic, Sampling, Task
+from criticrm_training.critiques.critics import Draft, EndpointCritic, Sampling, Task
 from criticrm_training.critiques.filter import filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import sample
 from criticrm_training.data import PreferencePair
+from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
 
 PAIRS = [
@@ -217,7 +219,7 @@ class _Endpoint(BaseHTTPRequestHandler):
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Endpoint]]]:
     async def at_once(_: float) -> None: ...
 
-    monkeypatch.setattr(critics_module.asyncio, "sleep", at_once)
+    monkeypatch.setattr(endpoint_module.asyncio, "sleep", at_once)
     handler = type("Handler", (_Endpoint,), {"faults": [], "bodies": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -233,7 +235,7 @@ TASKS = [Task(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i
 
 def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoint]]) -> None:
     url, handler = endpoint
-    critic = EndpointCritic(url, "big", key="secret", concurrency=2)
+    critic = EndpointCritic(Endpoint(url, key="secret", concurrency=2), "big")
     drafts = critic.write(TASKS, Sampling(2, 0.7, 32))
     assert drafts == [[Draft("fine. Score: 7", "stop", 6)] * 2] * 5
     (body,) = [b for b in handler.bodies if b["seed"] == 3]
@@ -248,11 +250,11 @@ def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoi
 def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[str, type[_Endpoint]]) -> None:
     url, handler = endpoint
     handler.faults += [500, 429, 503]
-    assert len(EndpointCritic(url, "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
+    assert len(EndpointCritic(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
     assert len(handler.bodies) == 8
     handler.faults += [404]
-    with pytest.raises(CriticError, match="answered 404"):
-        EndpointCritic(url, "big").write(TASKS, Sampling(1, 0.7, 32))
+    with pytest.raises(EndpointError, match="answered 404"):
+        EndpointCritic(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))
 
 
 def test_parts_hold_one_run(tmp_path: Path) -> None:

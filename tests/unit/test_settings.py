@@ -65,7 +65,9 @@ def test_variables_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
 
 
-@pytest.mark.parametrize(("value", "keys"), [("one", ["one"]), ("one,two", ["one", "two"]), ('["a,b"]', ["a,b"])])
+@pytest.mark.parametrize(
+    ("value", "keys"), [("one", ["one"]), ("", []), ("one,two", ["one", "two"]), ('["a,b"]', ["a,b"])]
+)
 def test_keys_as_people_write_them(monkeypatch: pytest.MonkeyPatch, value: str, keys: list[str]) -> None:
     monkeypatch.setenv("CRITICRM_API_KEYS", value)
     assert [key.get_secret_value() for key in Settings().api_keys] == keys

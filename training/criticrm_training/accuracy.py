@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 _RESAMPLES = 10_000
 _DRAWS_AT_ONCE = 2_000_000  # counts of groups, 8 bytes each, and as many again while they are multiplied
@@ -13,7 +14,7 @@ _DRAWS_AT_ONCE = 2_000_000  # counts of groups, 8 bytes each, and as many again 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """`value` and its 95 % interval `low`..`high`, shares of `n` pairs."""
+    """`value` and its 95 % interval `low`..`high`, shares of `n` pairs (or a difference of two such shares)."""
 
     value: float
     low: float
@@ -26,17 +27,39 @@ def pair_accuracy(margins: Sequence[float], groups: Sequence[str], seed: int = 0
 
     Pairs of one question are not independent, so whole questions are resampled (percentile bootstrap).
     """
+    correct = _correct(margins)
+    low, high = _interval(correct, groups, seed)
+    return Accuracy(float(correct.mean()), low, high, len(correct))
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str], seed: int = 0) -> Accuracy:
+    """How much more accurate `ours` are than `theirs`, with the interval of that difference on the same pairs.
+
+    Args:
+        ours, theirs: margins of the same pairs in the same order, `[n]`.
+    """
+    gained = _correct(ours) - _correct(theirs)
+    low, high = _interval(gained, groups, seed)
+    return Accuracy(float(gained.mean()), low, high, len(gained))
+
+
+def _correct(margins: Sequence[float]) -> npt.NDArray[np.float64]:
     margin = np.asarray(margins, dtype=np.float64)
-    correct = (margin > 0) + 0.5 * (margin == 0)
+    right: npt.NDArray[np.float64] = (margin > 0) + 0.5 * (margin == 0)
+    return right
+
+
+def _interval(values: npt.NDArray[np.float64], groups: Sequence[str], seed: int) -> tuple[float, float]:
+    """Of the mean of `values`, `[n]`, 95 %, over resampled groups."""
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(member, weights=correct)
+    sums = np.bincount(member, weights=values)
     sizes = np.bincount(member)
     rng = np.random.default_rng(seed)
     equal = np.full(len(names), 1 / len(names))
     rows = max(1, _DRAWS_AT_ONCE // len(names))
-    shares = []
+    means = []
     for start in range(0, _RESAMPLES, rows):
         drawn = rng.multinomial(len(names), equal, size=min(rows, _RESAMPLES - start))  # [rows, groups]
-        shares.append((drawn @ sums) / (drawn @ sizes))
-    low, high = np.quantile(np.concatenate(shares), [0.025, 0.975])
-    return Accuracy(float(correct.mean()), float(low), float(high), len(margin))
+        means.append((drawn @ sums) / (drawn @ sizes))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)

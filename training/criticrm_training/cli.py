@@ -102,6 +102,50 @@ class Train(BaseSettings):
         return 0
 
 
+class Evaluate(BaseSettings):
+    """Measure a Critic-RM on preference pairs it has not seen: before a critique, after it, and over several.
+
+    The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
+    inputs goes on where the first stopped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_EVALUATE_", frozen=True, cli_kebab_case=True)
+
+    data: CliPositionalArg[str] = Field(description=_DATA)
+    out: Path = Field(description="Folder for the scores and evaluation.json.")
+    model: str = Field(DEFAULT_NAME, description="The checkpoint: 'default', a folder or a hub name.")
+    url: str | None = Field(None, description="A service that runs already, instead of --model.")
+    key: SecretStr | None = Field(None, description="Its key.")
+    concurrency: PositiveInt = Field(32, description="Requests in flight.")
+    samples: tuple[PositiveInt, ...] = Field(
+        (), description="Also report the mean over so many sampled critiques, for each number given (1,4,8)."
+    )
+    against: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Finished evaluations to compare with pair by pair: --against scalar=FOLDER.",
+    )
+    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+
+    def run(self) -> int:
+        from .data import in_question_order, read_pairs
+        from .evaluation.evaluate import evaluate
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        pairs = in_question_order(read_pairs(self.data))
+        evaluate(
+            self.model,
+            pairs[: self.limit] if self.limit else pairs,
+            self.out,
+            url=self.url,
+            key=self.key.get_secret_value() if self.key else None,
+            concurrency=self.concurrency,
+            samples=self.samples,
+            against=self.against,
+        )
+        return 0
+
+
 class _Writing(BaseModel):
     """Who writes."""
 
@@ -120,10 +164,11 @@ class _Writing(BaseModel):
 
     def critic(self) -> Critic:
         from .critiques.critics import EndpointCritic, VLLMCritic
+        from .endpoint import Endpoint
 
         if self.endpoint:
             key = self.key.get_secret_value() if self.key else None
-            return EndpointCritic(self.endpoint, self.model, key=key, concurrency=self.concurrency)
+            return EndpointCritic(Endpoint(self.endpoint, key=key, concurrency=self.concurrency), self.model)
         return VLLMCritic(self.model, max_model_len=self.max_model_len, dtype=self.dtype)
 
     def pairs(self, data: str) -> list[PreferencePair]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
-
-import httpx
 
 from criticrm_model import CriticRMError
 from criticrm_model.default import resolve
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Message, Renderer
 from criticrm_model.reward import Dtype
+
+from ..endpoint import Endpoint
 
 
 class CriticError(CriticRMError):
@@ -146,73 +144,35 @@ class VLLMCritic:
 
 
 class EndpointCritic:
-    """An OpenAI-style `/v1/chat/completions`, asked with bounded concurrency; refusals and cuts are tried again.
+    """An OpenAI-style `/chat/completions`.
 
     Args:
-        url: up to and including `/v1`.
+        endpoint: its URL ends in `/v1`.
         model: as the endpoint names it.
-        key: sent as a bearer token.
     """
 
-    ATTEMPTS = 6
-    _LONGEST_WAIT_S = 30.0
-
-    def __init__(
-        self, url: str, model: str, *, key: str | None = None, concurrency: int = 32, timeout_s: float = 300
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
         self.name = model
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._concurrency = concurrency
-        self._timeout_s = timeout_s
+        self._endpoint = endpoint
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        return asyncio.run(self._write(tasks, sampling))
-
-    async def _write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        slots = asyncio.Semaphore(self._concurrency)
-        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s) as client:
-
-            async def one(task: Task) -> list[Draft]:
-                async with slots:
-                    return await self._ask(client, task, sampling)
-
-            try:
-                async with asyncio.TaskGroup() as group:
-                    asked = [group.create_task(one(task)) for task in tasks]
-            except ExceptionGroup as failures:  # the first ends the others; it alone is told
-                raise failures.exceptions[0] from failures
-        return [task.result() for task in asked]
-
-    async def _ask(self, client: httpx.AsyncClient, task: Task, sampling: Sampling) -> list[Draft]:
-        body: dict[str, Any] = {
-            "model": self.name,
-            "messages": [
-                *task.prompt,
-                {"role": "assistant", "content": task.response},
-                {"role": "user", "content": task.instruction},
-            ],
-            "n": sampling.n,
-            "temperature": sampling.temperature,
-            "max_tokens": sampling.max_tokens,
-            "seed": task.seed,
-        }
-        reason = ""
-        for attempt in range(self.ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(min(2**attempt, self._LONGEST_WAIT_S) * random.uniform(0.5, 1))
-            try:
-                answer = await client.post(self._url, json=body)
-            except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            if answer.status_code == 429 or answer.status_code >= 500:
-                reason = f"{answer.status_code}: {answer.text[:200]}"
-                continue
-            if answer.status_code != 200:
-                raise CriticError(f"{self._url} answered {answer.status_code}: {answer.text[:500]}")
-            return _drafts(answer.json(), sampling.n, self._url)
-        raise CriticError(f"{self._url} failed {self.ATTEMPTS} times, last with {reason}")
+        bodies = [
+            {
+                "model": self.name,
+                "messages": [
+                    *task.prompt,
+                    {"role": "assistant", "content": task.response},
+                    {"role": "user", "content": task.instruction},
+                ],
+                "n": sampling.n,
+                "temperature": sampling.temperature,
+                "max_tokens": sampling.max_tokens,
+                "seed": task.seed,
+            }
+            for task in tasks
+        ]
+        answers = self._endpoint.post_all("/chat/completions", bodies)
+        return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
 
 
 def _drafts(answer: Any, n: int, url: str) -> list[Draft]:

@@ -1,0 +1,5 @@
+"""`python -m criticrm_server` is `criticrm`, where the script is not on the path."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""`criticrm evaluate`: through a real server on the fake engine, and its numbers by hand."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from criticrm_training.accuracy import paired_difference
+from criticrm_training.cli import Evaluate
+from criticrm_training.data import PreferencePair
+from criticrm_training.endpoint import Endpoint, EndpointError
+from criticrm_training.evaluation import evaluate as evaluate_module
+from criticrm_training.evaluation import quality, scoring
+from criticrm_training.evaluation.quality import critique_quality
+from criticrm_training.evaluation.scoring import margins, score_pairs
+from criticrm_training.evaluation.serving import ServingError, served
+from criticrm_training.parts import PartsError
+from criticrm_training.sources import DataError
+
+PAIRS = [
+    PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
+    for i in range(70)
+]
+
+
+class Scripted(Endpoint):
+    """A service whose scores are a function of the response."""
+
+    def __init__(self) -> None:
+        super().__init__("http://nowhere")
+        self.bodies: list[Any] = []
+
+    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+        assert path == "/score"
+        self.bodies += bodies
+        return [{"results": [self._result(text, body["critique"]) for text in body["responses"]]} for body in bodies]
+
+    def _result(self, text: str, critique: Any) -> dict[str, Any]:
+        good, number = text.startswith("good"), int(text.split()[1])
+        n = 1 if critique is True else critique["n"]
+        shift = number % 3 == 0  # wrong on every third pair before a critique
+        scores = [float(good) if k else float(good) - 2 * good * (number % 2) for k in range(n)]
+        return {
+            "error": None,
+            "direct_score": float(good != shift),
+            "score": sum(scores) / n,
+            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
+        }
+
+
+def test_margins_by_hand(tmp_path: Path) -> None:
+    service = Scripted()
+    rows = score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "x"})
+    assert len(rows) == 140
+    assert service.bodies[0]["critique"] is True
+    assert service.bodies[0]["on_overflow"] == "truncate"
+    found = margins(rows, [1, 4])
+    assert (found["direct_score"] > 0).sum() == 46  # 24 of 70 numbers divide by three
+    assert (found["greedy critique"] > 0).sum() == 35
+    assert found["mean of 1"].tolist() == found["greedy critique"].tolist()
+    assert found["mean of 4"][1] == pytest.approx((-1 + 3) / 4)
+    asked = len(service.bodies)
+    assert score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "x"}) == rows
+    assert len(service.bodies) == asked  # all of it was there
+    with pytest.raises(PartsError, match="another model"):
+        score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "y"})
+
+
+def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Scripted()
+    failed = {"error": {"message": "the reward logit is nan"}, "critiques": [], "score": None, "direct_score": None}
+    monkeypatch.setattr(service, "_result", lambda *_: failed)
+    with pytest.raises(EndpointError, match="pair 0, chosen: the reward logit is nan"):
+        score_pairs(PAIRS, service, samples=0, out=tmp_path, run={})
+
+
+def test_a_paired_difference_by_hand() -> None:
+    ours, theirs = [1.0] * 30 + [-1.0] * 10, [1.0] * 20 + [-1.0] * 20
+    gain = paired_difference(ours, theirs, [str(i) for i in range(40)])
+    assert gain.value == pytest.approx(0.25)
+    assert 0.1 < gain.low < 0.25 < gain.high < 0.45
+    same = paired_difference(ours, ours, [str(i) for i in range(40)])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_quality_by_hand() -> None:
+    assert doctest.testmod(quality).failed == 0
+    found = critique_quality(
+        ["the reply explains scattering", "the reply is good", "the reply is good", "it has 7 faults"],
+        ["Scattering of light.", "No.", "The reply.", "There are 7."],
+        [True, True, False, True],
+        "Is the reply good?",
+    )
+    assert found == quality.Quality(4, ended=0.75, repeats=0.0, names=0.5, distinct=0.75)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed")
+def test_the_command_through_a_server_of_its_own(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"id": str(i), "prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(40)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(evaluate_module, "served", lambda model: served(model, ["--engine", "fake"]))
+
+    def run(out: str, *more: str) -> dict[str, Any]:
+        arguments = [str(data), "--out", str(tmp_path / out), "--model", str(tiny_checkpoint), *more]
+        assert Evaluate(_cli_parse_args=arguments).run() == 0
+        report: dict[str, Any] = json.loads((tmp_path / out / "evaluation.json").read_text())
+        return report
+
+    first = run("first", "--samples", "1,2")
+    assert set(first["accuracy"]["overall"]) == {
+        "longer wins", "direct_score", "greedy critique", "mean of 1", "mean of 2",
+    }  # fmt: skip
+    assert first["accuracy"]["overall"]["direct_score"]["n"] == 40
+    second = run("second", "--against", f"first={tmp_path / 'first'}")
+    assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
+    with pytest.raises(DataError, match="evaluated other pairs"):
+        run("third", "--limit", "10", "--against", f"first={tmp_path / 'first'}")
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="not a Critic-RM checkpoint"), served(str(tmp_path), ["--engine", "fake"]):
+        pass
+
+
+def test_the_rows_have_their_columns() -> None:
+    assert set(scoring.SCHEMA.names) >= {"pair_id", "side", "direct_score", "greedy_score", "sampled_scores"}

@@ -1,0 +1,77 @@
+"""Many POSTs to one HTTP service: bounded concurrency, and what passes is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from criticrm_model import CriticRMError
+
+ATTEMPTS = 6
+_LONGEST_WAIT_S = 30.0
+
+
+class EndpointError(CriticRMError):
+    """The service refused a request, or could not be reached in all attempts."""
+
+
+class Endpoint:
+    """A service at a URL.
+
+    Args:
+        key: sent as a bearer token.
+        concurrency: requests in flight.
+        timeout_s: of one attempt.
+    """
+
+    def __init__(self, url: str, *, key: str | None = None, concurrency: int = 32, timeout_s: float = 300) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+
+    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+        """The JSON answers, in order. 429, 5xx and broken connections are tried again, `ATTEMPTS` times in all.
+
+        Raises:
+            EndpointError: at the first request that fails for good; the others are cancelled.
+        """
+        return asyncio.run(self._post_all(path, bodies))
+
+    async def _post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+        slots = asyncio.Semaphore(self._concurrency)
+        limits = httpx.Limits(max_connections=self._concurrency)
+        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s, limits=limits) as client:
+
+            async def one(body: Any) -> Any:
+                async with slots:
+                    return await self._post(client, self.url + path, body)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    asked = [group.create_task(one(body)) for body in bodies]
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from failures
+        return [task.result() for task in asked]
+
+    async def _post(self, client: httpx.AsyncClient, url: str, body: Any) -> Any:
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(min(2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1))
+            try:
+                answer = await client.post(url, json=body)
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code == 429 or answer.status_code >= 500:
+                reason = f"{answer.status_code}: {answer.text[:200]}"
+                continue
+            if answer.status_code != 200:
+                raise EndpointError(f"{url} answered {answer.status_code}: {answer.text[:500]}")
+            return answer.json()
+        raise EndpointError(f"{url} failed {ATTEMPTS} times, last with {reason}")

@@ -1,0 +1,95 @@
+"""`criticrm evaluate`: pair accuracy of a Critic-RM with critiques it writes now, beside what it must beat."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from ..accuracy import paired_difference
+from ..data import PreferencePair, content_sha256
+from ..endpoint import Endpoint
+from ..parts import read_parts
+from ..report import accuracy_report, as_table
+from ..sources import DataError
+from .quality import critique_quality
+from .scoring import margins, score_pairs
+from .serving import served
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "evaluation.json"
+
+
+def evaluate(
+    model: str,
+    pairs: Sequence[PreferencePair],
+    out: Path,
+    *,
+    url: str | None,
+    key: str | None,
+    concurrency: int,
+    samples: Sequence[int],
+    against: Mapping[str, Path],
+) -> dict[str, Any]:
+    """Score, report, and write `out/evaluation.json`; the scores stay in `out/scores`.
+
+    Args:
+        model: served for as long as it takes, unless `url` names a service that runs.
+        samples: for each m, the mean over m sampled critiques is reported.
+        against: finished evaluations of the same pairs, by name: each is compared with pair by pair.
+
+    Raises:
+        DataError: another evaluation holds other pairs.
+        EndpointError, PartsError, ServingError
+    """
+    with nullcontext(url) if url else served(model) as address:
+        service = Endpoint(address or "", key=key, concurrency=concurrency)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+        run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
+        rows = score_pairs(pairs, service, samples=max(samples, default=0), out=out / "scores", run=run)
+
+    found = margins(rows, samples)
+    ended = [row["ended"] for row in rows]
+    report = accuracy_report(pairs, found, sum(ended) / len(ended))
+    report["model_version"] = about["model_version"]
+    responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    instruction = about["manifest"]["critique_instruction"]
+    quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
+    report["quality"] = asdict(quality)
+    report["against"] = {name: _compare(pairs, rows, found, other) for name, other in against.items()}
+    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    logger.info("%s", as_table({str(about["model"]): report}))
+    logger.info(
+        "critiques: %.0f %% end by themselves, %.0f %% of their word sequences repeat, %.0f %% name something of the "
+        "response, %.0f %% are different from all others",
+        *(100 * share for share in (quality.ended, quality.repeats, quality.names, quality.distinct)),
+    )
+    for name, gains in report["against"].items():
+        for method, gain in gains.items():
+            logger.info("%s against %s: %+.3f [%+.3f, %+.3f]", method, name, gain["value"], gain["low"], gain["high"])
+    logger.info("wrote %s", out / RESULTS)
+    return report
+
+
+def _compare(
+    pairs: Sequence[PreferencePair],
+    rows: Sequence[dict[str, Any]],
+    found: Mapping[str, torch.Tensor],
+    other: Path,
+) -> dict[str, dict[str, float]]:
+    """Each method against the other evaluation's direct score: the matched baseline writes no critiques."""
+    theirs = read_parts(other / "scores")
+    if [row["pair_id"] for row in theirs] != [row["pair_id"] for row in rows]:
+        raise DataError(f"{other} evaluated other pairs: give both the same data and limit")
+    baseline = margins(theirs, ())["direct_score"].tolist()
+    groups = [pair.group for pair in pairs]
+    return {name: asdict(paired_difference(ours.tolist(), baseline, groups)) for name, ours in found.items()}

@@ -1,0 +1,62 @@
+"""What can be measured of critiques without reading them: whether they end, repeat themselves, and say what of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_WORD = re.compile(r"[^\W\d_]{5,}|\d+")  # long words and numbers: what a response is about
+_NGRAM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Shares of n critiques.
+
+    Attributes:
+        ended: by themselves, before the limit.
+        repeats: share of a critique's four-word sequences that it had before, averaged.
+        names: that take up a word of five letters or more, or a number, of their response that the critique's
+            instruction does not hold.
+        distinct: different texts among all.
+    """
+
+    n: int
+    ended: float
+    repeats: float
+    names: float
+    distinct: float
+
+
+def critique_quality(
+    critiques: Sequence[str], responses: Sequence[str], ended: Sequence[bool], instruction: str
+) -> Quality:
+    """Of one critique a response."""
+    n = len(critiques)
+    asked = _words(instruction)
+    names = [bool((_words(c) & _words(r)) - asked) for c, r in zip(critiques, responses, strict=True)]
+    return Quality(
+        n=n,
+        ended=sum(ended) / n,
+        repeats=sum(map(repetition, critiques)) / n,
+        names=sum(names) / n,
+        distinct=len(set(critiques)) / n,
+    )
+
+
+def repetition(text: str) -> float:
+    """The share of four-word sequences that came before in the same text; 0 for shorter texts.
+
+    >>> repetition("it is not good it is not good it is not good")
+    0.5555555555555556
+    >>> repetition("it is not good at all")
+    0.0
+    """
+    words = text.lower().split()
+    sequences = [tuple(words[i : i + _NGRAM]) for i in range(len(words) - _NGRAM + 1)]
+    return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))

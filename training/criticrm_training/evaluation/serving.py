@@ -1,0 +1,57 @@
+"""The service that is asked: one that runs already, or `criticrm serve` for as long as it is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from criticrm_model import CriticRMError
+
+_READY = re.compile(r"4/4 ready: POST (\S+)/score")
+
+
+class ServingError(CriticRMError):
+    """The service did not start."""
+
+
+@contextmanager
+def served(model: str, options: Sequence[str] = (), start_timeout_s: float = 600) -> Iterator[str]:
+    """The URL of a server of `model` that lives as long as the context, on a free port of loopback.
+
+    Args:
+        options: of `criticrm serve`.
+
+    Raises:
+        ServingError: it ended, or was not ready in time; the end of its log is in the message.
+    """
+    with tempfile.TemporaryDirectory(prefix="criticrm-serve-") as scratch:
+        log = Path(scratch) / "serve.log"
+        with log.open("wb") as sink:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "criticrm_server", "serve", model, "--port", "0", *options],
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"CRITICRM_LOG_FORMAT": "text", "CRITICRM_HOST": "127.0.0.1", "CRITICRM_API_KEYS": ""},
+            )
+        try:
+            yield _wait_until_ready(server, log, start_timeout_s)
+        finally:
+            server.terminate()  # it drains, and takes its engine with it
+            server.wait()
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], log: Path, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and server.poll() is None:
+        if found := _READY.search(log.read_text(encoding="utf-8", errors="replace")):
+            return found[1]
+        time.sleep(0.5)
+    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+    raise ServingError(f"`criticrm serve` did not get ready:\n{tail}")
