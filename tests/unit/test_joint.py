@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import doctest
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import TrainingArguments
 
+import joint
 from criticrm_training import batches
-from criticrm_training.batches import Example, PairCollator, Side
-from criticrm_training.joint import JointModel
+from criticrm_training.batches import PairCollator
 from criticrm_training.objective import Objective, bradley_terry_loss
-from criticrm_training.trainer import JointTrainer
-from tiny import make_model
-
-VOCABULARY = 300
-
-
-def make_example(seed: int) -> Example:
-    """Four sequences of random lengths; separable: chosen prompts end in token 7, rejected ones in 9."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def side(last: int) -> Side:
-        prompt, critique = torch.randint(3, 12, (2,), generator=generator).tolist()
-        ids = torch.randint(20, VOCABULARY, (prompt + critique,), generator=generator).tolist()
-        return Side(prompt_ids=[*ids[:prompt], last], critique_ids=ids[prompt:])
-
-    return Example(chosen=side(7), rejected=side(9))
-
-
-EXAMPLES = [make_example(seed) for seed in range(64)]
-
-
-def make_joint(lora: bool = False) -> JointModel:
-    torch.manual_seed(0)
-    lm = make_model(VOCABULARY)
-    return JointModel(get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear")) if lora else lm)
+from joint import EXAMPLES, fit, make_joint, weights
 
 
 def test_the_collator_does_what_its_example_says() -> None:
@@ -128,41 +104,6 @@ def test_padding_changes_nothing() -> None:
     assert together.critique_loss.item() == pytest.approx(loss, rel=1e-5)
 
 
-def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **arguments: object) -> JointTrainer:
-    model = make_joint(lora)
-    settings = {
-        "output_dir": str(out),
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 1e9,
-        "report_to": [],
-        "logging_steps": 1,
-        "remove_unused_columns": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "optim": "sgd",
-        **arguments,
-    }
-    trainer = JointTrainer(
-        model,
-        TrainingArguments(**settings),
-        objective=objective or Objective(schedule="additive", weight=0.5),
-        data_collator=PairCollator(pad_id=0),
-        train_dataset=EXAMPLES,
-        eval_dataset=EXAMPLES[:16],
-    )
-    trainer.train()
-    return trainer
-
-
-def weights(trainer: JointTrainer) -> torch.Tensor:
-    assert trainer.model is not None
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-
-
 def test_accumulation_does_not_matter(tmp_path: Path) -> None:
     """8 x 1, 1 x 8 and 4 x 2 give the same trajectory, though batches hold different numbers of critique tokens."""
     at_once = fit(tmp_path)
@@ -195,3 +136,19 @@ def test_only_what_is_trained_is_saved_and_comes_back(tmp_path: Path) -> None:
     assert trainer.model is not None
     for (name, ours), theirs in zip(trainer.model.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_processes_do_not_matter(tmp_path: Path) -> None:
+    """Two processes with batches of four train like one with batches of eight."""
+    program = [str(Path(joint.__file__))]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command in (
+        [*program, str(tmp_path / "one"), "8"],
+        [*launch, *program, str(tmp_path / "two"), "4"],
+    ):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (torch.load(tmp_path / name) for name in ("one", "two"))
+    moved = (one - torch.cat([p.detach().flatten() for p in make_joint().parameters()])).abs().max()
+    assert (two - one).abs().max() < 1e-3 * moved
+    assert abs((two - one).mean().item()) < 1e-6 * moved

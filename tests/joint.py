@@ -1,0 +1,89 @@
+"""A tiny joint model, pairs it can tell apart, and a run of the trainer; as a program, one of several processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments
+
+from criticrm_training.batches import Example, PairCollator, Side
+from criticrm_training.joint import JointModel
+from criticrm_training.objective import Objective
+from criticrm_training.trainer import JointTrainer
+from tiny import make_model
+
+VOCABULARY = 300
+
+
+def make_example(seed: int) -> Example:
+    """Four sequences of random lengths; separable: chosen prompts end in token 7, rejected ones in 9."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def side(last: int) -> Side:
+        prompt, critique = torch.randint(3, 12, (2,), generator=generator).tolist()
+        ids = torch.randint(20, VOCABULARY, (prompt + critique,), generator=generator).tolist()
+        return Side(prompt_ids=[*ids[:prompt], last], critique_ids=ids[prompt:])
+
+    return Example(chosen=side(7), rejected=side(9))
+
+
+EXAMPLES = [make_example(seed) for seed in range(64)]
+
+
+def make_joint(lora: bool = False) -> JointModel:
+    torch.manual_seed(0)
+    lm = make_model(VOCABULARY)
+    return JointModel(get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear")) if lora else lm)
+
+
+def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **arguments: object) -> JointTrainer:
+    model = make_joint(lora)
+    settings = {
+        "output_dir": str(out),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "report_to": [],
+        "logging_steps": 1,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "optim": "sgd",
+        **arguments,
+    }
+    trainer = JointTrainer(
+        model,
+        TrainingArguments(**settings),
+        objective=objective or Objective(schedule="additive", weight=0.5),
+        data_collator=PairCollator(pad_id=0),
+        train_dataset=EXAMPLES,
+        eval_dataset=EXAMPLES[:16],
+    )
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: JointTrainer) -> torch.Tensor:
+    assert trainer.model is not None
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def main() -> None:
+    """`joint.py FILE BATCH`: train, and write the weights to a file."""
+    torch.set_num_threads(1)
+    out, batch = Path(sys.argv[1]), int(sys.argv[2])
+    backend = "gloo" if "WORLD_SIZE" in os.environ else None
+    trainer = fit(out.parent, per_device_train_batch_size=batch, ddp_backend=backend)
+    if trainer.is_world_process_zero():
+        torch.save(weights(trainer), out)
+
+
+if __name__ == "__main__":
+    main()
