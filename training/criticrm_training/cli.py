@@ -146,6 +146,28 @@ class Evaluate(BaseSettings):
         return 0
 
 
+class Report(BaseSettings):
+    """Draw one HTML page from finished evaluations and training runs."""
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_REPORT_", frozen=True, cli_kebab_case=True)
+
+    out: CliPositionalArg[Path] = Field(description="The page to write.")
+    evaluations: dict[str, Path] = Field(
+        default_factory=dict, description="Folders of `criticrm evaluate`: --evaluations critic=FOLDER."
+    )
+    runs: dict[str, Path] = Field(
+        default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
+    )
+
+    def run(self) -> int:
+        from .report import write_report
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        write_report(self.out, self.evaluations, self.runs)
+        logging.getLogger(__name__).info("wrote %s", self.out)
+        return 0
+
+
 class _Writing(BaseModel):
     """Who writes."""
 
@@ -193,7 +215,7 @@ class Sample(_Writing):
         from .critiques.records import read_critiques
         from .critiques.sample import sample, summary
         from .data import content_sha256
-        from .report import as_rows
+        from .tables import as_rows
 
         pairs = self.pairs(self.data)
         sample(
@@ -220,7 +242,7 @@ class Filter(BaseModel):
         from .critiques.filter import filter_critiques, summary
         from .critiques.records import SCHEMA, read_critiques
         from .parts import run_digest, write_in_parts
-        from .report import as_rows
+        from .tables import as_rows
 
         found = filter_critiques(read_critiques(self.critiques), least_words=self.least_words)
         rows = [critique.row() for critique in found.kept]
@@ -243,7 +265,7 @@ class Refine(_Writing):
         from .critiques.records import read_critiques
         from .critiques.refine import refine, summary
         from .parts import run_digest
-        from .report import as_rows
+        from .tables import as_rows
 
         before = read_critiques(self.critiques)
         refine(

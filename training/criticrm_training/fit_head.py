@@ -18,8 +18,8 @@ from .cli import FitHead
 from .data import PreferencePair, in_question_order, read_pairs
 from .features import PairFeatures, extract
 from .head import fit_head
-from .report import accuracy_report, as_table
 from .sources import DataError, source_name
+from .tables import accuracy_report, as_table
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from ..accuracy import paired_difference
 from ..data import PreferencePair, content_sha256
 from ..endpoint import Endpoint
 from ..parts import read_parts
-from ..report import accuracy_report, as_table
 from ..sources import DataError
+from ..tables import accuracy_report, as_table
 from .quality import critique_quality
 from .scoring import margins, score_pairs
 from .serving import served
@@ -26,6 +28,7 @@ from .serving import served
 logger = logging.getLogger(__name__)
 
 RESULTS = "evaluation.json"
+MARGINS = "margins.parquet"
 
 
 def evaluate(
@@ -66,6 +69,7 @@ def evaluate(
     quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
     report["quality"] = asdict(quality)
     report["against"] = {name: _compare(pairs, rows, found, other) for name, other in against.items()}
+    _write_margins(out / MARGINS, pairs, found)
     (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", as_table({str(about["model"]): report}))
     logger.info(
@@ -78,6 +82,16 @@ def evaluate(
             logger.info("%s against %s: %+.3f [%+.3f, %+.3f]", method, name, gain["value"], gain["low"], gain["high"])
     logger.info("wrote %s", out / RESULTS)
     return report
+
+
+def _write_margins(path: Path, pairs: Sequence[PreferencePair], found: Mapping[str, torch.Tensor]) -> None:
+    """A row a pair: what it is, and its margin by each method; for the report, and for readers' own analyses."""
+    columns: dict[str, Any] = {
+        "pair_id": [pair.id for pair in pairs],
+        "category": [pair.category for pair in pairs],
+        "characters_longer": [len(pair.chosen) - len(pair.rejected) for pair in pairs],
+    }
+    pq.write_table(pa.table(columns | {name: margin.tolist() for name, margin in found.items()}), path)
 
 
 def _compare(
