@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .evaluation.evaluate import MARGINS, RESULTS
 from .sources import DataError
@@ -109,6 +110,7 @@ def _against_m(axes: Axes, results: Mapping[str, Any]) -> None:
         axes.plot(ms, [a["value"] for a in points], "o-", color=f"C{color}", label=name)
         axes.fill_between(ms, [a["low"] for a in points], [a["high"] for a in points], color=f"C{color}", alpha=0.15)
         axes.axhline(overall["direct_score"]["value"], color=f"C{color}", linestyle=":", label=f"{name}: direct score")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("critiques")
     axes.set_ylabel("pair accuracy")
     axes.legend()
