@@ -20,18 +20,9 @@ from criticrm_training.cli import FitHead
 from criticrm_training.data import read_pairs
 from criticrm_training.features import PairFeatures, extract
 from criticrm_training.sources import DataError
-from tiny import INSTRUCTION, make_model, make_tokenizer
+from tiny import INSTRUCTION, make_tokenizer
 
 TOPICS = ["sky", "sea", "light", "water", "answer", "question", "model", "source"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = make_tokenizer()
-    make_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,9 @@ from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.joint import JointModel
 from criticrm_training.parts import write_in_parts
 from criticrm_training.train import train
-from tiny import INSTRUCTION, make_model, make_tokenizer
+from tiny import INSTRUCTION
 
 TOPICS = ["sky", "sea", "light", "water"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = make_tokenizer()
-    make_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
