@@ -83,6 +83,8 @@ def main() -> None:
     trainer = fit(out.parent, per_device_train_batch_size=batch, ddp_backend=backend)
     if trainer.is_world_process_zero():
         torch.save(weights(trainer), out)
+    trainer.accelerator.wait_for_everyone()
+    os._exit(0)  # gloo aborts or hangs now and then while its processes are taken down; the weights are written
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     if trainer.is_world_process_zero():
         (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
         export(model, tokenizer, renderer, validation, config, out, training)
+    trainer.accelerator.wait_for_everyone()
 
 
 def export(
