@@ -53,7 +53,6 @@ def write_config(path: Path, base: Path, data: Path, **changes: Any) -> TrainCon
         "save_steps": 5,
         "logging_steps": 5,
         "report_to": [],
-        "use_cpu": True,
         "disable_tqdm": True,
     }
     fields = {
@@ -180,11 +179,13 @@ def test_a_wrong_run_is_refused(base: Path, data: Path, tmp_path: Path, changes:
         train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
 
 
-def test_the_configs_that_are_shipped_are_taken() -> None:
+def test_the_configs_that_are_shipped_are_taken(tmp_path: Path) -> None:
     shipped = list((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
     assert shipped
     for path in shipped:
-        assert TrainConfig.read(path).lora
+        config = TrainConfig.read(path)
+        assert train_module._lora(config.lora or {}).r
+        assert train_module._training_arguments(config, tmp_path, scalar=False).load_best_model_at_end
 
 
 def test_every_fault_of_a_config_is_named(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ class TrainConfig(BaseModel):
     dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
     objective: Objective = Objective()
     lora: dict[str, Any] | None = None
-    head_learning_rate: float | None = Field(None, gt=0, description="Of the reward head, if not the trainer's own.")
     calibration_pairs: PositiveInt = Field(100, description="Validation pairs critiqued for the manifest's moments.")
     trainer: dict[str, Any] = Field(default_factory=dict)
 

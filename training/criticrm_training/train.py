@@ -155,6 +155,7 @@ def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> Trainin
     """The file's own over ours: evaluate and save each epoch's tenth, keep what is best on the validation pairs."""
     best = "accuracy" if config.validation_critiques and not scalar else "direct_accuracy"
     defaults: dict[str, Any] = {
+        "use_cpu": not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
         "eval_strategy": "steps",
         "eval_steps": 0.1,
         "save_strategy": "steps",

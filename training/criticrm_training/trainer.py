@@ -33,6 +33,7 @@ class JointTrainer(Trainer):
         super().__init__(model, arguments, compute_metrics=pair_metrics, **options)
         self._objective = objective
         self._sums: dict[str, float] = {}
+        self._logged_at = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -88,8 +89,6 @@ class JointTrainer(Trainer):
             logs |= {name: total / steps for name, total in self._sums.items()} | {"critique_weight": weight}
             self._sums, self._logged_at = {}, self.state.global_step
         super().log(logs, start_time)
-
-    _logged_at = 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Only what is trained, tied weights once; loading leaves the rest as it is."""
