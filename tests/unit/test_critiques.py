@@ -17,7 +17,7 @@ from criticrm_training.cli import Critiques
 from criticrm_training.critiques import critics as critics_module
 from criticrm_training.critiques import records
 from criticrm_training.critiques.critics import Draft, EndpointCritic, Sampling, Task
-from criticrm_training.critiques.filter import filter_critiques
+from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import sample
@@ -123,12 +123,12 @@ def test_filtering_by_hand() -> None:
             critique("d", "chosen", None), critique("d", "rejected", 1),  # no score to compare
             critique("e", "chosen", 9, text="ok"), critique("e", "rejected", 1),  # too short to learn from
         ],
-        least_words=3,
+        Quality(least_words=3),
     )  # fmt: skip
     assert [(c.pair_id, c.side, c.score) for c in found.kept] == [("a", "chosen", 8), ("a", "rejected", 2)]
     assert dict(found.pairs) == {
         "kept": 1, "contradicts the label": 1, "a tie": 1, "a response without a score": 1,
-        "only short critiques of a response": 1,
+        "only poor critiques of a response": 1,
     }  # fmt: skip
     assert sum(found.critiques.values()) == 12
     assert found.critiques["no score that can be read"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -201,12 +202,17 @@ class _Writing(BaseModel):
 
 
 class Sample(_Writing):
-    """Write several critiques of every response, each with a score from 1 to 10."""
+    """Write several critiques of every response, each with a score."""
 
     data: CliPositionalArg[str] = Field(description=_DATA)
     n: PositiveInt = Field(10, description="Critiques a response.")
     temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
     max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
+    score: Literal["written", "expected", "reward"] = Field(
+        "written",
+        description="How a critique is scored: by the number it ends in; by the number that the model expects to "
+        "write there, for models that write none or always the same; or by the reward of a Critic-RM.",
+    )
     instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks for a critique.")
     seed: int = Field(0, description="Of the sampling.")
 
@@ -221,7 +227,7 @@ class Sample(_Writing):
         sample(
             pairs,
             self.critic(),
-            Sampling(self.n, self.temperature, self.max_tokens),
+            Sampling(self.n, self.temperature, self.max_tokens, self.score),
             instruction=self.instruction,
             out=self.out,
             run={"pairs": content_sha256(pairs)},
@@ -237,16 +243,21 @@ class Filter(BaseModel):
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques sample`.")
     out: Path = Field(description="Folder for what is kept.")
     least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
+    most_repeats: float = Field(
+        0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
+    )
+    ended: bool = Field(True, description="So are those that did not end by themselves.")
 
     def run(self) -> int:
-        from .critiques.filter import filter_critiques, summary
+        from .critiques.filter import Quality, filter_critiques, summary
         from .critiques.records import SCHEMA, read_critiques
         from .parts import run_digest, write_in_parts
         from .tables import as_rows
 
-        found = filter_critiques(read_critiques(self.critiques), least_words=self.least_words)
+        quality = Quality(self.least_words, self.most_repeats, self.ended)
+        found = filter_critiques(read_critiques(self.critiques), quality)
         rows = [critique.row() for critique in found.kept]
-        run = {"critiques": run_digest(self.critiques), "least_words": self.least_words}
+        run = {"critiques": run_digest(self.critiques), **asdict(quality)}
         write_in_parts(self.out, run, [rows], list, SCHEMA, "filter")
         logging.getLogger(__name__).info("%s", as_rows(summary(found)))
         return 0

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Protocol
+
+import torch
 
 from criticrm_model import CriticRMError
 from criticrm_model.default import resolve
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Message, Renderer
-from criticrm_model.reward import Dtype
+from criticrm_model.reward import Dtype, finite_reward
 
 from ..endpoint import Endpoint
+from .records import GREATEST_EXPECTED, LEAST_SCORE, ScoreBy, split_score
+
+_SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
 
 
 class CriticError(CriticRMError):
@@ -33,20 +38,22 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What the model wrote. `tokens` counts its end."""
+    """What the model wrote. `tokens` counts its end; `score` is what the critic gives it, where it was asked to."""
 
     text: str
     finish_reason: str
     tokens: int
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_tokens` of each draft, its end included."""
+    """`temperature` 0 is greedy; `max_tokens` of each draft, its end included; `score_by` as in `records`."""
 
     n: int
     temperature: float
     max_tokens: int
+    score_by: ScoreBy = "written"
 
 
 class Critic(Protocol):
@@ -94,22 +101,28 @@ class VLLMCritic:
         self._max_model_len = max_model_len
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._renderers: dict[str, Renderer] = {}
-        # A Critic-RM's reward token is no word.
-        reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
-        self._bias = None if reward_token_id is None else {reward_token_id: -100.0}
+        self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
         self._llm = LLM(
-            str(folder), dtype=dtype, max_model_len=max_model_len, generation_config="vllm", **engine_arguments
+            str(folder),
+            dtype=dtype,
+            max_model_len=max_model_len,
+            generation_config="vllm",
+            logprobs_mode="raw_logits",  # rewards, and the logits of score digits
+            **engine_arguments,
         )
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
 
+        if sampling.score_by == "reward" and self._reward_token_id is None:
+            raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
+        reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
         renderers = [self._renderer(task.instruction) for task in tasks]
         prompts = [
             renderer.open(task.prompt).render(
                 task.response,
                 max_model_len=self._max_model_len,
-                max_critique_tokens=sampling.max_tokens,
+                max_critique_tokens=sampling.max_tokens + _SCORE_LINE_TOKENS,
                 truncate=True,
             )
             for renderer, task in zip(renderers, tasks, strict=True)
@@ -121,21 +134,67 @@ class VLLMCritic:
                 max_tokens=sampling.max_tokens,
                 seed=task.seed if sampling.temperature else None,
                 stop_token_ids=list(renderer.stop_token_ids),
-                logit_bias=self._bias,
+                logit_bias={token_id: -100.0 for token_id in reward_ids} or None,  # a reward is no word
+                logprob_token_ids=reward_ids if sampling.score_by == "reward" else None,
                 detokenize=False,
             )
             for renderer, task in zip(renderers, tasks, strict=True)
         ]
-        outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=p.token_ids) for p in prompts], params, use_tqdm=False
-        )
-        return [
+        outputs = self._generate([prompt.token_ids for prompt in prompts], params)
+        drafts = [
             [
-                Draft(renderer.decode(c.token_ids), str(c.finish_reason), len(c.token_ids))
+                Draft(
+                    renderer.decode(c.token_ids),
+                    str(c.finish_reason),
+                    len(c.token_ids),
+                    # The reward position: what predicts the last token that was written.
+                    finite_reward(c.logprobs[-1][reward_ids[0]].logprob) if sampling.score_by == "reward" else None,
+                )
                 for c in sorted(output.outputs, key=lambda c: c.index)
             ]
             for renderer, output in zip(renderers, outputs, strict=True)
         ]
+        if sampling.score_by != "expected":
+            return drafts
+        contexts = [
+            prompt.token_ids + renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
+            for prompt, renderer, several in zip(prompts, renderers, drafts, strict=True)
+            for draft in several
+        ]
+        scores = iter(self._expected_scores(contexts))
+        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
+
+    def _expected_scores(self, contexts: list[list[int]]) -> list[float]:
+        """The mean of the score that the model would write next, over the digits that it may write."""
+        from vllm import SamplingParams
+
+        lead, digits = self._score_line()
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
+        outputs = self._generate([context + lead for context in contexts], params)
+        values = torch.arange(LEAST_SCORE, GREATEST_EXPECTED + 1, dtype=torch.float64)
+        scores = []
+        for output in outputs:
+            entries = output.outputs[0].logprobs[0]
+            logits = torch.tensor([entries[digit].logprob for digit in digits], dtype=torch.float64)
+            scores.append(finite_reward(float(logits.softmax(0) @ values)))
+        return scores
+
+    def _score_line(self) -> tuple[list[int], list[int]]:
+        """The tokens before the number of a score line, and the token of each number. Raises CriticError."""
+
+        def tokens(text: str) -> list[int]:
+            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+        lead = tokens("\nScore: ")
+        lines = [tokens(f"\nScore: {number}") for number in range(LEAST_SCORE, GREATEST_EXPECTED + 1)]
+        if any(line[:-1] != lead for line in lines):
+            raise CriticError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
+        return lead, [line[-1] for line in lines]
+
+    def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
+        from vllm import TokensPrompt
+
+        return list(self._llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False))
 
     def _renderer(self, instruction: str) -> Renderer:
         if instruction not in self._renderers:
@@ -156,6 +215,8 @@ class EndpointCritic:
         self._endpoint = endpoint
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        if sampling.score_by != "written":
+            raise CriticError(f"scores that are {sampling.score_by} need the model in this process: no --endpoint")
         bodies = [
             {
                 "model": self.name,

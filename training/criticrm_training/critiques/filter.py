@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
+from ..evaluation.quality import repetition
 from .records import SIDES, Critique, SideName, by_response
 
 
@@ -19,14 +20,35 @@ class Filtered:
     critiques: Counter[str] = field(default_factory=Counter)
 
 
-def filter_critiques(critiques: Sequence[Critique], *, least_words: int = 0) -> Filtered:
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a critique must be to learn from; each default lets all through.
+
+    Attributes:
+        least_words: a score alone teaches nothing to write.
+        most_repeats: greatest share of four-word sequences that came before in the same critique.
+        ended: it ended by itself, before the limit.
+    """
+
+    least_words: int = 0
+    most_repeats: float = 1.0
+    ended: bool = False
+
+    def fault(self, critique: Critique) -> str | None:
+        if len(critique.text.split()) < self.least_words:
+            return "too short"
+        if self.ended and critique.finish_reason != "stop":
+            return "cut at the limit"
+        return "repeats itself" if repetition(critique.text) > self.most_repeats else None
+
+
+def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()) -> Filtered:
     """Keep a pair if the mean score of its chosen response is above that of the rejected one; then, of the chosen
     response, the critiques that score it above the mean of the rejected one, and the other way round.
 
     The inequality between pairs is the paper's idea; the one between critiques is this project's.
 
-    Args:
-        least_words: critiques with fewer are dropped: a score alone teaches nothing to write.
+    All scores count for the means; of what agrees with the labels, only critiques of this quality are kept.
     """
     scored = [c for c in critiques if c.score is not None]
     result = Filtered([])
@@ -46,10 +68,11 @@ def filter_critiques(critiques: Sequence[Critique], *, least_words: int = 0) -> 
             continue
         agreeing = [c for c in everything if _agrees(c, means)]
         result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
-        kept = [c for c in agreeing if len(c.text.split()) >= least_words]
-        result.critiques["too short"] += len(agreeing) - len(kept)
+        faults = [quality.fault(c) for c in agreeing]
+        result.critiques.update(fault for fault in faults if fault)
+        kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
         if {c.side for c in kept} != {"chosen", "rejected"}:
-            result.pairs["only short critiques of a response"] += 1
+            result.pairs["only poor critiques of a response"] += 1
             result.critiques["of a pair that was dropped"] += len(kept)
             continue
         result.pairs["kept"] += 1

@@ -15,9 +15,10 @@ from ..parts import read_parts
 SideName = Literal["chosen", "rejected"]
 SIDES: tuple[SideName, SideName] = ("chosen", "rejected")
 LEAST_SCORE, GREATEST_SCORE = 1, 10
-SCORE_REQUEST = (
-    f" End with a line that reads 'Score: ' and an integer from {LEAST_SCORE} (bad) to {GREATEST_SCORE} (excellent)."
-)
+GREATEST_EXPECTED = 9  # one digit: the expected score is read from one token
+# How a critique is scored: by the number it ends in, as in the paper; by the number that the critic expects to write
+# there, which every critique has and which ties less often; or, of a Critic-RM, by its reward.
+ScoreBy = Literal["written", "expected", "reward"]
 
 SCHEMA = pa.schema(
     [
@@ -25,14 +26,14 @@ SCHEMA = pa.schema(
         ("side", pa.string()),
         ("sample", pa.int32()),
         ("text", pa.string()),
-        ("score", pa.int32()),  # null: it wrote none that can be read
+        ("score", pa.float64()),  # null: it wrote none that can be read
         ("finish_reason", pa.string()),
         ("tokens", pa.int32()),
     ]
 )
 
 # The last one counts: models talk about scores before they give one.
-_SCORE = re.compile(r"\bscore\b\W{0,4}(\d{1,3})(?:\s*/\s*10|\s+out of\s+10)?\b(?!\s*/|\.\d)", re.IGNORECASE)
+_SCORE = re.compile(r"\bscore\b(?: is)?\W{0,4}(\d{1,3})(?:\s*/\s*10|\s+out of\s+10)?\b(?!\s*/|\.\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Critique:
 
     Attributes:
         text: without its score line, so that no number leaks into the reward.
-        score: 1 to 10, or None where the critique gives none that can be read; never a default.
+        score: 1 to 10, or a reward; None where the critique gives none that can be read, never a default.
         tokens: as written, score line and end included.
     """
 
@@ -49,7 +50,7 @@ class Critique:
     side: SideName
     sample: int
     text: str
-    score: int | None
+    score: float | None
     finish_reason: str
     tokens: int
 
@@ -68,6 +69,14 @@ def by_response(critiques: Iterable[Critique]) -> dict[tuple[str, SideName], lis
     for critique in critiques:
         groups.setdefault((critique.pair_id, critique.side), []).append(critique)
     return groups
+
+
+def score_request(score_by: ScoreBy) -> str:
+    """What is added to the critique instruction. A Critic-RM is asked as it is when it is served."""
+    if score_by == "reward":
+        return ""
+    greatest = GREATEST_SCORE if score_by == "written" else GREATEST_EXPECTED
+    return f" End with a line that reads 'Score: ' and an integer from {LEAST_SCORE} (bad) to {greatest} (excellent)."
 
 
 def split_score(text: str) -> tuple[str, int | None]:

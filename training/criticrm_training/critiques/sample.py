@@ -10,7 +10,7 @@ from typing import Any
 from ..data import PreferencePair
 from ..parts import in_chunks, write_in_parts
 from .critics import Critic, Draft, Sampling, Task
-from .records import SCHEMA, SCORE_REQUEST, SIDES, Critique, SideName, split_score
+from .records import SCHEMA, SIDES, Critique, SideName, score_request, split_score
 
 # Pairs in a part: enough to keep an engine busy, few enough to lose to a crash.
 _PAIRS_PER_PART = 64
@@ -34,11 +34,12 @@ def sample(
         seed: each response draws from its own, whatever its neighbours.
     """
 
+    asked = instruction + score_request(sampling.score_by)
+
     def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
         responses = [(pair, side) for pair in chunk for side in SIDES]
         tasks = [
-            Task(pair.prompt, getattr(pair, side), instruction + SCORE_REQUEST, task_seed(seed, pair.id, side))
-            for pair, side in responses
+            Task(pair.prompt, getattr(pair, side), asked, task_seed(seed, pair.id, side)) for pair, side in responses
         ]
         drafts = critic.write(tasks, sampling)
         return [
@@ -53,14 +54,16 @@ def sample(
         "n": sampling.n,
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
+        "score_by": sampling.score_by,
         "seed": seed,
     }
     write_in_parts(out, described, in_chunks(pairs, _PAIRS_PER_PART), work, SCHEMA, "critiques")
 
 
 def as_critique(pair_id: str, side: SideName, number: int, draft: Draft) -> Critique:
-    """A draft with its score line read and taken off."""
-    text, score = split_score(draft.text)
+    """A draft without its score line, and the score read there unless the critic has given one."""
+    text, written = split_score(draft.text)
+    score = written if draft.score is None else draft.score
     return Critique(pair_id, side, number, text, score, draft.finish_reason, draft.tokens)
 
 
