@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.head import load_head
+from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
 from criticrm_training import config as config_module
 from criticrm_training import train as train_module
@@ -23,7 +23,7 @@ from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.joint import JointModel
 from criticrm_training.parts import write_in_parts
 from criticrm_training.train import train
-from tiny import INSTRUCTION
+from tiny import INSTRUCTION, card, reward_vector
 
 TOPICS = ["sky", "sea", "light", "water"]
 
@@ -127,6 +127,17 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
     row = whole.get_output_embeddings().weight[Checkpoint.open(tmp_path / "out").manifest.reward_token_id]
     assert torch.equal(row, reward)
     assert card.critique_instruction == INSTRUCTION
+
+
+def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: Path) -> None:
+    save_head(reward_vector(), card(), tmp_path)
+    still = {"num_train_epochs": 1, "learning_rate": 0.0}
+    changes: dict[str, Any] = {"head": str(tmp_path), "lora": {"r": 2}, "trainer": still}
+    train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
+    assert torch.equal(load_head(tmp_path / "out" / "adapter")[0], reward_vector())
+    save_head(reward_vector()[:-1], card(), tmp_path)
+    with pytest.raises(ConfigError, match=r"head: .* the base needs"):
+        train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "other")
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(

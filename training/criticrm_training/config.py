@@ -37,6 +37,11 @@ class TrainConfig(BaseModel):
         "Without it the best checkpoint is chosen by the score before the critique.",
     )
     validation_share: float = Field(0.1, gt=0, lt=1, description="Of the questions.")
+    head: Path | None = Field(
+        None,
+        description="A reward to start from (`fit-head --head-only`) instead of zero: linear probing first, then "
+        "fine-tuning (arXiv 2202.10054). Fit it without the validation pairs.",
+    )
     instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
     max_critique_tokens: PositiveInt = 64
     max_model_len: PositiveInt = 2048

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from criticrm_model.checkpoint import add_reward_token, assemble, check_head, measure_logit_scale
-from criticrm_model.head import save_head
+from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
@@ -67,6 +67,8 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
 
     scale = measure_logit_scale(lm, token_id=0)
     model = JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale)
+    if config.head is not None:
+        _start_from(config.head, model.reward)
     trainer = JointTrainer(
         model,
         arguments,
@@ -171,6 +173,14 @@ def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> Trainin
         return TrainingArguments(**(defaults | config.trainer | fixed))
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def _start_from(head: Path, reward: torch.nn.Parameter) -> None:
+    fitted, _ = load_head(head)
+    if fitted.shape != reward.shape:
+        raise ConfigError(f"head: {head} is {tuple(fitted.shape)}, the base needs {tuple(reward.shape)}")
+    with torch.no_grad():
+        reward.copy_(fitted)
 
 
 def _lora(options: dict[str, Any]) -> LoraConfig:
