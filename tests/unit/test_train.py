@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from criticrm_training import config as config_module
 from criticrm_training import train as train_module
 from criticrm_training.batches import PairCollator
 from criticrm_training.config import ConfigError, TrainConfig
-from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, read_critiques
+from criticrm_training.data import read_pairs, split_by_prompt
 from criticrm_training.joint import JointModel
 from criticrm_training.parts import write_in_parts
 from criticrm_training.train import train
@@ -127,6 +129,20 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
     row = whole.get_output_embeddings().weight[Checkpoint.open(tmp_path / "out").manifest.reward_token_id]
     assert torch.equal(row, reward)
     assert card.critique_instruction == INSTRUCTION
+
+
+def test_a_run_knows_which_pairs_it_learned_from(base: Path, data: Path, tmp_path: Path) -> None:
+    """Those with critiques, and of these the share that was asked for."""
+    training, _ = split_by_prompt(read_pairs(str(data / "pairs.jsonl")), 0.25)
+    with_critiques = [pair for pair in training if not pair.id.endswith(("-3", "-7"))]
+    assert len(with_critiques) < len(training)
+    some = [c for c in read_critiques(data / "critiques") if not c.pair_id.endswith(("-3", "-7"))]
+    write_in_parts(tmp_path / "some", {}, [[0]], lambda _: [c.row() for c in some], SCHEMA, "made")
+    changes = {"critiques": str(tmp_path / "some"), "validation_critiques": str(tmp_path / "some")}
+    once = {"num_train_epochs": 1}
+    train(write_config(tmp_path / "c.yaml", base, data, training_share=0.5, trainer=once, **changes), tmp_path / "out")
+    (trained_on,) = Checkpoint.open(tmp_path / "out").manifest.training_data
+    assert trained_on.pairs == math.ceil(len(with_critiques) / 2)
 
 
 def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: Path) -> None:

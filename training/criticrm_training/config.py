@@ -37,6 +37,9 @@ class TrainConfig(BaseModel):
         "Without it the best checkpoint is chosen by the score before the critique.",
     )
     validation_share: float = Field(0.1, gt=0, lt=1, description="Of the questions.")
+    training_share: float = Field(
+        1.0, gt=0, le=1, description="Of the training pairs that have critiques; a smaller share is part of a larger."
+    )
     head: Path | None = Field(
         None,
         description="A reward to start from (`fit-head --head-only`) instead of zero: linear probing first, then "

@@ -7,23 +7,25 @@ from collections.abc import Mapping, Sequence
 from criticrm_model.prompt import Renderer
 
 from .batches import Example, Side
-from .critiques.records import Critique, SideName
+from .critiques.records import SIDES, Critique, SideName
 from .data import PreferencePair
+
+Critiques = Mapping[tuple[str, SideName], Sequence[Critique]]  # by pair id and side
 
 
 def make_examples(
     pairs: Sequence[PreferencePair],
-    critiques: Mapping[tuple[str, SideName], Sequence[Critique]] | None,
+    critiques: Critiques | None,
     renderer: Renderer,
     *,
     max_model_len: int,
     max_critique_tokens: int,
 ) -> list[Example]:
     """One example for each couple of critiques of a pair: its first of the chosen response with its first of the
-    rejected one, and so on; the longer list goes round the shorter one. Pairs without critiques are left out.
+    rejected one, and so on; the longer list goes round the shorter one.
 
     Args:
-        critiques: by pair and side; None for the scalar baseline, which reads the reward before any critique.
+        critiques: of every pair; None for the scalar baseline, which reads the reward before any critique.
         max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does.
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
     """
@@ -40,9 +42,7 @@ def make_examples(
             chosen, rejected = (Side(prompt_ids=ids, critique_ids=[]) for ids in prompts)
             examples.append(Example(chosen=chosen, rejected=rejected))
             continue
-        texts = [[c.text for c in critiques.get((pair.id, side), ())] for side in ("chosen", "rejected")]
-        if not all(texts):
-            continue
+        texts = [[c.text for c in critiques[pair.id, side]] for side in SIDES]
         for i in range(max(map(len, texts))):
             chosen, rejected = (
                 Side(

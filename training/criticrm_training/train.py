@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -29,9 +30,9 @@ from .base import load_base
 from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
-from .critiques.records import by_response, read_critiques
-from .data import PreferencePair, read_pairs, split_by_prompt
-from .examples import make_examples
+from .critiques.records import SIDES, by_response, read_critiques
+from .data import PreferencePair, in_question_order, read_pairs, split_by_prompt
+from .examples import Critiques, make_examples
 from .features import extract
 from .joint import JointModel
 from .objective import Objective
@@ -56,14 +57,19 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     if config.critiques is None and not scalar:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
     arguments = _training_arguments(config, out, scalar)
-    training, validation = split_by_prompt(read_pairs(config.data), config.validation_share)
+    training, validation = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
+    training, critiques = _with_critiques(training, config.critiques)
+    training = training[: math.ceil(config.training_share * len(training))]
     set_seed(arguments.seed)
     lm, tokenizer = load_base(config.base, getattr(torch, config.dtype))
     check_head(lm)
     renderer = Renderer(tokenizer, config.instruction)
-    train_set = _examples(training, config.critiques, renderer, config, scalar)
-    validation_set = _examples(validation, config.validation_critiques, renderer, config, scalar)
-    logger.info("%d training examples, %d validation examples", len(train_set), len(validation_set))
+    train_set = _examples(training, critiques, renderer, config, scalar)
+    judged, validation_critiques = _with_critiques(validation, config.validation_critiques)
+    validation_set = _examples(judged, validation_critiques, renderer, config, scalar)
+    logger.info(
+        "%d training examples of %d pairs, %d validation examples", len(train_set), len(training), len(validation_set)
+    )
 
     scale = measure_logit_scale(lm, token_id=0)
     model = JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale)
@@ -133,12 +139,27 @@ def export(
     logger.info("wrote %s", out)
 
 
+def _with_critiques(pairs: list[PreferencePair], folder: Path | None) -> tuple[list[PreferencePair], Critiques | None]:
+    """The pairs whose responses both have critiques in `folder`, and these; all pairs where there is no folder."""
+    if folder is None:
+        return pairs, None
+    critiques = by_response(read_critiques(folder))
+    members = [pair for pair in pairs if all((pair.id, side) in critiques for side in SIDES)]
+    if not members:
+        raise ConfigError(f"{folder} has critiques of none of these {len(pairs)} pairs: is it of other data?")
+    return members, critiques
+
+
 def _examples(
-    pairs: Sequence[PreferencePair], critiques: Path | None, renderer: Renderer, config: TrainConfig, scalar: bool
+    pairs: Sequence[PreferencePair],
+    critiques: Critiques | None,
+    renderer: Renderer,
+    config: TrainConfig,
+    scalar: bool,
 ) -> list[Example]:
     examples = make_examples(
         pairs,
-        None if critiques is None else by_response(read_critiques(critiques)),
+        critiques,
         renderer,
         max_model_len=config.max_model_len,
         max_critique_tokens=config.max_critique_tokens,
