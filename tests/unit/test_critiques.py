@@ -15,6 +15,7 @@ import pytest
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
 from criticrm_training.critiques import critics as critics_module
+from criticrm_training.critiques import filter as filter_module
 from criticrm_training.critiques import records
 from criticrm_training.critiques.critics import Draft, EndpointCritic, Sampling, Task
 from criticrm_training.critiques.filter import Quality, filter_critiques
@@ -53,6 +54,7 @@ def critique(
 
 def test_score_lines_are_read_as_their_examples_say() -> None:
     assert doctest.testmod(records).failed == 0
+    assert doctest.testmod(filter_module).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,21 @@ def test_filtering_by_hand() -> None:
     assert sum(found.critiques.values()) == 12
     assert found.critiques["no score that can be read"] == 1
     assert found.critiques["disagrees with the label"] == 2
+
+
+def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
+    echo = "it is bad it is bad it is bad"  # 6 sequences of four words, 3 of them seen before
+    found = filter_critiques(
+        [
+            critique("a", "chosen", 8, 0, "It is right. And it is"), critique("a", "chosen", 9, 1, echo),
+            critique("a", "rejected", 2, 0, "It is wrong."),
+            critique("b", "chosen", 9, 0, echo), critique("b", "rejected", 2, 0, "It is wrong."),
+        ],
+        Quality(least_words=2, most_repeats=0.4),
+    )  # fmt: skip
+    assert [(c.pair_id, c.text) for c in found.kept] == [("a", "It is right."), ("a", "It is wrong.")]
+    assert found.critiques["repeats itself"] == 2
+    assert found.pairs["only poor critiques of a response"] == 1
 
 
 SEVERAL = [critique("0", side, 5, k, f"{side} {k}") for side in ("chosen", "rejected") for k in range(3)]  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -192,6 +194,8 @@ class _Writing(BaseModel):
         if self.endpoint:
             key = self.key.get_secret_value() if self.key else None
             return EndpointCritic(Endpoint(self.endpoint, key=key, concurrency=self.concurrency), self.model)
+        # vLLM's engine is a process of its own: an exit takes it along, a death by the signal would leave it running.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return VLLMCritic(self.model, max_model_len=self.max_model_len, dtype=self.dtype)
 
     def pairs(self, data: str) -> list[PreferencePair]:
@@ -246,7 +250,6 @@ class Filter(BaseModel):
     most_repeats: float = Field(
         0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
     )
-    ended: bool = Field(True, description="So are those that did not end by themselves.")
 
     def run(self) -> int:
         from .critiques.filter import Quality, filter_critiques, summary
@@ -254,7 +257,7 @@ class Filter(BaseModel):
         from .parts import run_digest, write_in_parts
         from .tables import as_rows
 
-        quality = Quality(self.least_words, self.most_repeats, self.ended)
+        quality = Quality(self.least_words, self.most_repeats)
         found = filter_critiques(read_critiques(self.critiques), quality)
         rows = [critique.row() for critique in found.kept]
         run = {"critiques": run_digest(self.critiques), **asdict(quality)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 from ..evaluation.quality import repetition
 from .records import SIDES, Critique, SideName, by_response
+
+_SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +25,32 @@ class Filtered:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a critique must be to learn from; each default lets all through.
+    """What a critique must be to learn from; the defaults let all through.
 
     Attributes:
         least_words: a score alone teaches nothing to write.
         most_repeats: greatest share of four-word sequences that came before in the same critique.
-        ended: it ended by itself, before the limit.
     """
 
     least_words: int = 0
     most_repeats: float = 1.0
-    ended: bool = False
 
     def fault(self, critique: Critique) -> str | None:
         if len(critique.text.split()) < self.least_words:
             return "too short"
-        if self.ended and critique.finish_reason != "stop":
-            return "cut at the limit"
         return "repeats itself" if repetition(critique.text) > self.most_repeats else None
+
+
+def whole_sentences(text: str) -> str:
+    """Without a last sentence that has no end: what is learned from must end. As it is where no sentence ends.
+
+    >>> whole_sentences('It says "no." It is 2.5 times as lo')
+    'It says "no."'
+    >>> whole_sentences("Right and short")
+    'Right and short'
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else text
 
 
 def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()) -> Filtered:
@@ -48,7 +59,8 @@ def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()
 
     The inequality between pairs is the paper's idea; the one between critiques is this project's.
 
-    All scores count for the means; of what agrees with the labels, only critiques of this quality are kept.
+    All scores count for the means; of what agrees with the labels, only critiques of this quality are kept, and of
+    these only whole sentences.
     """
     scored = [c for c in critiques if c.score is not None]
     result = Filtered([])
@@ -68,6 +80,7 @@ def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()
             continue
         agreeing = [c for c in everything if _agrees(c, means)]
         result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
+        agreeing = [replace(c, text=whole_sentences(c.text)) for c in agreeing]
         faults = [quality.fault(c) for c in agreeing]
         result.critiques.update(fault for fault in faults if fault)
         kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
