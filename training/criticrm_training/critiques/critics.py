@@ -117,12 +117,13 @@ class VLLMCritic:
         if sampling.score_by == "reward" and self._reward_token_id is None:
             raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
         reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
+        spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
         renderers = [self._renderer(task.instruction) for task in tasks]
         prompts = [
             renderer.open(task.prompt).render(
                 task.response,
                 max_model_len=self._max_model_len,
-                max_critique_tokens=sampling.max_tokens + _SCORE_LINE_TOKENS,
+                max_critique_tokens=sampling.max_tokens + spare,
                 truncate=True,
             )
             for renderer, task in zip(renderers, tasks, strict=True)
