@@ -1,4 +1,4 @@
-"""Who writes critiques: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
+"""Who writes critiques or answers: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours."""
+
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """What the model wrote. `tokens` counts its end."""
 
@@ -56,6 +64,16 @@ class Critic(Protocol):
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         """`n` drafts for each task, in order. Raises CriticError."""
+        ...
+
+
+class Policy(Protocol):
+    """Answers conversations. Both critics below do."""
+
+    name: str
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        """`n` drafts for each conversation, in order. Raises CriticError."""
         ...
 
 
@@ -102,39 +120,55 @@ class VLLMCritic:
         )
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        from vllm import SamplingParams, TokensPrompt
-
-        renderers = [self._renderer(task.instruction) for task in tasks]
         prompts = [
-            renderer.open(task.prompt).render(
+            self._renderer(task.instruction)
+            .open(task.prompt)
+            .render(
                 task.response,
                 max_model_len=self._max_model_len,
                 max_critique_tokens=sampling.max_tokens,
                 truncate=True,
             )
-            for renderer, task in zip(renderers, tasks, strict=True)
+            .token_ids
+            for task in tasks
         ]
+        return self._generate(prompts, [task.seed for task in tasks], sampling)
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        renderer = self._renderer("")  # no critique is asked for
+        prompts = [renderer.render_conversation(conversation.messages) for conversation in conversations]
+        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
+            raise CriticError(
+                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
+                f"max_model_len {self._max_model_len}"
+            )
+        return self._generate(prompts, [conversation.seed for conversation in conversations], sampling)
+
+    def _generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        renderer = self._renderer("")  # all end a turn alike
         params = [
             SamplingParams(
                 n=sampling.n,
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
-                seed=task.seed if sampling.temperature else None,
+                seed=seed if sampling.temperature else None,
                 stop_token_ids=list(renderer.stop_token_ids),
                 logit_bias=self._bias,
                 detokenize=False,
             )
-            for renderer, task in zip(renderers, tasks, strict=True)
+            for seed in seeds
         ]
         outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=p.token_ids) for p in prompts], params, use_tqdm=False
+            [TokensPrompt(prompt_token_ids=token_ids) for token_ids in prompts], params, use_tqdm=False
         )
         return [
             [
                 Draft(renderer.decode(c.token_ids), str(c.finish_reason), len(c.token_ids))
                 for c in sorted(output.outputs, key=lambda c: c.index)
             ]
-            for renderer, output in zip(renderers, outputs, strict=True)
+            for output in outputs
         ]
 
     def _renderer(self, instruction: str) -> Renderer:
@@ -156,23 +190,39 @@ class EndpointCritic:
         self._endpoint = endpoint
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        return self.answer([Conversation(_asking(task), task.seed) for task in tasks], sampling)
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
         bodies = [
             {
                 "model": self.name,
-                "messages": [
-                    *task.prompt,
-                    {"role": "assistant", "content": task.response},
-                    {"role": "user", "content": task.instruction},
-                ],
+                "messages": list(conversation.messages),
                 "n": sampling.n,
                 "temperature": sampling.temperature,
                 "max_tokens": sampling.max_tokens,
-                "seed": task.seed,
+                "seed": conversation.seed,
             }
-            for task in tasks
+            for conversation in conversations
         ]
         answers = self._endpoint.post_all("/chat/completions", bodies)
         return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
+
+
+def open_writer(
+    model: str, *, endpoint: str | None, key: str | None, concurrency: int, max_model_len: int, dtype: Dtype = "auto"
+) -> VLLMCritic | EndpointCritic:
+    """`model` at an endpoint, if one is given, or in this process. Raises as they do."""
+    if endpoint:
+        return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
+    return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)
+
+
+def _asking(task: Task) -> tuple[Message, ...]:
+    response, instruction = (
+        Message(role="assistant", content=task.response),
+        Message(role="user", content=task.instruction),
+    )
+    return (*task.prompt, response, instruction)
 
 
 def _drafts(answer: Any, n: int, url: str) -> list[Draft]:
