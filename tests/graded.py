@@ -77,7 +77,10 @@ def serving(fakes: Fakes) -> Iterator[Fakes]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # of the default five, the others wait a second before they try again
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     fakes.url = f"http://127.0.0.1:{server.server_port}"

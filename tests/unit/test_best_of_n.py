@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import json
+import math
+import os
 import random
 from itertools import combinations
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from criticrm_model import CriticRMError
+from criticrm_model import NonFiniteReward
+from criticrm_model.reward import finite_reward
 from criticrm_training.cli import Report
+from criticrm_training.critiques.critics import CriticError
 from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import choosing
 from criticrm_training.evaluation.choosing import any_of_k, best_of_k, majority_of_k
@@ -192,19 +196,9 @@ def test_an_answer_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pyt
         run(fakes, questions(tmp_path, 1), tmp_path / "out", *fakes.policy())
 
 
-def _refuse(words: str) -> None:
-    raise CriticRMError(words)
-
-
-def _die() -> None:
-    import os
-
-    os._exit(9)
-
-
 def test_a_child_says_what_went_wrong() -> None:
     assert in_child(len, "four") == 4
-    with pytest.raises(CriticRMError, match="no such model"):
-        in_child(_refuse, "no such model")
-    with pytest.raises(CriticRMError, match="the policy's process died"):
-        in_child(_die)
+    with pytest.raises(NonFiniteReward, match="the reward logit is nan"):
+        in_child(finite_reward, math.nan)
+    with pytest.raises(CriticError, match="the policy's process died"):
+        in_child(os._exit, 9)
