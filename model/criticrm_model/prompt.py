@@ -116,6 +116,20 @@ class Renderer:
         assert response_slot is not None
         return OpenConversation(self, parts, is_content, response_at, response_slot)
 
+    def render_conversation(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids, `[prompt_len]`, of a conversation that the model is to answer: nobody asks for a critique.
+
+        Raises:
+            ConversationError: the chat template refuses these roles.
+        """
+        ids: list[int] = []
+        for piece in self._render_roles(tuple(message["role"] for message in messages)):
+            if isinstance(piece, _Slot):
+                ids += self._tokenize_content(_strip(messages[piece.index]["content"], piece))
+            else:
+                ids += piece
+        return ids
+
     def tokenize_critique(self, text: str) -> list[int]:
         """A critique as the model is to write it: its tokens, then the token that ends an assistant's turn."""
         return [*self._tokenize_content(text), self._end_of_turn_id]
@@ -140,10 +154,10 @@ class Renderer:
                 strftime_now=_TEMPLATE_DATE.strftime,
             )
         except TemplateError as error:
-            turns = ", ".join(roles[:-2])
+            turns = ", ".join(roles)
             raise ConversationError(
-                f"the model's chat template refuses the roles [{turns}] followed by the response "
-                f"and the critique instruction: {error}"
+                f"the model's chat template refuses the roles [{turns}]: {error} (a response and the critique "
+                "instruction are turns of the assistant and the user after the conversation)"
             ) from error
         text = str(rendered)
         pieces: list[list[int] | _Slot] = []

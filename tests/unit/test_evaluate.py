@@ -14,8 +14,7 @@ from criticrm_training.accuracy import paired_difference
 from criticrm_training.cli import Evaluate
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import Endpoint, EndpointError
-from criticrm_training.evaluation import evaluate as evaluate_module
-from criticrm_training.evaluation import quality, scoring
+from criticrm_training.evaluation import quality, scoring, serving
 from criticrm_training.evaluation.quality import critique_quality
 from criticrm_training.evaluation.scoring import margins, score_pairs
 from criticrm_training.evaluation.serving import ServingError, served
@@ -106,7 +105,7 @@ def test_the_command_through_a_server_of_its_own(
     data = tmp_path / "pairs.jsonl"
     rows = [{"id": str(i), "prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(40)]
     data.write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr(evaluate_module, "served", lambda model: served(model, ["--engine", "fake"]))
+    monkeypatch.setattr(serving, "served", lambda model: served(model, ["--engine", "fake"]))
 
     def run(out: str, *more: str) -> dict[str, Any]:
         arguments = [str(data), "--out", str(tmp_path / out), "--model", str(tiny_checkpoint), *more]

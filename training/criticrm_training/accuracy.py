@@ -27,9 +27,14 @@ def pair_accuracy(margins: Sequence[float], groups: Sequence[str], seed: int = 0
 
     Pairs of one question are not independent, so whole questions are resampled (percentile bootstrap).
     """
-    correct = _correct(margins)
-    low, high = _interval(correct, groups, seed)
-    return Accuracy(float(correct.mean()), low, high, len(correct))
+    return mean_accuracy(_correct(margins), groups, seed)
+
+
+def mean_accuracy(values: Sequence[float] | npt.NDArray[np.float64], groups: Sequence[str], seed: int = 0) -> Accuracy:
+    """The mean of `values` (`[n]`, each an expected accuracy, or a difference of two), bootstrapped over groups."""
+    shares = np.asarray(values, dtype=np.float64)
+    low, high = _interval(shares, groups, seed)
+    return Accuracy(float(shares.mean()), low, high, len(shares))
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str], seed: int = 0) -> Accuracy:
@@ -38,9 +43,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], groups: Se
     Args:
         ours, theirs: margins of the same pairs in the same order, `[n]`.
     """
-    gained = _correct(ours) - _correct(theirs)
-    low, high = _interval(gained, groups, seed)
-    return Accuracy(float(gained.mean()), low, high, len(gained))
+    return mean_accuracy(_correct(ours) - _correct(theirs), groups, seed)
 
 
 def _correct(margins: Sequence[float]) -> npt.NDArray[np.float64]:

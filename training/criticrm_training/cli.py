@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -161,12 +159,15 @@ class Report(BaseSettings):
     runs: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
     )
+    best_of_n: dict[str, Path] = Field(
+        default_factory=dict, description="Folders of `criticrm best-of-n`: --best-of-n critic=FOLDER."
+    )
 
     def run(self) -> int:
         from .report import write_report
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        write_report(self.out, self.evaluations, self.runs)
+        write_report(self.out, self.evaluations, self.runs, self.best_of_n)
         logging.getLogger(__name__).info("wrote %s", self.out)
         return 0
 
@@ -188,15 +189,16 @@ class _Writing(BaseModel):
     limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
 
     def critic(self) -> Critic:
-        from .critiques.critics import EndpointCritic, VLLMCritic
-        from .endpoint import Endpoint
+        from .critiques.critics import open_writer
 
-        if self.endpoint:
-            key = self.key.get_secret_value() if self.key else None
-            return EndpointCritic(Endpoint(self.endpoint, key=key, concurrency=self.concurrency), self.model)
-        # vLLM's engine is a process of its own: an exit takes it along, a death by the signal would leave it running.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        return VLLMCritic(self.model, max_model_len=self.max_model_len, dtype=self.dtype)
+        return open_writer(
+            self.model,
+            endpoint=self.endpoint,
+            key=self.key.get_secret_value() if self.key else None,
+            concurrency=self.concurrency,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+        )
 
     def pairs(self, data: str) -> list[PreferencePair]:
         from .data import in_question_order, read_pairs

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from criticrm_model.prompt import Message
 
@@ -66,9 +66,25 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     return list(pairs.values())
 
 
-def in_question_order(pairs: Iterable[PreferencePair]) -> list[PreferencePair]:
+class _Grouped(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+
+
+_G = TypeVar("_G", bound=_Grouped)
+
+
+def in_question_order(items: Iterable[_G]) -> list[_G]:
     """By the hash of their question: the first n are a random sample, and the same one in a run that resumes."""
-    return sorted(pairs, key=lambda pair: (hashlib.sha256(pair.group.encode()).hexdigest(), pair.id))
+    return sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id))
+
+
+def question_group(prompt: Sequence[Message]) -> str:
+    """The last user turn (the last turn, where no user speaks), case and white space folded."""
+    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
+    return " ".join(question.lower().split())
 
 
 def split_by_prompt(
@@ -97,7 +113,7 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
     if not given and not chosen_turns and not rejected_turns:
         given, chosen, rejected = _common_prefix(chosen, rejected)
     if given:
-        prompt = _messages(given, "prompt")
+        prompt = as_messages(given, "prompt")
         for field, turns in (("chosen", chosen_turns), ("rejected", rejected_turns)):
             if turns and turns != prompt:
                 raise ValueError(f"{field}: the messages before the response are not those of prompt")
@@ -107,7 +123,6 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         raise ValueError("no prompt, and chosen and rejected do not begin with the same turns")
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
     # Parquet gives None where a row lacks a field that others have.
     row_id, category = row.get("id"), row.get("category")
     return PreferencePair(
@@ -116,7 +131,7 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         chosen=chosen,
         rejected=rejected,
         category="all" if category is None else str(category),
-        group=" ".join(question.lower().split()),
+        group=question_group(prompt),
     )
 
 
@@ -124,7 +139,7 @@ def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
     """The turns before the response, if any, and its text."""
     if isinstance(value, str) and not _TURN.match(value):
         return (), value
-    turns = _messages(value, field)
+    turns = as_messages(value, field)
     if turns[-1]["role"] != "assistant":
         raise ValueError(f"{field}: the last message is the {turns[-1]['role']}'s, not the assistant's")
     return turns[:-1], turns[-1]["content"]
@@ -138,7 +153,12 @@ def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     return common[:end].strip(), chosen[end:], rejected[end:]
 
 
-def _messages(value: Any, field: str) -> tuple[Message, ...]:
+def as_messages(value: Any, field: str) -> tuple[Message, ...]:
+    """Text (one user turn, or several in hh-rlhf's form) or a list of messages, as messages.
+
+    Raises:
+        ValueError: it is neither; `field` names it.
+    """
     if isinstance(value, str) and _TURN.match(value):
         _, *parts = _TURN.split(value)
         value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]

@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .best_of_n_plot import best_of_n_plot
+from .evaluation.best_of_n import RESULTS as BEST_OF_N
 from .evaluation.evaluate import MARGINS, RESULTS
 from .sources import DataError
 
@@ -33,12 +36,15 @@ img { max-width: 100%; } figcaption { color: #4a5466; } h2 { margin-top: 2.5rem;
 """
 
 
-def write_report(out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, Path]) -> None:
+def write_report(
+    out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, Path], best_of_n: Mapping[str, Path]
+) -> None:
     """Write one HTML file that holds its pictures.
 
     Args:
         evaluations: finished `criticrm evaluate` folders, by the name of their model.
         runs: `criticrm train` folders, by name.
+        best_of_n: finished `criticrm best-of-n` folders, by name.
 
     Raises:
         DataError: a folder holds no such thing.
@@ -46,6 +52,7 @@ def write_report(out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, 
     results = {name: _read_json(folder / RESULTS) for name, folder in evaluations.items()}
     tables = {name: pq.read_table(folder / MARGINS).to_pydict() for name, folder in evaluations.items()}
     histories = {name: _read_json(folder / "history.json") for name, folder in runs.items()}
+    choices = {name: _read_json(folder / BEST_OF_N) for name, folder in best_of_n.items()}
     parts = ["<h1>Critic-RM: what it is worth</h1>"]
     if results:
         parts += [
@@ -75,6 +82,14 @@ def write_report(out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, 
             "<h2>Critiques</h2>",
             _quality(results),
         ]
+    if choices:
+        parts.append("<h2>Best of n</h2>")
+    for name, result in choices.items():
+        caption = (
+            f"{html.escape(name)}: accuracy of one answer of k, over {result['questions']} questions; with the 95 % "
+            "interval of the rewards' choices. The oracle knows which answers are right."
+        )
+        parts.append(_figure(partial(best_of_n_plot, result=result), caption))
     if histories:
         parts += [
             "<h2>Training</h2>",

@@ -1,8 +1,10 @@
-"""Who writes critiques: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
+"""Who writes critiques or answers: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -37,6 +39,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours."""
+
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """What the model wrote. `tokens` counts its end; `score` is what the critic gives it, where it was asked to."""
 
@@ -63,6 +73,16 @@ class Critic(Protocol):
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         """`n` drafts for each task, in order. Raises CriticError."""
+        ...
+
+
+class Policy(Protocol):
+    """Answers conversations. Both critics below do."""
+
+    name: str
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        """`n` drafts for each conversation, in order. Raises CriticError."""
         ...
 
 
@@ -112,58 +132,74 @@ class VLLMCritic:
         )
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        from vllm import SamplingParams
-
-        if sampling.score_by == "reward" and self._reward_token_id is None:
-            raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
-        reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
         spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
-        renderers = [self._renderer(task.instruction) for task in tasks]
         prompts = [
-            renderer.open(task.prompt).render(
+            self._renderer(task.instruction)
+            .open(task.prompt)
+            .render(
                 task.response,
                 max_model_len=self._max_model_len,
                 max_critique_tokens=sampling.max_tokens + spare,
                 truncate=True,
             )
-            for renderer, task in zip(renderers, tasks, strict=True)
+            .token_ids
+            for task in tasks
         ]
+        drafts = self._sample(prompts, [task.seed for task in tasks], sampling)
+        if sampling.score_by != "expected":
+            return drafts
+        contexts = [
+            prompt + self._renderer("").tokenize_critique(split_score(draft.text)[0])[:-1]
+            for prompt, several in zip(prompts, drafts, strict=True)
+            for draft in several
+        ]
+        scores = iter(self._expected_scores(contexts))
+        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        renderer = self._renderer("")  # no critique is asked for
+        prompts = [renderer.render_conversation(conversation.messages) for conversation in conversations]
+        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
+            raise CriticError(
+                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
+                f"max_model_len {self._max_model_len}"
+            )
+        return self._sample(prompts, [conversation.seed for conversation in conversations], sampling)
+
+    def _sample(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
+        from vllm import SamplingParams
+
+        by_reward = sampling.score_by == "reward"
+        if by_reward and self._reward_token_id is None:
+            raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
+        reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
+        renderer = self._renderer("")  # all end a turn alike
         params = [
             SamplingParams(
                 n=sampling.n,
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
-                seed=task.seed if sampling.temperature else None,
+                seed=seed if sampling.temperature else None,
                 stop_token_ids=list(renderer.stop_token_ids),
                 logit_bias={token_id: -100.0 for token_id in reward_ids} or None,  # a reward is no word
-                logprob_token_ids=reward_ids if sampling.score_by == "reward" else None,
+                logprob_token_ids=reward_ids if by_reward else None,
                 detokenize=False,
             )
-            for renderer, task in zip(renderers, tasks, strict=True)
+            for seed in seeds
         ]
-        outputs = self._generate([prompt.token_ids for prompt in prompts], params)
-        drafts = [
+        return [
             [
                 Draft(
                     renderer.decode(c.token_ids),
                     str(c.finish_reason),
                     len(c.token_ids),
                     # The reward position: what predicts the last token that was written.
-                    finite_reward(c.logprobs[-1][reward_ids[0]].logprob) if sampling.score_by == "reward" else None,
+                    finite_reward(c.logprobs[-1][reward_ids[0]].logprob) if by_reward else None,
                 )
                 for c in sorted(output.outputs, key=lambda c: c.index)
             ]
-            for renderer, output in zip(renderers, outputs, strict=True)
+            for output in self._generate(prompts, params)
         ]
-        if sampling.score_by != "expected":
-            return drafts
-        contexts = [
-            prompt.token_ids + renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
-            for prompt, renderer, several in zip(prompts, renderers, drafts, strict=True)
-            for draft in several
-        ]
-        scores = iter(self._expected_scores(contexts))
-        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
 
     def _expected_scores(self, contexts: list[list[int]]) -> list[float]:
         """The mean of the score that the model would write next, over the digits that it may write."""
@@ -218,23 +254,41 @@ class EndpointCritic:
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         if sampling.score_by != "written":
             raise CriticError(f"scores that are {sampling.score_by} need the model in this process: no --endpoint")
+        return self.answer([Conversation(_asking(task), task.seed) for task in tasks], sampling)
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
         bodies = [
             {
                 "model": self.name,
-                "messages": [
-                    *task.prompt,
-                    {"role": "assistant", "content": task.response},
-                    {"role": "user", "content": task.instruction},
-                ],
+                "messages": list(conversation.messages),
                 "n": sampling.n,
                 "temperature": sampling.temperature,
                 "max_tokens": sampling.max_tokens,
-                "seed": task.seed,
+                "seed": conversation.seed,
             }
-            for task in tasks
+            for conversation in conversations
         ]
         answers = self._endpoint.post_all("/chat/completions", bodies)
         return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
+
+
+def open_writer(
+    model: str, *, endpoint: str | None, key: str | None, concurrency: int, max_model_len: int, dtype: Dtype = "auto"
+) -> VLLMCritic | EndpointCritic:
+    """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do."""
+    if endpoint:
+        return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
+    # vLLM's engine is a process of its own: an exit takes it along, a death by the signal would leave it running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)
+
+
+def _asking(task: Task) -> tuple[Message, ...]:
+    response, instruction = (
+        Message(role="assistant", content=task.response),
+        Message(role="user", content=task.instruction),
+    )
+    return (*task.prompt, response, instruction)
 
 
 def _drafts(answer: Any, n: int, url: str) -> list[Draft]:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from ..accuracy import paired_difference
 from ..data import PreferencePair, content_sha256
-from ..endpoint import Endpoint
 from ..parts import read_parts
 from ..sources import DataError
 from ..tables import accuracy_report, as_table
 from .quality import critique_quality
 from .scoring import margins, score_pairs
-from .serving import served
+from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +50,7 @@ def evaluate(
         DataError: another evaluation holds other pairs.
         EndpointError, PartsError, ServingError
     """
-    with nullcontext(url) if url else served(model) as address:
-        service = Endpoint(address or "", key=key, concurrency=concurrency)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+    with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
         rows = score_pairs(pairs, service, samples=max(samples, default=0), out=out / "scores", run=run)
 

@@ -9,16 +9,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from criticrm_model import CriticRMError
+
+from ..endpoint import Endpoint
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
 
 
 class ServingError(CriticRMError):
     """The service did not start."""
+
+
+@contextmanager
+def scoring_service(
+    model: str, url: str | None, *, key: str | None, concurrency: int
+) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
+    """The service at `url`, or without one a server of `model` for as long as the context; and its `/v1/model`.
+
+    Raises:
+        ServingError
+    """
+    with nullcontext(url) if url else served(model) as address:
+        service = Endpoint(address or "", key=key, concurrency=concurrency)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+        yield service, about
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""The policy: answers in parts. Its engine is gone, and its memory free, before the service starts its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from criticrm_model.reward import Dtype
+
+from ..critiques.critics import Conversation, CriticError, Policy, Sampling, open_writer
+from ..parts import in_chunks, read_parts, write_in_parts
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # of the question
+        ("responses", pa.list_(pa.string())),
+        ("ended", pa.list_(pa.bool_())),  # each response, by itself
+    ]
+)
+_CONVERSATIONS_PER_PART = 32
+
+T = TypeVar("T")
+Asked = tuple[str, Conversation]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Who answers: `model` at an `endpoint` (up to `/v1`), or without one in vLLM. `max_model_len` in tokens."""
+
+    model: str
+    endpoint: str | None = None
+    key: str | None = None
+    concurrency: int = 32
+    max_model_len: int = 4096
+    dtype: Dtype = "auto"
+
+    def start(self) -> Policy:
+        return open_writer(
+            self.model,
+            endpoint=self.endpoint,
+            key=self.key,
+            concurrency=self.concurrency,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+        )
+
+
+def answer(
+    policy: PolicySettings, asked: Sequence[Asked], sampling: Sampling, *, out: Path, run: dict[str, Any], label: str
+) -> list[dict[str, Any]]:
+    """The rows of `SCHEMA`, one for each conversation, in order; those that `out` holds are not made again.
+
+    Args:
+        asked: question ids with what is asked.
+        run: what identifies this run besides the policy and the sampling.
+
+    Raises:
+        CriticError, EndpointError, PartsError
+    """
+    described = run | {
+        "policy": policy.model,
+        "n": sampling.n,
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_tokens,
+    }
+    arguments = (policy, asked, sampling, out, described, label)
+    if policy.endpoint:
+        _answer(*arguments)
+    else:
+        in_child(_answer, *arguments)
+    return read_parts(out)
+
+
+def in_child(function: Callable[..., T], *arguments: Any) -> T:
+    """Call in a process that ends with it, and takes an engine's memory along.
+
+    Raises:
+        CriticError: the process died. Whatever `function` raises.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        try:
+            return child.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise CriticError("the policy's process died; was there too little memory?") from error
+
+
+def rows_sha256(rows: Sequence[dict[str, Any]]) -> str:
+    """Of their content: a later step that finds other rows than it was made from says so."""
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _answer(
+    policy: PolicySettings, asked: Sequence[Asked], sampling: Sampling, out: Path, run: dict[str, Any], label: str
+) -> None:
+    start = cache(policy.start)  # no engine where there is nothing left to do
+
+    def work(chunk: Sequence[Asked]) -> list[dict[str, Any]]:
+        written = start().answer([conversation for _, conversation in chunk], sampling)
+        return [
+            {"id": id, "responses": [d.text for d in drafts], "ended": [d.finish_reason == "stop" for d in drafts]}
+            for (id, _), drafts in zip(chunk, written, strict=True)
+        ]
+
+    write_in_parts(out, run, in_chunks(asked, _CONVERSATIONS_PER_PART), work, SCHEMA, label)
