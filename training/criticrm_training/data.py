@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -90,55 +90,8 @@ def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
-    chosen_turns, chosen = _response(row["chosen"], "chosen")
-    rejected_turns, rejected = _response(row["rejected"], "rejected")
-    given = row.get("prompt")
-    if not given and not chosen_turns and not rejected_turns:
-        given, chosen, rejected = _common_prefix(chosen, rejected)
-    if given:
-        prompt = _messages(given, "prompt")
-        for field, turns in (("chosen", chosen_turns), ("rejected", rejected_turns)):
-            if turns and turns != prompt:
-                raise ValueError(f"{field}: the messages before the response are not those of prompt")
-    elif chosen_turns and chosen_turns == rejected_turns:
-        prompt = chosen_turns
-    else:
-        raise ValueError("no prompt, and chosen and rejected do not begin with the same turns")
-    if chosen == rejected:
-        raise ValueError("chosen and rejected are the same text")
-    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
-    # Parquet gives None where a row lacks a field that others have.
-    row_id, category = row.get("id"), row.get("category")
-    return PreferencePair(
-        id=default_id if row_id is None else str(row_id),
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-        category="all" if category is None else str(category),
-        group=" ".join(question.lower().split()),
-    )
-
-
-def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
-    """The turns before the response, if any, and its text."""
-    if isinstance(value, str) and not _TURN.match(value):
-        return (), value
-    turns = _messages(value, field)
-    if turns[-1]["role"] != "assistant":
-        raise ValueError(f"{field}: the last message is the {turns[-1]['role']}'s, not the assistant's")
-    return turns[:-1], turns[-1]["content"]
-
-
-def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """What two texts begin with, up to the last space, and the rest of each."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-    common = chosen[: sum(1 for _ in same)]
-    end = max(common.rfind(" "), common.rfind("\n")) + 1
-    return common[:end].strip(), chosen[end:], rejected[end:]
-
-
-def _messages(value: Any, field: str) -> tuple[Message, ...]:
+def as_messages(value: Any, field: str) -> tuple[Message, ...]:
+    """Text is the user's; text in turns and messages are what they say. Raises ValueError, naming the field."""
     if isinstance(value, str) and _TURN.match(value):
         _, *parts = _TURN.split(value)
         value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
@@ -154,3 +107,56 @@ def _messages(value: Any, field: str) -> tuple[Message, ...]:
             raise ValueError(f"{field}[{i}].role: {turn.get('role')!r} is none of system, user, assistant, tool")
         messages.append(Message(role=turn["role"], content=turn["content"]))
     return tuple(messages)
+
+
+def question_group(prompt: Sequence[Message]) -> str:
+    """Equal for prompts that ask the same: the last user turn, case and white space folded."""
+    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
+    return " ".join(question.lower().split())
+
+
+def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
+    chosen_turns, chosen = _response(row["chosen"], "chosen")
+    rejected_turns, rejected = _response(row["rejected"], "rejected")
+    given = row.get("prompt")
+    if not given and not chosen_turns and not rejected_turns:
+        given, chosen, rejected = _common_prefix(chosen, rejected)
+    if given:
+        prompt = as_messages(given, "prompt")
+        for field, turns in (("chosen", chosen_turns), ("rejected", rejected_turns)):
+            if turns and turns != prompt:
+                raise ValueError(f"{field}: the messages before the response are not those of prompt")
+    elif chosen_turns and chosen_turns == rejected_turns:
+        prompt = chosen_turns
+    else:
+        raise ValueError("no prompt, and chosen and rejected do not begin with the same turns")
+    if chosen == rejected:
+        raise ValueError("chosen and rejected are the same text")
+    # Parquet gives None where a row lacks a field that others have.
+    row_id, category = row.get("id"), row.get("category")
+    return PreferencePair(
+        id=default_id if row_id is None else str(row_id),
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        category="all" if category is None else str(category),
+        group=question_group(prompt),
+    )
+
+
+def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
+    """The turns before the response, if any, and its text."""
+    if isinstance(value, str) and not _TURN.match(value):
+        return (), value
+    turns = as_messages(value, field)
+    if turns[-1]["role"] != "assistant":
+        raise ValueError(f"{field}: the last message is the {turns[-1]['role']}'s, not the assistant's")
+    return turns[:-1], turns[-1]["content"]
+
+
+def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """What two texts begin with, up to the last space, and the rest of each."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    common = chosen[: sum(1 for _ in same)]
+    end = max(common.rfind(" "), common.rfind("\n")) + 1
+    return common[:end].strip(), chosen[end:], rejected[end:]

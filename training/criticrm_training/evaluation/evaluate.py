@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from ..accuracy import paired_difference
 from ..data import PreferencePair, content_sha256
-from ..endpoint import Endpoint
-from ..parts import read_parts
 from ..sources import DataError
 from ..tables import accuracy_report, as_table
+from .items import as_item
 from .quality import critique_quality
-from .scoring import margins, score_pairs
-from .serving import served
+from .scoring import margins, method_scores, score_items
+from .serving import asked
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +50,12 @@ def evaluate(
         DataError: another evaluation holds other pairs.
         EndpointError, PartsError, ServingError
     """
-    with nullcontext(url) if url else served(model) as address:
-        service = Endpoint(address or "", key=key, concurrency=concurrency)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+    with asked(model, url=url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
-        rows = score_pairs(pairs, service, samples=max(samples, default=0), out=out / "scores", run=run)
+        items = [as_item(pair) for pair in pairs]
+        rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run, unit="pair")
 
-    found = margins(rows, samples)
+    found = {name: margins(scores) for name, scores in method_scores(rows, samples).items()}
     ended = [row["ended"] for row in rows]
     report = accuracy_report(pairs, found, sum(ended) / len(ended))
     report["model_version"] = about["model_version"]
@@ -68,7 +63,7 @@ def evaluate(
     instruction = about["manifest"]["critique_instruction"]
     quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
     report["quality"] = asdict(quality)
-    report["against"] = {name: _compare(pairs, rows, found, other) for name, other in against.items()}
+    report["against"] = {name: _compare(pairs, found, other) for name, other in against.items()}
     _write_margins(out / MARGINS, pairs, found)
     (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", as_table({str(about["model"]): report}))
@@ -95,15 +90,14 @@ def _write_margins(path: Path, pairs: Sequence[PreferencePair], found: Mapping[s
 
 
 def _compare(
-    pairs: Sequence[PreferencePair],
-    rows: Sequence[dict[str, Any]],
-    found: Mapping[str, torch.Tensor],
-    other: Path,
+    pairs: Sequence[PreferencePair], found: Mapping[str, torch.Tensor], other: Path
 ) -> dict[str, dict[str, float]]:
     """Each method against the other evaluation's direct score: the matched baseline writes no critiques."""
-    theirs = read_parts(other / "scores")
-    if [row["pair_id"] for row in theirs] != [row["pair_id"] for row in rows]:
+    if not (other / MARGINS).is_file():
+        raise DataError(f"{other / MARGINS} does not exist: is its folder one of a finished evaluation?")
+    theirs = pq.read_table(other / MARGINS).to_pydict()
+    if theirs["pair_id"] != [pair.id for pair in pairs]:
         raise DataError(f"{other} evaluated other pairs: give both the same data and limit")
-    baseline = margins(theirs, ())["direct_score"].tolist()
+    baseline = theirs["direct_score"]
     groups = [pair.group for pair in pairs]
     return {name: asdict(paired_difference(ours.tolist(), baseline, groups)) for name, ours in found.items()}

@@ -9,16 +9,41 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from criticrm_model import CriticRMError
+
+from ..endpoint import Endpoint
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
 
 
 class ServingError(CriticRMError):
     """The service did not start."""
+
+
+@contextmanager
+def asked(
+    model: str, *, url: str | None, key: str | None, concurrency: int
+) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
+    """A service, and what it says of its model (`/v1/model`).
+
+    Args:
+        model: served for as long as the context, unless `url` names a service that runs.
+
+    Raises:
+        ServingError
+        httpx.HTTPError: what runs at `url` is no such service, or refuses the key.
+    """
+    with nullcontext(url) if url else served(model) as address:
+        service = Endpoint(address or "", key=key, concurrency=concurrency)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+        yield service, about
 
 
 @contextmanager
