@@ -51,6 +51,7 @@ class Scripted(Endpoint):
             "direct_score": float(good != shift),
             "score": sum(scores) / n,
             "warnings": [],
+            "status": "ok",
             "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
         }
 

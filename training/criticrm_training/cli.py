@@ -158,12 +158,15 @@ class Report(BaseSettings):
     runs: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
     )
+    probes: dict[str, Path] = Field(
+        default_factory=dict, description="Folders of `criticrm probe`: --probes critic=FOLDER."
+    )
 
     def run(self) -> int:
         from .report import write_report
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        write_report(self.out, self.evaluations, self.runs)
+        write_report(self.out, self.evaluations, self.runs, self.probes)
         logging.getLogger(__name__).info("wrote %s", self.out)
         return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from criticrm_model.prompt import Message
 
-from .sources import DataError, rows
+from .sources import DataError, parsed
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -50,12 +50,7 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     """
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
-    for number, row in rows(source):
-        try:
-            pair = _pair(row, default_id=str(number))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{source}, row {number}: {reason}") from error
+    for number, pair in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
         key = (*((m["role"], m["content"]) for m in pair.prompt), pair.chosen, pair.rejected)
         first, content = seen.setdefault(pair.id, (number, key))
         if content != key:

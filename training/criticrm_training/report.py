@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .evaluation import probes as bias
 from .evaluation.evaluate import MARGINS, RESULTS
+from .figures import figure as _figure
+from .probe_plots import probe_parts
 from .sources import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -33,12 +33,15 @@ img { max-width: 100%; } figcaption { color: #4a5466; } h2 { margin-top: 2.5rem;
 """
 
 
-def write_report(out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, Path]) -> None:
+def write_report(
+    out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, Path], probes: Mapping[str, Path]
+) -> None:
     """Write one HTML file that holds its pictures.
 
     Args:
         evaluations: finished `criticrm evaluate` folders, by the name of their model.
         runs: `criticrm train` folders, by name.
+        probes: finished `criticrm probe` folders, by the name of their model.
 
     Raises:
         DataError: a folder holds no such thing.
@@ -75,6 +78,7 @@ def write_report(out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, 
             "<h2>Critiques</h2>",
             _quality(results),
         ]
+    parts += probe_parts({name: _read_json(folder / bias.RESULTS) for name, folder in probes.items()})
     if histories:
         parts += [
             "<h2>Training</h2>",
@@ -176,16 +180,6 @@ def _curves(axes: Axes, histories: Mapping[str, Any], keys: Mapping[str, str]) -
                 axes.plot(*zip(*points, strict=True), label=f"{name}: {words}")
     axes.set_xlabel("optimizer step")
     axes.legend()
-
-
-def _figure(draw: Callable[[Axes], None], caption: str, height: float = 3.6) -> str:
-    figure = Figure(figsize=(8.5, height), layout="constrained")
-    draw(figure.add_subplot())
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg")
-    data = base64.b64encode(picture.getvalue()).decode()
-    image = f'<img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(name: str, result: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from criticrm_model import CriticRMError
+
+T = TypeVar("T")
 
 
 class DataError(CriticRMError):
@@ -33,6 +35,20 @@ def rows(source: Path | str) -> Iterator[tuple[int, Any]]:
     if path.is_file():
         raise DataError(f"{path}: preference files are .jsonl or .parquet")
     return _dataset(str(source))
+
+
+def parsed(source: Path | str, parse: Callable[[int, Any], T]) -> Iterator[tuple[int, T]]:
+    """Each row's number, and what `parse` makes of that number and the row.
+
+    Raises:
+        DataError: there is no such source, it is broken, or `parse` raised KeyError, TypeError or ValueError.
+    """
+    for number, row in rows(source):
+        try:
+            yield number, parse(number, row)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{source}, row {number}: {reason}") from error
 
 
 def source_name(source: Path | str) -> str:

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("ended", pa.bool_()),  # the greedy critique, by itself
         ("sampled_scores", pa.list_(pa.float64())),
         ("sampled_critiques", pa.list_(pa.string())),
+        ("truncated", pa.bool_()),  # the prompt or the response, to the model's length
         ("warnings", pa.list_(pa.string())),  # of the service
     ]
 )
@@ -114,5 +115,6 @@ def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any]
         "ended": critique["finish_reason"] == "stop",
         "sampled_scores": [c["score"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
+        "truncated": greedy["status"] == "truncated",
         "warnings": greedy["warnings"],
     }
