@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,14 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def ran(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: list[dict[str, Any]], *flags: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    rows: list[dict[str, Any]],
+    *flags: str,
+    direct: Callable[[str], float] = float,
 ) -> dict[str, Any]:
-    monkeypatch.setattr(benchmarks, "asked", asked_instead(Scripted(float)))
+    monkeypatch.setattr(benchmarks, "asked", asked_instead(Scripted(direct)))
     arguments = [name, str(written(tmp_path, rows)), "--out", str(tmp_path / "out"), *flags]
     assert Benchmark(_cli_parse_args=arguments).run() == 0
     report: dict[str, Any] = json.loads((tmp_path / "out" / benchmarks.RESULTS).read_text())
@@ -145,6 +151,11 @@ def test_rm_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["hard"] == pytest.approx((0 + 1 / 2) / 2)
     assert found["easy"] == pytest.approx((1 + 1 / 2) / 2)
     assert found["overall"] == pytest.approx((chat + 0.5) / 2)
+
+
+def test_responses_that_were_cut_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(tmp_path, monkeypatch, "judgebench", [JUDGEBENCH_ROWS[0] | {"response_A": "long"}], direct=len)
+    assert report["truncated"] == 0.5
 
 
 def test_judgebench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

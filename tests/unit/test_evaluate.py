@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ import pytest
 from criticrm_training.accuracy import paired_difference
 from criticrm_training.cli import Evaluate
 from criticrm_training.data import PreferencePair
-from criticrm_training.endpoint import Endpoint, EndpointError
+from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import quality, scoring, serving
 from criticrm_training.evaluation.items import Item, as_item
 from criticrm_training.evaluation.quality import critique_quality
 from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items
-from criticrm_training.evaluation.serving import ServingError, served
+from criticrm_training.evaluation.serving import ServingError, asked, served
 from criticrm_training.parts import PartsError
 from criticrm_training.sources import DataError
+from scripted import Scripted
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -29,17 +29,11 @@ PAIRS = [
 ITEMS = [as_item(pair) for pair in PAIRS]
 
 
-class Scripted(Endpoint):
-    """A service whose scores are a function of the response."""
+class Odd(Scripted):
+    """Its scores hang on the number in the response."""
 
     def __init__(self) -> None:
-        super().__init__("http://nowhere")
-        self.bodies: list[Any] = []
-
-    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
-        assert path == "/score"
-        self.bodies += bodies
-        return [{"results": [self._result(text, body["critique"]) for text in body["responses"]]} for body in bodies]
+        super().__init__(len)
 
     def _result(self, text: str, critique: Any) -> dict[str, Any]:
         good, number = text.startswith("good"), int(text.split()[1])
@@ -57,7 +51,7 @@ class Scripted(Endpoint):
 
 
 def test_margins_by_hand(tmp_path: Path) -> None:
-    service = Scripted()
+    service = Odd()
     rows = score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "x"})
     assert len(rows) == 140
     assert service.bodies[0]["critique"] is True
@@ -80,13 +74,13 @@ def test_items_of_any_size(tmp_path: Path) -> None:
         Item("a", prompt, ("good 1", "bad 2", "bad 3"), 1, "s", "q"),
         Item("b", prompt, ("good 2",), 1, "s", "q"),
     ]
-    rows = score_items(items, Scripted(), samples=0, out=tmp_path, run={})
+    rows = score_items(items, Odd(), samples=0, out=tmp_path, run={})
     assert [(row["item_id"], row["index"]) for row in rows] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
     assert by_item(items, method_scores(rows, ())["direct_score"]) == [[1, 0, 1], [1]]
 
 
 def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Scripted()
+    service = Odd()
     failed = {"error": {"message": "the reward logit is nan"}, "critiques": [], "score": None, "direct_score": None}
     monkeypatch.setattr(service, "_result", lambda *_: failed)
     with pytest.raises(EndpointError, match="prompt 0, response 1: the reward logit is nan"):
@@ -141,6 +135,12 @@ def test_the_command_through_a_server_of_its_own(
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="not a Critic-RM checkpoint"), served(str(tmp_path), ["--engine", "fake"]):
+        pass
+
+
+def test_a_url_where_nothing_runs_is_named() -> None:
+    nothing = asked("default", url="http://127.0.0.1:9", key=None, concurrency=1)
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1/model is not a Critic-RM service's"), nothing:
         pass
 
 

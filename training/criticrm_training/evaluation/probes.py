@@ -176,7 +176,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         ]
         table.append(("chosen response padded", "change of the score, in deviations"))
         table += [
-            (f"  {n} fillers, {row['characters']} characters", _cell(row["standardised"]))
+            (f"  {n} x the filler, {row['characters']} characters", _cell(row["standardised"]))
             for n, row in found["padding"].items()
         ]
         lines += ["", method, as_rows(table)]
