@@ -36,10 +36,12 @@ REWARDBENCH2_ROWS: list[dict[str, Any]] = [
     {"id": "0", "prompt": "a", "chosen": ["3"], "rejected": ["1", "2", "0"], "subset": "Factuality", "num_correct": 1},
     {"id": "1", "prompt": "b", "chosen": ["2"], "rejected": ["2", "1", "0"], "subset": "Factuality", "num_correct": 1},
     {"id": "2", "prompt": "c", "chosen": ["1"], "rejected": ["2", "0", "0"], "subset": "Precise IF", "num_correct": 1},
-    {"id": "ref:1", "prompt": "d", "chosen": ["1"], "rejected": ["0.2"], "subset": "Ties", "num_correct": 1},
+    {"id": "ref:1", "prompt": "d", "chosen": ["0.3"], "rejected": ["0.2"], "subset": "Ties", "num_correct": 1},
     {"id": "tied:1", "prompt": "e", "chosen": ["1", "0.8"], "rejected": ["0.5"], "subset": "Ties", "num_correct": 2},
     {"id": "ref:2", "prompt": "f", "chosen": ["0"], "rejected": ["0.1"], "subset": "Ties", "num_correct": 1},
     {"id": "tied:2", "prompt": "g", "chosen": ["0.5", "1"], "rejected": ["0.2"], "subset": "Ties", "num_correct": 2},
+    {"id": "ref:3", "prompt": "h", "chosen": ["4"], "rejected": ["1"], "subset": "Ties", "num_correct": 1},
+    {"id": "tied:3", "prompt": "i", "chosen": ["4", "3"], "rejected": ["1"], "subset": "Ties", "num_correct": 2},
 ]
 RM_BENCH_ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "a", "chosen": ["1", "2", "3"], "rejected": ["0", "2", "4"], "domain": "chat"},
@@ -112,13 +114,13 @@ def test_the_math_of_rewardbench_counts_as_much_as_its_code() -> None:
 
 def test_rewardbench2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = values(ran(tmp_path, monkeypatch, "rewardbench2", REWARDBENCH2_ROWS))
-    # First question: gap 0.3 over spread 0.2, with its ref 0.8. Second: gap 0.3 under spread 0.5, with its ref -0.1.
-    wider = (math.tanh(0.3 / 0.2 - 1) + math.tanh(-0.1 / 0.5 - 1)) / 2
-    ties = 0.3 * 1 + 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * wider
+    # Gaps and spreads of the three questions: 0.3 over 0.2, but their refs' gap is 0.1; 0.3 under 0.5, -0.1; 2 over 1, 3.
+    wider = (math.tanh(0.1 / 0.2 - 1) + math.tanh(-0.1 / 0.5 - 1) + math.tanh(2 / 1 - 1)) / 3
+    ties = 0.3 * 1 + 0.3 * 2 / 3 + 0.2 * 2 / 3 + 0.2 * 1 / 3 + 0.01 * wider
     assert found["Factuality"] == pytest.approx((1 + 1 / 2) / 2)
     assert found["Precise IF"] == 0
     assert found["Ties"] == pytest.approx(ties)
-    assert found["Ties: ref"] == 0.5
+    assert found["Ties: ref"] == pytest.approx(2 / 3)
     assert found["overall"] == pytest.approx((0.75 + 0 + ties) / 3)
 
 
@@ -206,10 +208,10 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
 def test_a_limit_splits_no_group(tmp_path: Path) -> None:
     items = read_items("rewardbench2", written(tmp_path, REWARDBENCH2_ROWS))
     assert sorted(item.id for item in drawn(items, 0)) == sorted(item.id for item in items)
-    for limit in range(1, 7):
+    for limit in range(1, 9):
         kept = [item.id for item in drawn(items, limit)]
         assert limit <= len(kept) <= limit + 1
-        for number in "12":
+        for number in "123":
             assert (f"ref:{number}" in kept) == (f"tied:{number}" in kept)
 
 
