@@ -114,7 +114,7 @@ def test_the_math_of_rewardbench_counts_as_much_as_its_code() -> None:
 
 def test_rewardbench2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = values(ran(tmp_path, monkeypatch, "rewardbench2", REWARDBENCH2_ROWS))
-    # Gaps and spreads of the three questions: 0.3 over 0.2, but their refs' gap is 0.1; 0.3 under 0.5, -0.1; 2 over 1, 3.
+    # Gap, spread, gap of the ref: 0.3, 0.2, 0.1 of the first question; 0.3, 0.5, -0.1; 2, 1, 3.
     wider = (math.tanh(0.1 / 0.2 - 1) + math.tanh(-0.1 / 0.5 - 1) + math.tanh(2 / 1 - 1)) / 3
     ties = 0.3 * 1 + 0.3 * 2 / 3 + 0.2 * 2 / 3 + 0.2 * 1 / 3 + 0.01 * wider
     assert found["Factuality"] == pytest.approx((1 + 1 / 2) / 2)
