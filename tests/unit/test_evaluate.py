@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,28 @@ import pytest
 from criticrm_training.accuracy import paired_difference
 from criticrm_training.cli import Evaluate
 from criticrm_training.data import PreferencePair
-from criticrm_training.endpoint import Endpoint, EndpointError
+from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import quality, scoring, serving
+from criticrm_training.evaluation.items import Item, as_item
 from criticrm_training.evaluation.quality import critique_quality
-from criticrm_training.evaluation.scoring import margins, score_pairs
-from criticrm_training.evaluation.serving import ServingError, served
+from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items
+from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
 from criticrm_training.sources import DataError
+from scripted import Scripted
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
     for i in range(70)
 ]
+ITEMS = [as_item(pair) for pair in PAIRS]
 
 
-class Scripted(Endpoint):
-    """A service whose scores are a function of the response."""
+class Odd(Scripted):
+    """Its scores hang on the number in the response."""
 
     def __init__(self) -> None:
-        super().__init__("http://nowhere")
-        self.bodies: list[Any] = []
-
-    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
-        assert path == "/score"
-        self.bodies += bodies
-        return [{"results": [self._result(text, body["critique"]) for text in body["responses"]]} for body in bodies]
+        super().__init__(len)
 
     def _result(self, text: str, critique: Any) -> dict[str, Any]:
         good, number = text.startswith("good"), int(text.split()[1])
@@ -48,34 +44,47 @@ class Scripted(Endpoint):
             "error": None,
             "direct_score": float(good != shift),
             "score": sum(scores) / n,
+            "warnings": [],
+            "status": "ok",
             "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
         }
 
 
 def test_margins_by_hand(tmp_path: Path) -> None:
-    service = Scripted()
-    rows = score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "x"})
+    service = Odd()
+    rows = score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "x"})
     assert len(rows) == 140
     assert service.bodies[0]["critique"] is True
     assert service.bodies[0]["on_overflow"] == "truncate"
-    found = margins(rows, [1, 4])
+    found = {name: margins(scores) for name, scores in method_scores(rows, [1, 4]).items()}
     assert (found["direct_score"] > 0).sum() == 46  # 24 of 70 numbers divide by three
     assert (found["greedy critique"] > 0).sum() == 35
     assert found["mean of 1"].tolist() == found["greedy critique"].tolist()
     assert found["mean of 4"][1] == pytest.approx((-1 + 3) / 4)
     asked = len(service.bodies)
-    assert score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "x"}) == rows
+    assert score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "x"}) == rows
     assert len(service.bodies) == asked  # all of it was there
     with pytest.raises(PartsError, match="another model"):
-        score_pairs(PAIRS, service, samples=4, out=tmp_path, run={"model": "y"})
+        score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "y"})
+
+
+def test_items_of_any_size(tmp_path: Path) -> None:
+    prompt = PAIRS[0].prompt
+    items = [
+        Item("a", prompt, ("good 1", "bad 2", "bad 3"), 1, "s", "q"),
+        Item("b", prompt, ("good 2",), 1, "s", "q"),
+    ]
+    rows = score_items(items, Odd(), samples=0, out=tmp_path, run={})
+    assert [(row["item_id"], row["index"]) for row in rows] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert by_item(items, method_scores(rows, ())["direct_score"]) == [[1, 0, 1], [1]]
 
 
 def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Scripted()
+    service = Odd()
     failed = {"error": {"message": "the reward logit is nan"}, "critiques": [], "score": None, "direct_score": None}
     monkeypatch.setattr(service, "_result", lambda *_: failed)
-    with pytest.raises(EndpointError, match="pair 0, chosen: the reward logit is nan"):
-        score_pairs(PAIRS, service, samples=0, out=tmp_path, run={})
+    with pytest.raises(EndpointError, match="prompt 0, response 1: the reward logit is nan"):
+        score_items(ITEMS, service, samples=0, out=tmp_path, run={})
 
 
 def test_a_paired_difference_by_hand() -> None:
@@ -129,5 +138,11 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         pass
 
 
+def test_a_url_where_nothing_runs_is_named() -> None:
+    nothing = scoring_service("default", "http://127.0.0.1:9", key=None, concurrency=1)
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1/model is not a Critic-RM service's"), nothing:
+        pass
+
+
 def test_the_rows_have_their_columns() -> None:
-    assert set(scoring.SCHEMA.names) >= {"pair_id", "side", "direct_score", "greedy_score", "sampled_scores"}
+    assert set(scoring.SCHEMA.names) >= {"item_id", "index", "direct_score", "greedy_score", "sampled_scores"}

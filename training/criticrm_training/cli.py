@@ -162,12 +162,15 @@ class Report(BaseSettings):
     best_of_n: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm best-of-n`: --best-of-n critic=FOLDER."
     )
+    probes: dict[str, Path] = Field(
+        default_factory=dict, description="Folders of `criticrm probe`: --probes critic=FOLDER."
+    )
 
     def run(self) -> int:
         from .report import write_report
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        write_report(self.out, self.evaluations, self.runs, self.best_of_n)
+        write_report(self.out, self.evaluations, self.runs, self.best_of_n, self.probes)
         logging.getLogger(__name__).info("wrote %s", self.out)
         return 0
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from criticrm_model.prompt import Message
 
-from .sources import DataError, rows
+from .sources import DataError, parsed
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -50,12 +50,7 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     """
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
-    for number, row in rows(source):
-        try:
-            pair = _pair(row, default_id=str(number))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{source}, row {number}: {reason}") from error
+    for number, pair in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
         key = (*((m["role"], m["content"]) for m in pair.prompt), pair.chosen, pair.rejected)
         first, content = seen.setdefault(pair.id, (number, key))
         if content != key:
@@ -81,12 +76,6 @@ def in_question_order(items: Iterable[_G]) -> list[_G]:
     return sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id))
 
 
-def question_group(prompt: Sequence[Message]) -> str:
-    """The last user turn (the last turn, where no user speaks), case and white space folded."""
-    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
-    return " ".join(question.lower().split())
-
-
 def split_by_prompt(
     pairs: Iterable[PreferencePair], validation_share: float, seed: int = 0
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
@@ -104,6 +93,31 @@ def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     """Of what the pairs say, in any order and from any kind of file."""
     digests = sorted(hashlib.sha256(json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def as_messages(value: Any, field: str) -> tuple[Message, ...]:
+    """Text is the user's; text in turns and messages are what they say. Raises ValueError, naming the field."""
+    if isinstance(value, str) and _TURN.match(value):
+        _, *parts = _TURN.split(value)
+        value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    if isinstance(value, str) and value:
+        return (Message(role="user", content=value),)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{field}: neither text nor a list of messages")
+    messages = []
+    for i, turn in enumerate(value):
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            raise ValueError(f"{field}[{i}]: a message needs a role and a content that is text")
+        if turn.get("role") not in ("system", "user", "assistant", "tool"):
+            raise ValueError(f"{field}[{i}].role: {turn.get('role')!r} is none of system, user, assistant, tool")
+        messages.append(Message(role=turn["role"], content=turn["content"]))
+    return tuple(messages)
+
+
+def question_group(prompt: Sequence[Message]) -> str:
+    """Equal for prompts that ask the same: the last user turn, case and white space folded."""
+    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
+    return " ".join(question.lower().split())
 
 
 def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
@@ -151,26 +165,3 @@ def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     common = chosen[: sum(1 for _ in same)]
     end = max(common.rfind(" "), common.rfind("\n")) + 1
     return common[:end].strip(), chosen[end:], rejected[end:]
-
-
-def as_messages(value: Any, field: str) -> tuple[Message, ...]:
-    """Text (one user turn, or several in hh-rlhf's form) or a list of messages, as messages.
-
-    Raises:
-        ValueError: it is neither; `field` names it.
-    """
-    if isinstance(value, str) and _TURN.match(value):
-        _, *parts = _TURN.split(value)
-        value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
-    if isinstance(value, str) and value:
-        return (Message(role="user", content=value),)
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{field}: neither text nor a list of messages")
-    messages = []
-    for i, turn in enumerate(value):
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-            raise ValueError(f"{field}[{i}]: a message needs a role and a content that is text")
-        if turn.get("role") not in ("system", "user", "assistant", "tool"):
-            raise ValueError(f"{field}[{i}].role: {turn.get('role')!r} is none of system, user, assistant, tool")
-        messages.append(Message(role=turn["role"], content=turn["content"]))
-    return tuple(messages)

@@ -30,6 +30,7 @@ def write_in_parts(
     work: Callable[[Sequence[T]], list[dict[str, Any]]],
     schema: pa.Schema,
     label: str,
+    unit: str = "pair",
 ) -> None:
     """Write `work(chunk)` for each chunk as a part in `folder`; parts that are there already are not made again.
 
@@ -37,13 +38,14 @@ def write_in_parts(
         run: everything the rows depend on. A folder holds parts of one run only.
         work: must give the same rows for the same chunk, whatever was done before.
         label: of the progress bar, which counts the elements of the chunks.
+        unit: what it calls them.
 
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _same_run(folder, run)
-    with tqdm(total=sum(map(len, chunks)), desc=label, unit="pair", smoothing=0.05) as progress:
+    with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
         for number, chunk in enumerate(chunks):
             path = folder / f"part-{number:06}.parquet"
             if not path.is_file():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .best_of_n_plot import best_of_n_plot
+from .evaluation import probes as bias
 from .evaluation.best_of_n import RESULTS as BEST_OF_N
 from .evaluation.evaluate import MARGINS, RESULTS
+from .figures import figure as _figure
+from .probe_plots import probe_parts
 from .sources import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,11 @@ img { max-width: 100%; } figcaption { color: #4a5466; } h2 { margin-top: 2.5rem;
 
 
 def write_report(
-    out: Path, evaluations: Mapping[str, Path], runs: Mapping[str, Path], best_of_n: Mapping[str, Path]
+    out: Path,
+    evaluations: Mapping[str, Path],
+    runs: Mapping[str, Path],
+    best_of_n: Mapping[str, Path],
+    probes: Mapping[str, Path],
 ) -> None:
     """Write one HTML file that holds its pictures.
 
@@ -45,6 +49,7 @@ def write_report(
         evaluations: finished `criticrm evaluate` folders, by the name of their model.
         runs: `criticrm train` folders, by name.
         best_of_n: finished `criticrm best-of-n` folders, by name.
+        probes: finished `criticrm probe` folders, by the name of their model.
 
     Raises:
         DataError: a folder holds no such thing.
@@ -90,6 +95,7 @@ def write_report(
             "interval of the rewards' choices. The oracle knows which answers are right."
         )
         parts.append(_figure(partial(best_of_n_plot, result=result), caption))
+    parts += probe_parts({name: _read_json(folder / bias.RESULTS) for name, folder in probes.items()})
     if histories:
         parts += [
             "<h2>Training</h2>",
@@ -191,16 +197,6 @@ def _curves(axes: Axes, histories: Mapping[str, Any], keys: Mapping[str, str]) -
                 axes.plot(*zip(*points, strict=True), label=f"{name}: {words}")
     axes.set_xlabel("optimizer step")
     axes.legend()
-
-
-def _figure(draw: Callable[[Axes], None], caption: str, height: float = 3.6) -> str:
-    figure = Figure(figsize=(8.5, height), layout="constrained")
-    draw(figure.add_subplot())
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg")
-    data = base64.b64encode(picture.getvalue()).decode()
-    image = f'<img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(name: str, result: Mapping[str, Any]) -> str:

@@ -34,12 +34,15 @@ def accuracy_report(
     return {"accuracy": accuracy, "critiques_ended": critiques_ended}
 
 
-def as_table(report: dict[str, Any]) -> str:
+PAIR_ACCURACY = "pair accuracy [95 % interval, bootstrap over questions] of n pairs"
+
+
+def as_table(report: dict[str, Any], title: str = PAIR_ACCURACY) -> str:
     """The report as text, a table a data set."""
     lines = []
     for name, part in report.items():
         columns = list(part["accuracy"]["overall"])
-        lines += ["", f"{name}: pair accuracy [95 % interval, bootstrap over questions] of n pairs"]
+        lines += ["", f"{name}: {title}"]
         lines.append(f"{'category':<24}" + "".join(f"{column:<28}" for column in columns))
         for category, row in part["accuracy"].items():
             cells = (f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}] {a['n']}" for a in map(row.get, columns) if a)

@@ -15,11 +15,11 @@ import torch
 
 from ..accuracy import paired_difference
 from ..data import PreferencePair, content_sha256
-from ..parts import read_parts
 from ..sources import DataError
 from ..tables import accuracy_report, as_table
+from .items import as_item
 from .quality import critique_quality
-from .scoring import margins, score_pairs
+from .scoring import margins, method_scores, score_items
 from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,10 @@ def evaluate(
     """
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
-        rows = score_pairs(pairs, service, samples=max(samples, default=0), out=out / "scores", run=run)
+        items = [as_item(pair) for pair in pairs]
+        rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run, unit="pair")
 
-    found = margins(rows, samples)
+    found = {name: margins(scores) for name, scores in method_scores(rows, samples).items()}
     ended = [row["ended"] for row in rows]
     report = accuracy_report(pairs, found, sum(ended) / len(ended))
     report["model_version"] = about["model_version"]
@@ -62,7 +63,7 @@ def evaluate(
     instruction = about["manifest"]["critique_instruction"]
     quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
     report["quality"] = asdict(quality)
-    report["against"] = {name: _compare(pairs, rows, found, other) for name, other in against.items()}
+    report["against"] = {name: _compare(pairs, found, other) for name, other in against.items()}
     _write_margins(out / MARGINS, pairs, found)
     (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", as_table({str(about["model"]): report}))
@@ -89,15 +90,14 @@ def _write_margins(path: Path, pairs: Sequence[PreferencePair], found: Mapping[s
 
 
 def _compare(
-    pairs: Sequence[PreferencePair],
-    rows: Sequence[dict[str, Any]],
-    found: Mapping[str, torch.Tensor],
-    other: Path,
+    pairs: Sequence[PreferencePair], found: Mapping[str, torch.Tensor], other: Path
 ) -> dict[str, dict[str, float]]:
     """Each method against the other evaluation's direct score: the matched baseline writes no critiques."""
-    theirs = read_parts(other / "scores")
-    if [row["pair_id"] for row in theirs] != [row["pair_id"] for row in rows]:
+    if not (other / MARGINS).is_file():
+        raise DataError(f"{other / MARGINS} does not exist: is its folder one of a finished evaluation?")
+    theirs = pq.read_table(other / MARGINS).to_pydict()
+    if theirs["pair_id"] != [pair.id for pair in pairs]:
         raise DataError(f"{other} evaluated other pairs: give both the same data and limit")
-    baseline = margins(theirs, ())["direct_score"].tolist()
+    baseline = theirs["direct_score"]
     groups = [pair.group for pair in pairs]
     return {name: asdict(paired_difference(ours.tolist(), baseline, groups)) for name, ours in found.items()}

@@ -17,7 +17,7 @@ import httpx
 
 from criticrm_model import CriticRMError
 
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, EndpointError
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
 
@@ -30,15 +30,22 @@ class ServingError(CriticRMError):
 def scoring_service(
     model: str, url: str | None, *, key: str | None, concurrency: int
 ) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
-    """The service at `url`, or without one a server of `model` for as long as the context; and its `/v1/model`.
+    """A service, and what it says of its model (`/v1/model`).
+
+    Args:
+        model: served for as long as the context, unless `url` names a service that runs.
 
     Raises:
         ServingError
+        EndpointError: what runs at `url` is no such service, or refuses the key.
     """
     with nullcontext(url) if url else served(model) as address:
         service = Endpoint(address or "", key=key, concurrency=concurrency)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+        try:
+            about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EndpointError(f"{service.url}/v1/model is not a Critic-RM service's, or refuses: {error}") from error
         yield service, about
 
 

@@ -1,0 +1,52 @@
+"""A service whose scores are a function of the response, in place of one that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from criticrm_training.endpoint import Endpoint
+
+CALIBRATION = {
+    "reference_set": "a set",
+    "n": 10,
+    "direct_score": {"mean": 10.0, "std": 5.0},
+    "score": {"mean": 20.0, "std": 10.0},
+}
+
+
+class Scripted(Endpoint):
+    """`direct(response)`; a critique adds its number from 1 to that."""
+
+    def __init__(self, direct: Callable[[str], float]) -> None:
+        super().__init__("http://nowhere")
+        self.direct = direct
+        self.bodies: list[Any] = []
+
+    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+        assert path == "/score"
+        self.bodies += bodies
+        return [{"results": [self._result(text, body["critique"]) for text in body["responses"]]} for body in bodies]
+
+    def _result(self, text: str, critique: Any) -> dict[str, Any]:
+        direct = self.direct(text)
+        scores = [direct + k + 1 for k in range(1 if critique is True else critique["n"])]
+        return {
+            "error": None,
+            "status": "truncated" if text == "long" else "ok",
+            "direct_score": direct,
+            "score": sum(scores) / len(scores),
+            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
+            "warnings": [] if text.strip() else ["empty_response"],
+        }
+
+
+def asked_instead(service: Endpoint, calibration: dict[str, Any] | None = CALIBRATION) -> Callable[..., Any]:
+    """What `serving.asked` would give, with this service."""
+
+    @contextmanager
+    def asked(*_: object, **__: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
+        yield service, {"model": "m", "model_version": "1", "manifest": {"calibration": calibration}}
+
+    return asked

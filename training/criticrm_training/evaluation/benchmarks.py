@@ -1,0 +1,77 @@
+"""`criticrm benchmark`: a published benchmark through the service, with its authors' metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..sources import source_name
+from ..tables import as_table
+from .formats import FORMATS, read_items
+from .items import drawn, items_sha256
+from .metrics import measure
+from .scoring import by_item, method_scores, score_items
+from .serving import scoring_service
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "benchmark.json"
+
+
+def benchmark(
+    name: str,
+    data: str | None,
+    out: Path,
+    *,
+    model: str,
+    url: str | None,
+    key: str | None,
+    concurrency: int,
+    samples: tuple[int, ...],
+    limit: int,
+) -> dict[str, Any]:
+    """Score, report, and write `out/benchmark.json`; the scores stay in `out/scores`.
+
+    Args:
+        name: of one of `FORMATS`.
+        data: a file, folder or dataset in this format; the published one unless given.
+        samples: for each m, the mean over m sampled critiques is reported.
+        limit: only so many prompts (0: all), drawn by their hash; a group is never split.
+
+    Raises:
+        DataError, EndpointError, PartsError, ServingError
+    """
+    source = data or FORMATS[name].published
+    items = drawn(read_items(name, source), limit)
+    with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
+        run = {"model_version": about["model_version"], "items": items_sha256(items)}
+        rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run)
+
+    lengths = torch.tensor([float(len(text)) for item in items for text in item.responses], dtype=torch.float64)
+    table: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for method, scores in ({"longer wins": lengths} | method_scores(rows, samples)).items():
+        for metric, found in measure(name, items, by_item(items, scores)).items():
+            table[metric][method] = asdict(found)
+    report = {
+        "benchmark": name,
+        "data": source_name(source),
+        "model": about["model"],
+        "model_version": about["model_version"],
+        "items": len(items),
+        "responses": len(rows),
+        "accuracy": dict(table),
+        "truncated": sum(row["truncated"] for row in rows) / len(rows),
+        "critiques_ended": sum(row["ended"] for row in rows) / len(rows),
+    }
+    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    title = f"{name} [95 % interval, Bayesian bootstrap over prompts] of n prompts"
+    logger.info("%s", as_table({str(about["model"]): report}, title))
+    logger.info("responses that were cut to the model's length: %.1f %%", 100 * report["truncated"])
+    logger.info("wrote %s", out / RESULTS)
+    return report

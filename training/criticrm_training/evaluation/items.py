@@ -1,0 +1,51 @@
+"""What is scored: one prompt and its responses, the correct ones first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from criticrm_model.prompt import Message
+
+from ..data import PreferencePair
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt and k responses.
+
+    Attributes:
+        responses: `correct` good ones, then the others.
+        subset: of the data set, as it calls it.
+        group: equal for items that an interval must keep together.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    responses: tuple[str, ...]
+    correct: int
+    subset: str
+    group: str
+
+
+def as_item(pair: PreferencePair) -> Item:
+    """A preference pair is an item with k = 2."""
+    return Item(pair.id, pair.prompt, (pair.chosen, pair.rejected), 1, pair.category, pair.group)
+
+
+def drawn(items: Iterable[Item], limit: int) -> list[Item]:
+    """Whole groups, in the order of their hash, until there are `limit` items (0: all): the same ones every time."""
+    found: list[Item] = []
+    for item in sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id)):
+        if limit and len(found) >= limit and item.group != found[-1].group:
+            break
+        found.append(item)
+    return found
+
+
+def items_sha256(items: Sequence[Item]) -> str:
+    """Of what the items say, in their order."""
+    said = [[item.prompt, item.responses, item.correct, item.subset, item.group] for item in items]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
