@@ -76,6 +76,10 @@ class Policy(Protocol):
         """`n` drafts for each conversation, in order. Raises CriticError."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds: an engine's memory and its processes."""
+        ...
+
 
 class VLLMCritic:
     """vLLM in this process: token ids of our own renderer in, as training and serving see them.
@@ -144,6 +148,10 @@ class VLLMCritic:
             )
         return self._generate(prompts, [conversation.seed for conversation in conversations], sampling)
 
+    def close(self) -> None:
+        # A process that multiprocessing started waits for its own children before any finalizer would stop them.
+        self._llm.llm_engine.engine_core.shutdown()
+
     def _generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
         from vllm import SamplingParams, TokensPrompt
 
@@ -206,6 +214,9 @@ class EndpointCritic:
         ]
         answers = self._endpoint.post_all("/chat/completions", bodies)
         return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def open_writer(
