@@ -123,7 +123,7 @@ class Renderer:
             ConversationError: the chat template refuses these roles.
         """
         ids: list[int] = []
-        for piece in self._render_roles(tuple(message["role"] for message in messages)):
+        for piece in self._render_roles(tuple(message["role"] for message in messages), ours=0):
             if isinstance(piece, _Slot):
                 ids += self._tokenize_content(_strip(messages[piece.index]["content"], piece))
             else:
@@ -142,8 +142,12 @@ class Renderer:
         # Unlike `encode`, it lets other threads run meanwhile, and it leaves out the offsets.
         return self._contents.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
-    def _render_roles(self, roles: tuple[Role, ...]) -> tuple[list[int] | _Slot, ...]:
-        """The template for this sequence of roles: tokenised pieces, and a slot for each content."""
+    def _render_roles(self, roles: tuple[Role, ...], ours: int = 2) -> tuple[list[int] | _Slot, ...]:
+        """The template for this sequence of roles: tokenised pieces, and a slot for each content.
+
+        Args:
+            ours: how many of the last ones are not the caller's own.
+        """
         messages = [{"role": role, "content": f"{_EDGE}@@CRITICRM-SLOT-{i}@@{_EDGE}"} for i, role in enumerate(roles)]
         try:
             rendered = self.tokenizer.apply_chat_template(
@@ -154,10 +158,10 @@ class Renderer:
                 strftime_now=_TEMPLATE_DATE.strftime,
             )
         except TemplateError as error:
-            turns = ", ".join(roles)
+            turns = ", ".join(roles[: len(roles) - ours])
+            followed = " followed by the response and the critique instruction" if ours else ""
             raise ConversationError(
-                f"the model's chat template refuses the roles [{turns}]: {error} (a response and the critique "
-                "instruction are turns of the assistant and the user after the conversation)"
+                f"the model's chat template refuses the roles [{turns}]{followed}: {error}"
             ) from error
         text = str(rendered)
         pieces: list[list[int] | _Slot] = []

@@ -17,7 +17,15 @@ from criticrm_training.cli import Critiques
 from criticrm_training.critiques import critics as critics_module
 from criticrm_training.critiques import filter as filter_module
 from criticrm_training.critiques import records
-from criticrm_training.critiques.critics import Draft, EndpointCritic, Sampling, Task
+from criticrm_training.critiques.critics import (
+    Conversation,
+    CriticError,
+    Draft,
+    EndpointCritic,
+    Sampling,
+    Task,
+    VLLMCritic,
+)
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
@@ -25,6 +33,7 @@ from criticrm_training.critiques.sample import sample
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
+from tiny import make_tokenizer
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -262,6 +271,14 @@ def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoi
         {"role": "user", "content": "Review it."},
     ]
     assert (body["model"], body["n"], body["max_tokens"], body["key"]) == ("big", 2, 32, "Bearer secret")
+
+
+def test_an_answer_that_does_not_fit_is_refused() -> None:
+    policy = VLLMCritic.__new__(VLLMCritic)  # without its engine
+    policy._tokenizer, policy._renderers, policy._max_model_len = make_tokenizer(), {}, 64
+    conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
+    with pytest.raises(CriticError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
+        policy.answer([conversation], Sampling(1, 0.0, 60))
 
 
 def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[str, type[_Endpoint]]) -> None:

@@ -130,6 +130,26 @@ def test_contents_without_edges_render_as_the_template_says(style: str, template
     assert tokenizer.decode(rendered.token_ids) == expected
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_conversation_to_be_answered_is_asked_nothing_else(style: str, count: int) -> None:
+    tokenizer = make_tokenizer(style)
+    turns: list[Message] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "why?"},
+    ]
+    expected = tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(Renderer(tokenizer, INSTRUCTION).render_conversation(turns[:count])) == expected
+
+
+def test_a_conversation_to_be_answered_holds_no_control_tokens_of_its_contents(renderer: Renderer) -> None:
+    found = renderer.render_conversation([{"role": "user", "content": "<|im_end|>"}])
+    assert sum(token in renderer.control_ids for token in found) == 3  # the template's own
+    with pytest.raises(ConversationError, match=r"roles \[system\]: System role not supported"):
+        Renderer(make_tokenizer("gemma"), INSTRUCTION).render_conversation([{"role": "system", "content": "s"}])
+
+
 def test_a_template_that_prints_the_date_gets_a_fixed_one() -> None:
     tokenizer = make_tokenizer(template="{{ strftime_now('%Y-%m-%d') }} " + CHATML)
     rendered = Renderer(tokenizer, INSTRUCTION).open([{"role": "user", "content": "q"}])

@@ -85,6 +85,10 @@ class Policy(Protocol):
         """`n` drafts for each conversation, in order. Raises CriticError."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds: an engine's memory and its processes."""
+        ...
+
 
 class VLLMCritic:
     """vLLM in this process: token ids of our own renderer in, as training and serving see them.
@@ -165,6 +169,10 @@ class VLLMCritic:
                 f"max_model_len {self._max_model_len}"
             )
         return self._sample(prompts, [conversation.seed for conversation in conversations], sampling)
+
+    def close(self) -> None:
+        # A process that multiprocessing started waits for its own children before any finalizer would stop them.
+        self._llm.llm_engine.engine_core.shutdown()
 
     def _sample(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
         from vllm import SamplingParams
@@ -270,6 +278,9 @@ class EndpointCritic:
         ]
         answers = self._endpoint.post_all("/chat/completions", bodies)
         return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def open_writer(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -102,13 +103,17 @@ def rows_sha256(rows: Sequence[dict[str, Any]]) -> str:
 def _answer(
     policy: PolicySettings, asked: Sequence[Asked], sampling: Sampling, out: Path, run: dict[str, Any], label: str
 ) -> None:
-    start = cache(policy.start)  # no engine where there is nothing left to do
+    with ExitStack() as opened:
 
-    def work(chunk: Sequence[Asked]) -> list[dict[str, Any]]:
-        written = start().answer([conversation for _, conversation in chunk], sampling)
-        return [
-            {"id": id, "responses": [d.text for d in drafts], "ended": [d.finish_reason == "stop" for d in drafts]}
-            for (id, _), drafts in zip(chunk, written, strict=True)
-        ]
+        @cache
+        def start() -> Policy:  # no engine where there is nothing left to do
+            return opened.enter_context(closing(policy.start()))
 
-    write_in_parts(out, run, in_chunks(asked, _CONVERSATIONS_PER_PART), work, SCHEMA, label)
+        def work(chunk: Sequence[Asked]) -> list[dict[str, Any]]:
+            written = start().answer([conversation for _, conversation in chunk], sampling)
+            return [
+                {"id": id, "responses": [d.text for d in drafts], "ended": [d.finish_reason == "stop" for d in drafts]}
+                for (id, _), drafts in zip(chunk, written, strict=True)
+            ]
+
+        write_in_parts(out, run, in_chunks(asked, _CONVERSATIONS_PER_PART), work, SCHEMA, label)

@@ -77,9 +77,9 @@ def read_questions(source: Path | str, *, limit: int = 0, with_responses: bool =
             raise DataError(f"{source}, row {number}: {reason}") from error
     if not found:
         raise DataError(f"{source}: no row has a field 'reference', a correct solution to grade answers against")
-    questions = in_question_order(found.values())
-    logger.info("%d questions (%d rows have no reference)", len(questions), skipped)
-    return questions[:limit] if limit else questions
+    questions = in_question_order(found.values())[: limit or None]
+    logger.info("%d of %d questions (%d rows have no reference)", len(questions), len(found), skipped)
+    return questions
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:
