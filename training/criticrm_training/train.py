@@ -20,12 +20,12 @@ from transformers import (
     set_seed,
 )
 
-from criticrm_model.checkpoint import add_reward_token, assemble, check_head, measure_logit_scale
+from criticrm_model.checkpoint import add_reward_token, assemble, check_head
 from criticrm_model.head import save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .base import load_base
+from .base import load_base, logit_scale
 from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
@@ -35,6 +35,7 @@ from .examples import make_examples
 from .features import extract
 from .joint import JointModel
 from .objective import Objective
+from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
 from .trainer import JointTrainer
 
@@ -58,15 +59,12 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     arguments = _training_arguments(config, out, scalar)
     training, validation = split_by_prompt(read_pairs(config.data), config.validation_share)
     set_seed(arguments.seed)
-    lm, tokenizer = load_base(config.base, getattr(torch, config.dtype))
-    check_head(lm)
+    model, tokenizer = _load(config, arguments)
     renderer = Renderer(tokenizer, config.instruction)
     train_set = _examples(training, config.critiques, renderer, config, scalar)
     validation_set = _examples(validation, config.validation_critiques, renderer, config, scalar)
     logger.info("%d training examples, %d validation examples", len(train_set), len(validation_set))
 
-    scale = measure_logit_scale(lm, token_id=0)
-    model = JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale)
     trainer = JointTrainer(
         model,
         arguments,
@@ -77,10 +75,31 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         callbacks=[_MarkComplete()],
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
-    if trainer.is_world_process_zero():
+    first = trainer.is_world_process_zero()
+    if splits_weights(arguments):
+        weights = trained_weights(model, keep=first)
+        trainer.accelerator.free_memory()
+        if first:
+            model, tokenizer = _load(config, None)
+            load_trained(model, weights)
+    if first:
         (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
+
+
+def _load(config: TrainConfig, arguments: TrainingArguments | None) -> tuple[JointModel, PreTrainedTokenizerBase]:
+    """The base under its adapters and reward head.
+
+    Args:
+        arguments: of the run that it is loaded for, which may split its weights over processes; None: this process
+            gets all of them, over all GPUs where there are several.
+    """
+    with loading(arguments) as device:
+        lm, tokenizer = load_base(config.base, getattr(torch, config.dtype), device)
+    check_head(lm)
+    scale = logit_scale(lm)
+    return JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale), tokenizer
 
 
 def export(
@@ -98,7 +117,7 @@ def export(
         validation: pairs to calibrate on; the model critiques the first of them.
         pairs: those it was trained on.
     """
-    lm, reward = model.lm, model.reward.detach().cpu()
+    lm, reward = model.lm, model.reward.weight.detach().cpu()
     if isinstance(lm, PeftModel):
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
