@@ -43,7 +43,7 @@ def loading(arguments: TrainingArguments | None) -> Iterator[str | None]:
     elif not splits_weights(arguments):
         yield None
     else:
-        one_reads = bool(arguments.fsdp and arguments.fsdp_config.get("cpu_ram_efficient_loading"))
+        one_reads = bool((arguments.fsdp_plugin_args or {}).get("cpu_ram_efficient_loading"))
         if one_reads:
             enable_fsdp_ram_efficient_loading()
         try:
@@ -113,8 +113,8 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     if isinstance(parameter, DTensor):
         return parameter.full_tensor()
     if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
     return parameter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,7 +188,7 @@ def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> Trainin
     }
     fixed = {"output_dir": str(out / "trainer"), "remove_unused_columns": False}
     try:
-        return TrainingArguments(**(defaults | config.trainer | fixed))
+        return TrainingArguments(**(defaults | deepcopy(config.trainer) | fixed))  # fills in what is nested
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
 

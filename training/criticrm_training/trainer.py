@@ -115,6 +115,7 @@ class JointTrainer(Trainer):
             return super()._save_optimizer_and_scheduler(output_dir)
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        assert self.lr_scheduler is not None
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
         return None
