@@ -18,6 +18,7 @@ from criticrm_server.engines.base import Engine
 from criticrm_server.engines.fake import FakeEngine
 from criticrm_server.settings import Settings
 from criticrm_server.state import Service
+from runs import write_data
 from tiny import make_checkpoint, make_model, make_tokenizer
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
@@ -55,6 +56,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs and critiques to train on (see `runs`)."""
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -162,7 +162,8 @@ def measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
             head.weight[token_id] = row
             captured.clear()
             logit = model(ids, use_cache=False).logits[0, -1, token_id].float()
-            factors.append((logit / (row.float() @ captured[0][0, -1].float())).item())
+            # A model over several devices gives its logits on another than its head's.
+            factors.append((logit.cpu() / (row.float() @ captured[0][0, -1].float()).cpu()).item())
     finally:
         hook.remove()
         head.weight[token_id] = kept

@@ -145,8 +145,8 @@ class ReferenceModel:
                     score=finite_reward(rewards[len(kept) - 1, row].item()),
                 )
             )
-        last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=device)
-        states = torch.stack(hidden)  # [steps, batch, d_model]
+        states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
+        last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(
-            direct=states[0].cpu(), critiqued=states[last, torch.arange(len(completions), device=device)].cpu()
+            direct=states[0].cpu(), critiqued=states[last, torch.arange(len(completions), device=states.device)].cpu()
         )

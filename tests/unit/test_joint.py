@@ -25,7 +25,7 @@ def test_the_collator_does_what_its_example_says() -> None:
 def test_losses_by_hand() -> None:
     """One pair, written out: the reward at its positions, the cross entropy of the critique's tokens."""
     model = make_joint()
-    model.reward.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.reward.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     example = EXAMPLES[0]
     output = model(**PairCollator(pad_id=0)([example]))
     expected_loss = 0.0
@@ -34,10 +34,10 @@ def test_losses_by_hand() -> None:
         found = model.lm(torch.tensor([prompt + critique]), output_hidden_states=True)
         hidden = found.hidden_states[-1][0].float()
         assert output.direct_scores[row].item() == pytest.approx(
-            (hidden[len(prompt) - 1] @ model.reward).item(), abs=1e-4
+            (hidden[len(prompt) - 1] @ model.reward.weight).item(), abs=1e-4
         )
         last = len(prompt) + len(critique) - 2
-        assert output.scores[row].item() == pytest.approx((hidden[last] @ model.reward).item(), abs=1e-4)
+        assert output.scores[row].item() == pytest.approx((hidden[last] @ model.reward.weight).item(), abs=1e-4)
         logs = found.logits[0].log_softmax(-1)
         expected_loss -= sum(logs[len(prompt) - 1 + i, token].item() for i, token in enumerate(critique))
     assert output.critique_loss.item() == pytest.approx(expected_loss, rel=1e-5)
@@ -92,7 +92,7 @@ def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None
 
 def test_padding_changes_nothing() -> None:
     model = make_joint()
-    model.reward.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.reward.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     collate = PairCollator(pad_id=0)
     alone = [model(**collate([example])) for example in EXAMPLES[:6]]
     together = model(**collate(EXAMPLES[:6]))

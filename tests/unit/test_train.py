@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
-from criticrm_training import config as config_module
 from criticrm_training import train as train_module
 from criticrm_training.batches import PairCollator
 from criticrm_training.config import ConfigError, TrainConfig
@@ -25,53 +23,8 @@ from criticrm_training.data import read_pairs, split_by_prompt
 from criticrm_training.joint import JointModel
 from criticrm_training.parts import write_in_parts
 from criticrm_training.train import train
+from runs import write_config
 from tiny import INSTRUCTION, card, reward_vector
-
-TOPICS = ["sky", "sea", "light", "water"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Separable: a chosen response says "right", a rejected one "wrong"; so do the critiques."""
-    folder = tmp_path_factory.mktemp("data")
-    ids = [f"{topic}-{i}" for i in range(12) for topic in TOPICS]
-    rows = [{"id": id, "prompt": f"Why {id}?", "chosen": "right " + id, "rejected": "wrong " + id} for id in ids]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    critiques = [
-        Critique(id, side, 0, f"The reply is {'good' if side == 'chosen' else 'bad'}.", 5, "stop", 7).row()
-        for id in ids
-        for side in SIDES
-    ]
-    write_in_parts(folder / "critiques", {}, [[0]], lambda _: critiques, SCHEMA, "made")
-    return folder
-
-
-def write_config(path: Path, base: Path, data: Path, **changes: Any) -> TrainConfig:
-    trainer = {
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 3e-3,
-        "eval_steps": 5,
-        "save_steps": 5,
-        "logging_steps": 5,
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-    fields = {
-        "base": str(base),
-        "data": str(data / "pairs.jsonl"),
-        "critiques": str(data / "critiques"),
-        "validation_critiques": str(data / "critiques"),
-        "validation_share": 0.25,
-        "instruction": INSTRUCTION,
-        "max_critique_tokens": 12,
-        "max_model_len": 256,
-        "calibration_pairs": 6,
-        "objective": {"schedule": "constant", "weight": 0.3},
-        "trainer": trainer | changes.pop("trainer", {}),
-    }
-    path.write_text(yaml.safe_dump(fields | changes))
-    return TrainConfig.read(path)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 8, "target_modules": "all-linear"}], ids=["full", "lora"])
@@ -204,15 +157,6 @@ def test_the_scalar_baseline_sees_the_same_examples_without_critiques(base: Path
 def test_a_wrong_run_is_refused(base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
-
-
-def test_the_configs_that_are_shipped_are_taken(tmp_path: Path) -> None:
-    shipped = list((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
-    assert shipped
-    for path in shipped:
-        config = TrainConfig.read(path)
-        assert train_module._lora(config.lora or {}).r
-        assert train_module._training_arguments(config, tmp_path, scalar=False).load_best_model_at_end
 
 
 def test_every_fault_of_a_config_is_named(tmp_path: Path) -> None:

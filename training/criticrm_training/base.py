@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from criticrm_model import CheckpointError
+from criticrm_model.checkpoint import measure_logit_scale
 from criticrm_model.default import BASE_NAME, load_default_base
 from criticrm_model.manifest import DEFAULT_NAME
 
@@ -16,18 +19,21 @@ def load_base(
     """`default` (SmolLM2-135M-Instruct from its package), a folder, or a hub name.
 
     Args:
-        device: the GPU if there is one, unless given.
+        device: the GPU if there is one, unless given; "auto" spreads it over all of them.
 
     Raises:
         CheckpointError: there is no such model, or it can't be read.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or best
     if name == DEFAULT_NAME:
         model, tokenizer = load_default_base(dtype)
-        torch.nn.Module.to(model, torch.device(device))
+        torch.nn.Module.to(model, torch.device(best if device == "auto" else device))
         return model, tokenizer
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device)
+        # ZeRO-3 splits a model while it is loaded, and takes no device map.
+        device_map = None if device == "cpu" else device
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]  # what follows is advice for people who call transformers
@@ -40,3 +46,19 @@ def load_base(
 def base_name(name: str) -> str:
     """As a manifest names it."""
     return BASE_NAME if name == DEFAULT_NAME else name
+
+
+def logit_scale(lm: PreTrainedModel) -> float:
+    """What the architecture multiplies its logits with (Granite, Cohere), else 1.
+
+    Measured on a model of the same architecture without layers: the weights of `lm` may be on other processes.
+    """
+    config = copy.deepcopy(lm.config)
+    text = config.get_text_config()
+    text.vocab_size, text.num_hidden_layers = 64, 0
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # outside that vocabulary
+        setattr(config, name, None)
+        setattr(text, name, None)
+    return measure_logit_scale(type(lm)(config), token_id=0)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from .batches import IGNORED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: ZeRO-3 looks for the tensors in `vars` of it
 class JointOutput:
     """What the objective is made of, for a batch of b pairs.
 
@@ -26,6 +26,23 @@ class JointOutput:
     critique_loss: torch.Tensor
     direct_scores: torch.Tensor
     scores: torch.Tensor
+
+
+class RewardHead(nn.Module):
+    """The reward of a hidden state: linear, in float32.
+
+    A module of its own, since FSDP and ZeRO-3 gather weights by module. They may gather this one in bfloat16, which
+    is how a bfloat16 checkpoint holds it; the weight that the optimizer moves is in float32 always.
+    """
+
+    def __init__(self, d_model: int, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(d_model, dtype=torch.float32, device=device))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Args: hidden: `[n, d_model]`. Returns `[n]` float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.float() @ self.weight.float()
 
 
 class JointModel(nn.Module):
@@ -43,13 +60,22 @@ class JointModel(nn.Module):
         super().__init__()
         self.lm = lm
         self.logit_scale = logit_scale
-        head = lm.get_output_embeddings().weight
-        self.reward = nn.Parameter(torch.zeros(head.shape[1], dtype=torch.float32, device=head.device))  # [d_model]
+        head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
+        self.reward = RewardHead(head.in_features, head.weight.device)
 
     @property
     def config(self) -> Any:
         """The language model's, which the trainer and its back ends ask for."""
         return self.lm.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """The classes of the layers, by which FSDP splits a model."""
+        return self.lm._no_split_modules
+
+    def tie_weights(self) -> None:
+        """Called by FSDP after it has moved the weights."""
+        self.lm.tie_weights()
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations in the backward pass; frozen embeddings must then pass gradients on."""
@@ -73,6 +99,5 @@ class JointModel(nn.Module):
         logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting])  # [critique tokens, vocabulary]
         critique_loss = F.cross_entropy(logits.float() * self.logit_scale, targets[predicting], reduction="sum")
         rows = torch.arange(len(hidden), device=hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False):
-            direct_scores, scores = (hidden[rows, at].float() @ self.reward for at in (direct_at, score_at))
+        direct_scores, scores = self.reward(hidden[rows, direct_at]), self.reward(hidden[rows, score_at])
         return JointOutput(critique_loss, direct_scores, scores)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +22,12 @@ from transformers import (
     set_seed,
 )
 
-from criticrm_model.checkpoint import add_reward_token, assemble, check_head, measure_logit_scale
+from criticrm_model.checkpoint import add_reward_token, assemble, check_head
 from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .base import load_base
+from .base import load_base, logit_scale
 from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
@@ -36,6 +37,7 @@ from .examples import Critiques, make_examples
 from .features import extract
 from .joint import JointModel
 from .objective import Objective
+from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
 from .trainer import JointTrainer
 
@@ -61,8 +63,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     training, critiques = _with_critiques(training, config.critiques)
     training = training[: math.ceil(config.training_share * len(training))]
     set_seed(arguments.seed)
-    lm, tokenizer = load_base(config.base, getattr(torch, config.dtype))
-    check_head(lm)
+    model, tokenizer = _load(config, arguments)
     renderer = Renderer(tokenizer, config.instruction)
     train_set = _examples(training, critiques, renderer, config, scalar)
     judged, validation_critiques = _with_critiques(validation, config.validation_critiques)
@@ -71,10 +72,8 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         "%d training examples of %d pairs, %d validation examples", len(train_set), len(training), len(validation_set)
     )
 
-    scale = measure_logit_scale(lm, token_id=0)
-    model = JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale)
     if config.head is not None:
-        _start_from(config.head, model.reward)
+        _start_from(config.head, model.reward.weight)
     trainer = JointTrainer(
         model,
         arguments,
@@ -85,10 +84,31 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         callbacks=[_MarkComplete()],
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
-    if trainer.is_world_process_zero():
+    first = trainer.is_world_process_zero()
+    if splits_weights(arguments):
+        weights = trained_weights(model, keep=first)
+        trainer.accelerator.free_memory()
+        if first:
+            model, tokenizer = _load(config, None)
+            load_trained(model, weights)
+    if first:
         (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
+
+
+def _load(config: TrainConfig, arguments: TrainingArguments | None) -> tuple[JointModel, PreTrainedTokenizerBase]:
+    """The base under its adapters and reward head.
+
+    Args:
+        arguments: of the run that it is loaded for, which may split its weights over processes; None: this process
+            gets all of them, over all GPUs where there are several.
+    """
+    with loading(arguments) as device:
+        lm, tokenizer = load_base(config.base, getattr(torch, config.dtype), device)
+    check_head(lm)
+    scale = logit_scale(lm)
+    return JointModel(lm if config.lora is None else get_peft_model(lm, _lora(config.lora)), scale), tokenizer
 
 
 def export(
@@ -106,7 +126,7 @@ def export(
         validation: pairs to calibrate on; the model critiques the first of them.
         pairs: those it was trained on.
     """
-    lm, reward = model.lm, model.reward.detach().cpu()
+    lm, reward = model.lm, model.reward.weight.detach().cpu()
     if isinstance(lm, PeftModel):
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
@@ -191,7 +211,7 @@ def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> Trainin
     }
     fixed = {"output_dir": str(out / "trainer"), "remove_unused_columns": False}
     try:
-        return TrainingArguments(**(defaults | config.trainer | fixed))
+        return TrainingArguments(**(defaults | deepcopy(config.trainer) | fixed))  # fills in what is nested
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from transformers import EvalPrediction, Trainer, TrainingArguments
-
-from criticrm_model import CheckpointError
+from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .batches import IGNORED
 from .joint import JointModel, JointOutput
 from .objective import Objective, bradley_terry_loss
+from .sharded import load_trained_file, trained_weights
 
 Batch = dict[str, torch.Tensor]
 
@@ -31,8 +35,13 @@ class JointTrainer(Trainer):
         self, model: JointModel, arguments: TrainingArguments, *, objective: Objective, **options: Any
     ) -> None:
         super().__init__(model, arguments, compute_metrics=pair_metrics, **options)
+        if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
+            # Rewards stay float32, as do sums of gradients: how many processes there are should not matter.
+            policy = replace(policy, output_dtype=None, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         self._objective = objective
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, torch.Tensor] = {}
+        self._critique_weight = 0.0
         self._logged_at = 0
 
     def get_batch_samples(
@@ -62,9 +71,9 @@ class JointTrainer(Trainer):
         if model.training:
             accuracy = (margins > 0).sum() / pairs
             parts = {"critique_loss": critique_loss, "reward_loss": reward_loss, "accuracy": accuracy}
-            for name, value in parts.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value.item()
-            self._sums["critique_weight"] = for_critique
+            for name, value in parts.items():  # no numbers yet: asking for one makes a GPU wait
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            self._critique_weight = for_critique
         loss = loss * self.accelerator.num_processes  # gradients are averaged over them; the counts are of all
         return (loss, output) if return_outputs else loss
 
@@ -84,27 +93,43 @@ class JointTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the loss is made of, averaged over the optimizer steps since the last line."""
         if "loss" in logs and self._sums:
-            weight = self._sums.pop("critique_weight")
             steps = max(1, self.state.global_step - self._logged_at)
-            logs |= {name: total / steps for name, total in self._sums.items()} | {"critique_weight": weight}
+            sums = torch.stack(list(self._sums.values()))
+            if self.args.world_size > 1:  # each process has its share
+                sums = self.accelerator.reduce(sums, reduction="sum")
+            logs |= dict(zip(self._sums, (sums / steps).tolist(), strict=True))
+            logs["critique_weight"] = self._critique_weight
             self._sums, self._logged_at = {}, self.state.global_step
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Only what is trained, tied weights once; loading leaves the rest as it is."""
-        model = self.model
-        assert model is not None
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        state = model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: value for name, value in state.items() if name in trained})
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Only what is trained, whole, whatever it is spread over; the rest is the base's."""
+        assert self.model is not None
+        weights = trained_weights(self.model, keep=self.args.should_save)
+        if self.args.should_save:
+            self._save(output_dir, weights)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """What is frozen is missing from a checkpoint, and should be; anything else is an error."""
-        model = self.model
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Under FSDP the Trainer's own would write every weight a second time, the frozen ones too."""
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        assert self.lr_scheduler is not None
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        return None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        model = model or self.model
         assert model is not None
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        if wrong := [*load_result.unexpected_keys, *(trained & set(load_result.missing_keys))]:
-            raise CheckpointError(f"the run's checkpoint does not fit its model: {', '.join(sorted(wrong)[:5])}")
+        load_trained_file(model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:  # has float32 copies of its own of what is trained
+            return super()._load_best_model()
+        assert self.state.best_model_checkpoint is not None
+        return self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _counts(self, batches: list[Batch], device: torch.device) -> torch.Tensor:
         tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
