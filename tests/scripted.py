@@ -42,11 +42,11 @@ class Scripted(Endpoint):
         }
 
 
-def asked_instead(service: Endpoint, calibration: dict[str, Any] | None = CALIBRATION) -> Callable[..., Any]:
-    """What `serving.asked` would give, with this service."""
+def in_place_of_a_service(service: Endpoint, calibration: dict[str, Any] | None = CALIBRATION) -> Callable[..., Any]:
+    """What `serving.scoring_service` would give, with this service."""
 
     @contextmanager
-    def asked(*_: object, **__: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
+    def scripted(*_: object, **__: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
         yield service, {"model": "m", "model_version": "1", "manifest": {"calibration": calibration}}
 
-    return asked
+    return scripted

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from criticrm_training.evaluation import benchmarks
+from criticrm_training.evaluation.benchmarks import benchmark as module
+from criticrm_training.evaluation.benchmarks.formats import FORMATS, REWARDBENCH, read_items
+from criticrm_training.evaluation.benchmarks.metrics import METRICS
 from criticrm_training.evaluation.cli import Benchmark, Probe
 from criticrm_training.evaluation.estimates import mean, rank_correlation
-from criticrm_training.evaluation.formats import FORMATS, REWARDBENCH, read_items
 from criticrm_training.evaluation.items import drawn
-from criticrm_training.evaluation.metrics import METRICS
 from criticrm_training.evaluation.serving import served
 from criticrm_training.sources import DataError
-from scripted import Scripted, asked_instead
+from scripted import Scripted, in_place_of_a_service
 
 REWARDBENCH_ROWS: list[dict[str, Any]] = [
     {"id": 1, "prompt": "a", "chosen": "2", "rejected": "1", "subset": "alpacaeval-easy"},
@@ -75,10 +75,10 @@ def ran(
     *flags: str,
     direct: Callable[[str], float] = float,
 ) -> dict[str, Any]:
-    monkeypatch.setattr(benchmarks, "asked", asked_instead(Scripted(direct)))
+    monkeypatch.setattr(module, "scoring_service", in_place_of_a_service(Scripted(direct)))
     arguments = [name, str(written(tmp_path, rows)), "--out", str(tmp_path / "out"), *flags]
     assert Benchmark(_cli_parse_args=arguments).run() == 0
-    report: dict[str, Any] = json.loads((tmp_path / "out" / benchmarks.RESULTS).read_text())
+    report: dict[str, Any] = json.loads((tmp_path / "out" / module.RESULTS).read_text())
     return report
 
 

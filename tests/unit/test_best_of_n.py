@@ -19,10 +19,10 @@ from criticrm_model.reward import finite_reward
 from criticrm_training.cli import Report
 from criticrm_training.critiques.critics import CriticError
 from criticrm_training.endpoint import EndpointError
-from criticrm_training.evaluation import choosing
-from criticrm_training.evaluation.choosing import any_of_k, best_of_k, majority_of_k
-from criticrm_training.evaluation.commands import BestOfN
-from criticrm_training.evaluation.policy import in_child
+from criticrm_training.evaluation.cli import BestOfN
+from criticrm_training.evaluation.policies import choosing
+from criticrm_training.evaluation.policies.choosing import any_of_k, best_of_k, majority_of_k
+from criticrm_training.evaluation.policies.policy import in_child
 from criticrm_training.parts import PartsError
 from criticrm_training.sources import DataError
 from graded import Fakes, Messages, serving

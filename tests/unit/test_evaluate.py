@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from criticrm_training.accuracy import paired_difference
-from criticrm_training.cli import Evaluate
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import quality, scoring, serving
+from criticrm_training.evaluation.cli import Evaluate
 from criticrm_training.evaluation.items import Item, as_item
 from criticrm_training.evaluation.quality import critique_quality
 from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items

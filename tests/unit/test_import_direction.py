@@ -65,7 +65,6 @@ def test_the_model_knows_no_engine() -> None:
         "criticrm_server.verify",
         "criticrm_training.cli",
         "criticrm_training.evaluation.cli",
-        "criticrm_training.evaluation.commands",
     ],
 )
 def test_no_torch_where_none_is_needed(module: str) -> None:

@@ -15,7 +15,7 @@ from criticrm_training.evaluation import probes
 from criticrm_training.evaluation.cli import Probe
 from criticrm_training.evaluation.probes import FILLER, KEYS
 from criticrm_training.sources import DataError
-from scripted import CALIBRATION, Scripted, asked_instead
+from scripted import CALIBRATION, Scripted, in_place_of_a_service
 
 # Characters of the chosen and of the rejected response.
 LENGTHS = [(1, 5), (20, 10), (30, 40), (50, 50)]
@@ -28,7 +28,7 @@ def ran(
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     service = Scripted(len)
-    monkeypatch.setattr(probes, "asked", asked_instead(service, calibration))
+    monkeypatch.setattr(probes, "scoring_service", in_place_of_a_service(service, calibration))
     assert Probe(_cli_parse_args=[str(data), "--out", str(tmp_path / "out")]).run() == 0
     report: dict[str, Any] = json.loads((tmp_path / "out" / probes.RESULTS).read_text())
     return report, service

@@ -14,8 +14,8 @@ import torch
 
 from criticrm_training.cli import Report
 from criticrm_training.data import PreferencePair
-from criticrm_training.evaluation.evaluate import MARGINS, RESULTS, _write_margins
 from criticrm_training.evaluation.quality import Quality
+from criticrm_training.evaluation.results import write_results
 from criticrm_training.sources import DataError
 from criticrm_training.tables import accuracy_report
 
@@ -25,15 +25,27 @@ PAIRS = [
 ]
 
 
-def evaluation(folder: Path, seed: int, methods: tuple[str, ...]) -> Path:
-    folder.mkdir()
+def evaluation(folder: Path, seed: int, methods: tuple[str, ...], pairs: int = 1000) -> Path:
     generator = torch.Generator().manual_seed(seed)
     margins = {name: torch.randn(60, generator=generator) + 0.5 for name in methods}
     report: dict[str, Any] = accuracy_report(PAIRS, margins, 0.9)
+    report["trained_on_pairs"] = pairs
     report["quality"] = asdict(Quality(120, 0.9, 0.1, 0.5, 0.7))
-    (folder / RESULTS).write_text(json.dumps(report))
-    _write_margins(folder / MARGINS, PAIRS, margins)
+    write_results(folder, "made", PAIRS, margins, report, headline=methods[0], against={})
     return folder
+
+
+def judgements(folder: Path) -> Path:
+    """A judge has no direct score, ties, and pairs that it does not know."""
+    margins = {"mean of 4": torch.tensor([0.0, 1.0, float("nan"), -1.0] * 15)}
+    write_results(
+        folder, "made", PAIRS, margins, accuracy_report(PAIRS, margins, 0.9), headline="mean of 4", against={}
+    )
+    return folder
+
+
+def drawn(page: str) -> list[str]:
+    return [base64.b64decode(data).decode() for data in re.findall(r"base64,([^\"]+)", page)]
 
 
 def test_a_page_of_tables_and_pictures(tmp_path: Path) -> None:
@@ -51,12 +63,28 @@ def test_a_page_of_tables_and_pictures(tmp_path: Path) -> None:
     arguments = ["--evaluations", f"base={one}", "--evaluations", f"<ours>={two}", "--runs", f"ours={run}"]
     assert Report(_cli_parse_args=[str(out), *arguments]).run() == 0
     page = out.read_text()
-    pictures = [base64.b64decode(data).decode() for data in re.findall(r"base64,([^\"]+)", page)]
+    pictures = drawn(page)
     assert len(pictures) == 7
     assert all("<svg" in picture for picture in pictures)
     assert page.count("<table>") == 3
     assert "<ours>" not in page  # names are text
     assert "http" not in page.replace("http-equiv", "")  # nothing is fetched by a reader
+
+
+def test_a_judge_and_the_size_of_the_data(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    arguments = [f"--evaluations=judge={judgements(tmp_path / 'judge')}"]
+    for share, pairs in ((50, 500), (100, 1000)):
+        folder = evaluation(tmp_path / str(share), share, ("direct_score", "greedy critique"), pairs)
+        arguments.append(f"--evaluations=ours@{share}={folder}")
+    assert Report(_cli_parse_args=[str(out), *arguments]).run() == 0
+    page = out.read_text()
+    assert len(drawn(page)) == 6
+    assert "Accuracy against the pairs that were learned from" in page
+    assert "<td>45</td>" not in page  # every table counts the pairs of its data
+
+    assert Report(_cli_parse_args=[str(out), arguments[0]]).run() == 0
+    assert len(drawn(out.read_text())) == 3  # accuracy, several critiques, length; there are no rewards
 
 
 def test_a_folder_that_is_no_evaluation(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from criticrm_model.reference import ReferenceModel
 from criticrm_training import train as train_module
 from criticrm_training.batches import PairCollator
 from criticrm_training.config import ConfigError, TrainConfig
-from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, read_critiques
+from criticrm_training.critiques.records import SCHEMA, read_critiques
 from criticrm_training.data import read_pairs, split_by_prompt
 from criticrm_training.joint import JointModel
 from criticrm_training.parts import write_in_parts

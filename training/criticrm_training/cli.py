@@ -19,15 +19,11 @@ from pydantic_settings import (
 
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
 
+from .evaluation.cli import PAIRS
+
 if TYPE_CHECKING:
     from .critiques.critics import Critic
     from .data import PreferencePair
-
-
-_DATA = (
-    "Preference pairs: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split], "
-    "with prompt, chosen and rejected; optional id and category."
-)
 
 
 class FitHead(BaseSettings):
@@ -40,7 +36,7 @@ class FitHead(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_FIT_", frozen=True, cli_kebab_case=True)
 
-    data: CliPositionalArg[str] = Field(description=_DATA)
+    data: CliPositionalArg[str] = Field(description=PAIRS)
     out: Path = Field(description="Folder for the checkpoint (or for the row alone, with --head-only).")
     base: str = Field(
         DEFAULT_NAME,
@@ -103,50 +99,6 @@ class Train(BaseSettings):
         return 0
 
 
-class Evaluate(BaseSettings):
-    """Measure a Critic-RM on preference pairs it has not seen: before a critique, after it, and over several.
-
-    The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
-    inputs goes on where the first stopped.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="CRITICRM_EVALUATE_", frozen=True, cli_kebab_case=True)
-
-    data: CliPositionalArg[str] = Field(description=_DATA)
-    out: Path = Field(description="Folder for the scores and evaluation.json.")
-    model: str = Field(DEFAULT_NAME, description="The checkpoint: 'default', a folder or a hub name.")
-    url: str | None = Field(None, description="A service that runs already, instead of --model.")
-    key: SecretStr | None = Field(None, description="Its key.")
-    concurrency: PositiveInt = Field(32, description="Requests in flight.")
-    samples: tuple[PositiveInt, ...] = Field(
-        (), description="Also report the mean over so many sampled critiques, for each number given (1,4,8)."
-    )
-    against: dict[str, Path] = Field(
-        default_factory=dict,
-        description="Finished evaluations to compare with pair by pair: --against scalar=FOLDER.",
-    )
-    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
-
-    def run(self) -> int:
-        from .data import in_question_order, read_pairs
-        from .evaluation.evaluate import evaluate
-
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        pairs = in_question_order(read_pairs(self.data))
-        evaluate(
-            self.model,
-            pairs[: self.limit] if self.limit else pairs,
-            self.out,
-            url=self.url,
-            key=self.key.get_secret_value() if self.key else None,
-            concurrency=self.concurrency,
-            samples=self.samples,
-            against=self.against,
-        )
-        return 0
-
-
 class Report(BaseSettings):
     """Draw one HTML page from finished evaluations and training runs."""
 
@@ -154,7 +106,9 @@ class Report(BaseSettings):
 
     out: CliPositionalArg[Path] = Field(description="The page to write.")
     evaluations: dict[str, Path] = Field(
-        default_factory=dict, description="Folders of `criticrm evaluate`: --evaluations critic=FOLDER."
+        default_factory=dict,
+        description="Folders of `criticrm evaluate` and `judge`: --evaluations critic=FOLDER. Those that are named "
+        "SERIES@ANYTHING are drawn as one line against the pairs that they learned from.",
     )
     runs: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
@@ -167,7 +121,7 @@ class Report(BaseSettings):
     )
 
     def run(self) -> int:
-        from .report import write_report
+        from .reporting.report import write_report
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         write_report(self.out, self.evaluations, self.runs, self.best_of_n, self.probes)
@@ -213,7 +167,7 @@ class _Writing(BaseModel):
 class Sample(_Writing):
     """Write several critiques of every response, each with a score."""
 
-    data: CliPositionalArg[str] = Field(description=_DATA)
+    data: CliPositionalArg[str] = Field(description=PAIRS)
     n: PositiveInt = Field(10, description="Critiques a response.")
     temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
     max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")

@@ -18,7 +18,8 @@ def accuracy_report(
     """Pair accuracy overall and by category, of the longer response and of each reward.
 
     Args:
-        margins: by name, chosen minus rejected, `[n]`; fewer than `pairs` where only the first ones were scored.
+        margins: by name, chosen minus rejected, `[n]`; fewer than `pairs` where only the first ones were scored,
+            NaN where one was not.
         critiques_ended: share of critiques that ended by themselves.
     """
     longer = torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
@@ -27,7 +28,11 @@ def accuracy_report(
     for category in ["overall", *sorted({p.category for p in pairs})]:
         accuracy[category] = {}
         for name, margin in margins.items():
-            members = [i for i, p in enumerate(pairs[: len(margin)]) if category in ("overall", p.category)]
+            members = [
+                i
+                for i, p in enumerate(pairs[: len(margin)])
+                if category in ("overall", p.category) and not margin[i].isnan()
+            ]
             if members:
                 groups = [pairs[i].group for i in members]
                 accuracy[category][name] = asdict(pair_accuracy(margin[members].tolist(), groups))

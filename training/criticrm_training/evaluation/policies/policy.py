@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from criticrm_model.reward import Dtype
 
-from ..critiques.critics import Conversation, CriticError, Policy, Sampling, open_writer
-from ..parts import in_chunks, read_parts, write_in_parts
+from ...critiques.critics import Conversation, CriticError, Policy, Sampling, open_writer
+from ...parts import in_chunks, read_parts, write_in_parts
 
 SCHEMA = pa.schema(
     [

@@ -15,14 +15,14 @@ from typing import Any
 
 from criticrm_model.prompt import Message
 
-from ..accuracy import pair_accuracy, paired_difference
-from ..critiques.critics import Conversation, Sampling
-from ..critiques.sample import task_seed
+from ...accuracy import pair_accuracy, paired_difference
+from ...critiques.critics import Conversation, Sampling
+from ...critiques.sample import task_seed
+from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer
 from .policy import PolicySettings, answer, rows_sha256
 from .questions import Question, questions_sha256
-from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..endpoint import Endpoint, EndpointError
-from ..parts import in_chunks, read_parts, write_in_parts
+from ...endpoint import Endpoint, EndpointError
+from ...parts import in_chunks, read_parts, write_in_parts
 from .questions import Question
 
 SCHEMA = pa.schema(

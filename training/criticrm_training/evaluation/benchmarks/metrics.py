@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..accuracy import Accuracy
-from ..sources import DataError
-from .estimates import Floats, estimate
+from ...accuracy import Accuracy
+from ...sources import DataError
+from ..estimates import Floats, estimate
+from ..items import Item
 from .formats import JUDGEBENCH, REWARDBENCH, RM_BENCH_DOMAINS, RM_BENCH_STYLES, TIES
-from .items import Item
 
 Scores = Sequence[Sequence[float]]  # k an item
 Weights = dict[str, float]  # by cell

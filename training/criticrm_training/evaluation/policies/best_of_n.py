@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..accuracy import mean_accuracy
-from ..critiques.critics import Conversation, Sampling
-from ..critiques.sample import task_seed
+from ...accuracy import mean_accuracy
+from ...critiques.critics import Conversation, Sampling
+from ...critiques.sample import task_seed
+from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer, votes
 from .choosing import any_of_k, best_of_k, majority_of_k, powers
 from .policy import PolicySettings, answer, rows_sha256
 from .questions import Question, questions_sha256
-from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from ..sources import source_name
-from ..tables import as_table
+from ...sources import source_name
+from ...tables import as_table
+from ..items import drawn, items_sha256
+from ..scoring import by_item, method_scores, score_items
+from ..serving import scoring_service
 from .formats import FORMATS, read_items
-from .items import drawn, items_sha256
 from .metrics import measure
-from .scoring import by_item, method_scores, score_items
-from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from .evaluation.best_of_n import CRITIQUED, DIRECT, MAJORITY, ORACLE, RANDOM
+from ..evaluation.policies.best_of_n import CRITIQUED, DIRECT, MAJORITY, ORACLE, RANDOM
 
 _STYLES = {ORACLE: "k:", MAJORITY: "k--", RANDOM: "k-"}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import as_messages, question_group
-from ..sources import DataError, parsed
-from .items import Item
+from ...data import as_messages, question_group
+from ...sources import DataError, parsed
+from ..items import Item
 
 # RewardBench's subsets by section, with the weights of its code (rewardbench/constants.py): the subsets' sizes, but
 # math-prm (447 prompts) counts as much as the six code subsets together.

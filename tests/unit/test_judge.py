@@ -1,0 +1,118 @@
+"""`criticrm judge`, by hand; rewards after the critiques of another model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.reference import ReferenceModel
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
+from criticrm_training.data import PreferencePair
+from criticrm_training.evaluation.cli import Evaluate, Judge
+from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
+from criticrm_training.parts import PartsError, read_parts, write_in_parts
+from criticrm_training.sources import DataError
+
+PAIRS = [
+    PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
+    for i in range(4)
+]
+# By pair and side, the scores of two critiques; None: no score can be read.
+SCORES: dict[tuple[str, SideName], list[float | None]] = {
+    ("0", "chosen"): [7, 7], ("0", "rejected"): [5, 5],  # right
+    ("1", "chosen"): [6, None], ("1", "rejected"): [4, 8],  # right by the first, a tie by both
+    ("2", "chosen"): [None, None], ("2", "rejected"): [3, 3],  # unreadable: a tie
+}  # fmt: skip
+
+
+def write_critiques(folder: Path) -> Path:
+    rows = [
+        Critique(pair_id, side, i, f"The reply is {score}.", score, "stop" if i else "length", 7).row()
+        for (pair_id, side), scores in SCORES.items()
+        for i, score in enumerate(scores)
+    ]
+    write_in_parts(folder, {"model": "m"}, [[0]], lambda _: rows, SCHEMA, "made")
+    return folder
+
+
+def write_pairs(path: Path) -> Path:
+    rows = [{"id": p.id, "prompt": p.prompt[0]["content"], "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def run_judge(tmp_path: Path, *more: str) -> dict[str, Any]:
+    critiques = write_critiques(tmp_path / "critiques")
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    out = tmp_path / "judged"
+    arguments = [str(data), "--critiques", str(critiques), "--out", str(out), *more]
+    assert Judge(_cli_parse_args=arguments).run() == 0
+    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    return report
+
+
+def test_a_judge_by_hand(tmp_path: Path) -> None:
+    report = run_judge(tmp_path)
+    overall = report["accuracy"]["overall"]
+    assert overall["mean of 1"]["value"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert overall["mean of 2"]["value"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert overall["mean of 2"]["n"] == 3
+    assert report["unreadable_pairs"] == {"mean of 1": pytest.approx(1 / 3), "mean of 2": pytest.approx(1 / 3)}
+    assert report["pairs_without_critiques"] == 1
+    assert report["critiques_ended"] == 0.5
+    assert report["headline"] == "mean of 2"
+
+
+def test_others_compare_with_the_judges_headline(tmp_path: Path) -> None:
+    report = run_judge(tmp_path)
+    again = run_judge(tmp_path, "--against", f"itself={tmp_path / 'judged'}")
+    assert again["against"]["itself"]["mean of 2"] == {"value": 0, "low": 0, "high": 0, "n": 3}
+    gain = report["accuracy"]["overall"]["mean of 1"]["value"] - report["accuracy"]["overall"]["mean of 2"]["value"]
+    assert again["against"]["itself"]["mean of 1"]["value"] == pytest.approx(gain)
+
+
+def test_a_judge_of_other_data(tmp_path: Path) -> None:
+    data = tmp_path / "other.jsonl"
+    data.write_text('{"id": "x", "prompt": "Q", "chosen": "a", "rejected": "b"}\n')
+    critiques = write_critiques(tmp_path / "critiques")
+    with pytest.raises(DataError, match="critiques of none of these 1 pairs"):
+        Judge(_cli_parse_args=[str(data), "--critiques", str(critiques), "--out", str(tmp_path / "out")]).run()
+    with pytest.raises(PartsError):
+        Judge(_cli_parse_args=[str(data), "--critiques", str(tmp_path), "--out", str(tmp_path / "out")]).run()
+
+
+def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    critiques = write_critiques(tmp_path / "critiques")
+    out = tmp_path / "forced"
+    found = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
+    assert found.dtype == torch.float64
+    assert found.isnan().tolist() == [False, False, False, True]
+
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    renderer = checkpoint.renderer
+    model = ReferenceModel.load(tiny_checkpoint, checkpoint.manifest.reward_token_id, renderer.stop_token_ids)
+    rewards = {}
+    for side in SIDES:
+        prompt = renderer.open(PAIRS[0].prompt).render(
+            getattr(PAIRS[0], side), max_model_len=checkpoint.max_model_len, max_critique_tokens=24
+        )
+        score = SCORES["0", side][0]
+        rewards[side] = model.score(prompt.token_ids, renderer.tokenize_critique(f"The reply is {score}."))[1]
+    assert found[0].item() == pytest.approx(rewards["chosen"] - rewards["rejected"], abs=1e-5)
+
+    kept = read_parts(out)
+    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0] == found[0]
+    assert read_parts(out) == kept
+    with pytest.raises(PartsError, match="another"):
+        teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "other"})
+
+
+def test_a_service_can_not_be_given_critiques(tmp_path: Path) -> None:
+    arguments = [str(write_pairs(tmp_path / "p.jsonl")), "--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9"]
+    with pytest.raises(DataError, match="give --model, not --url"):
+        Evaluate(_cli_parse_args=[*arguments, "--teacher-forced", str(tmp_path)]).run()

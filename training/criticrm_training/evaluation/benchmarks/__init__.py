@@ -1,0 +1,1 @@
+"""Published benchmarks: their files, and their authors' metrics."""
