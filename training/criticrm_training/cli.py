@@ -233,6 +233,10 @@ class Refine(_Writing):
     method: Literal["summ", "rank"] = Field(description="How.")
     top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
     max_tokens: PositiveInt = Field(96, description="Longest merged critique.")
+    rate: Literal["written", "expected"] = Field(
+        "written",
+        description="How rank reads a rating: the number that is written, or the one that the model expects to write.",
+    )
 
     def run(self) -> int:
         from .critiques.records import read_critiques
@@ -248,6 +252,7 @@ class Refine(_Writing):
             method=self.method,
             top_k=self.top_k,
             max_tokens=self.max_tokens,
+            rate_by=self.rate,
             out=self.out,
             run={"critiques": run_digest(self.critiques), "limit": self.limit},
         )
