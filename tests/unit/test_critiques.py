@@ -192,6 +192,19 @@ def test_rank_keeps_the_best(tmp_path: Path) -> None:
     assert [c.text for c in found] == ["chosen 1", "chosen 2", "rejected 0", "rejected 2", "c", "r"]
 
 
+def test_rank_by_ratings_that_are_expected_where_none_is_written(tmp_path: Path) -> None:
+    class Expecting(Scripted):
+        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+            assert sampling.score_by == "expected"
+            assert all("from 1 (useless) to 9 (excellent)" in task.instruction for task in tasks)
+            scores = {"0": 2.5, "1": 2.25, "2": 7.0}
+            return [[Draft("Well.", "stop", 2, scores[task.instruction[-1]])] for task in tasks]
+
+    critic = Expecting(lambda *_: "")
+    refine(PAIRS, SEVERAL, critic, method="rank", top_k=2, max_tokens=32, rate_by="expected", out=tmp_path, run={})
+    assert [c.text for c in read_critiques(tmp_path)] == ["chosen 2", "chosen 0", "rejected 2", "rejected 0"]
+
+
 def test_a_pair_without_a_rating_that_can_be_read_is_left_out(tmp_path: Path) -> None:
     found = refined(tmp_path, Scripted(lambda _, __: "I like it."), "rank")
     assert {c.pair_id for c in found} == {"1"}
