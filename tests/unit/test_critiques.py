@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
 from criticrm_training.critiques import critics as critics_module
@@ -288,7 +289,7 @@ def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoi
 
 def test_an_answer_that_does_not_fit_is_refused() -> None:
     policy = VLLMCritic.__new__(VLLMCritic)  # without its engine
-    policy._tokenizer, policy._renderers, policy._max_model_len = make_tokenizer(), {}, 64
+    policy._renderer, policy._max_model_len = Renderer(make_tokenizer(), ""), 64
     conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
     with pytest.raises(CriticError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
         policy.answer([conversation], Sampling(1, 0.0, 60))
