@@ -85,17 +85,20 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
 
 
 def test_a_run_knows_which_pairs_it_learned_from(base: Path, data: Path, tmp_path: Path) -> None:
-    """Those with critiques, and of these the share that was asked for."""
+    """Those with critiques, and of these the share that was asked for; so many critiques of each."""
     training, _ = split_by_prompt(read_pairs(str(data / "pairs.jsonl")), 0.25)
     with_critiques = [pair for pair in training if not pair.id.endswith(("-3", "-7"))]
     assert len(with_critiques) < len(training)
     some = [c for c in read_critiques(data / "critiques") if not c.pair_id.endswith(("-3", "-7"))]
-    write_in_parts(tmp_path / "some", {}, [[0]], lambda _: [c.row() for c in some], SCHEMA, "made")
-    changes = {"critiques": str(tmp_path / "some"), "validation_critiques": str(tmp_path / "some")}
+    write_in_parts(tmp_path / "some", {}, [[0]], lambda _: [c.row() for c in some for _ in range(3)], SCHEMA, "made")
+    changes: dict[str, Any] = {"critiques_per_response": 1, "training_share": 0.5}
+    changes |= {"critiques": str(tmp_path / "some"), "validation_critiques": str(tmp_path / "some")}
     once = {"num_train_epochs": 1}
-    train(write_config(tmp_path / "c.yaml", base, data, training_share=0.5, trainer=once, **changes), tmp_path / "out")
+    train(write_config(tmp_path / "c.yaml", base, data, trainer=once, **changes), tmp_path / "out")
     (trained_on,) = Checkpoint.open(tmp_path / "out").manifest.training_data
     assert trained_on.pairs == math.ceil(len(with_critiques) / 2)
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert history[-1]["step"] == math.ceil(trained_on.pairs / 8)
 
 
 def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
     arguments = _training_arguments(config, out, scalar)
     training, validation = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
-    training, critiques = _with_critiques(training, config.critiques)
+    training, critiques = _with_critiques(training, config.critiques, config.critiques_per_response)
     training = training[: math.ceil(config.training_share * len(training))]
     set_seed(arguments.seed)
     model, tokenizer = _load(config, arguments)
@@ -159,11 +159,15 @@ def export(
     logger.info("wrote %s", out)
 
 
-def _with_critiques(pairs: list[PreferencePair], folder: Path | None) -> tuple[list[PreferencePair], Critiques | None]:
-    """The pairs whose responses both have critiques in `folder`, and these; all pairs where there is no folder."""
+def _with_critiques(
+    pairs: list[PreferencePair], folder: Path | None, most: int | None = None
+) -> tuple[list[PreferencePair], Critiques | None]:
+    """The pairs whose responses both have critiques in `folder`, and the first `most` of each response's; all pairs
+    where there is no folder.
+    """
     if folder is None:
         return pairs, None
-    critiques = by_response(read_critiques(folder))
+    critiques = {response: several[:most] for response, several in by_response(read_critiques(folder)).items()}
     members = [pair for pair in pairs if all((pair.id, side) in critiques for side in SIDES)]
     if not members:
         raise ConfigError(f"{folder} has critiques of none of these {len(pairs)} pairs: is it of other data?")
