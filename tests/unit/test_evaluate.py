@@ -129,6 +129,12 @@ def test_the_command_through_a_server_of_its_own(
     assert first["accuracy"]["overall"]["direct_score"]["n"] == 40
     second = run("second", "--against", f"first={tmp_path / 'first'}")
     assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
+    direct = run("direct", "--direct-only", "--against", f"first={tmp_path / 'first'}")
+    assert set(direct["accuracy"]["overall"]) == {"longer wins", "direct_score"}
+    assert direct["against"]["first"]["direct_score"]["value"] == 0
+    assert direct["critiques_ended"] is None
+    with pytest.raises(DataError, match="--samples are critiques"):
+        run("direct", "--direct-only", "--samples", "4")
     with pytest.raises(DataError, match="evaluated other pairs"):
         run("third", "--limit", "10", "--against", f"first={tmp_path / 'first'}")
 
