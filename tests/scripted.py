@@ -47,6 +47,7 @@ def in_place_of_a_service(service: Endpoint, calibration: dict[str, Any] | None 
 
     @contextmanager
     def scripted(*_: object, **__: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
-        yield service, {"model": "m", "model_version": "1", "manifest": {"calibration": calibration}}
+        manifest = {"calibration": calibration, "critique_instruction": "Review it.", "training_data": []}
+        yield service, {"model": "m", "model_version": "1", "manifest": manifest}
 
     return scripted

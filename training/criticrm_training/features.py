@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
 from .data import PreferencePair
+from .files import write_whole
 
 # Padded prompt tokens in one forward pass: bounds memory whatever the lengths.
 _TOKENS_PER_BATCH = 16_384
@@ -140,7 +142,5 @@ def _cached_batch(
         "tokens": tokens,
         "lengths": torch.tensor([len(c.token_ids) for c in completions]),
     }
-    unfinished = path.with_suffix(".partial")
-    save_file(states, unfinished)
-    unfinished.rename(path)
+    write_whole(path, partial(save_file, states))
     return states

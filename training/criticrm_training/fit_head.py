@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import torch
@@ -17,6 +16,7 @@ from .card import reward_card
 from .cli import FitHead
 from .data import PreferencePair, in_question_order, read_pairs
 from .features import PairFeatures, extract
+from .files import write_json
 from .head import fit_head
 from .sources import DataError, source_name
 from .tables import accuracy_report, as_table
@@ -65,7 +65,7 @@ def fit(settings: FitHead) -> None:
             "score": _margins(seen.critiqued, head.reward),
         }
         report["heldout"] = accuracy_report(heldout, margins, seen.ended)
-    (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(settings.out / "fit_report.json", report)
     logger.info("%s", as_table(report))
     logger.info("wrote %s", settings.out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from criticrm_model import CriticRMError
+
+from .files import write_json, write_whole
 
 _RUN = "run.json"
 
@@ -43,17 +46,15 @@ def write_in_parts(
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder, run)
+    same_run(folder, run)
     with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
         for number, chunk in enumerate(chunks):
             path = folder / f"part-{number:06}.parquet"
             if not path.is_file():
-                unfinished = path.with_suffix(".partial")
-                pq.write_table(pa.Table.from_pylist(work(chunk), schema=schema), unfinished)
-                unfinished.rename(path)
+                table = pa.Table.from_pylist(work(chunk), schema=schema)
+                write_whole(path, partial(pq.write_table, table))
             progress.update(len(chunk))
-    _write_json(folder / _RUN, run | {"parts": len(chunks)})
+    write_json(folder / _RUN, run | {"parts": len(chunks)})
 
 
 def read_parts(folder: Path) -> list[dict[str, Any]]:
@@ -82,10 +83,16 @@ def in_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _same_run(folder: Path, run: dict[str, Any]) -> None:
+def same_run(folder: Path, run: dict[str, Any]) -> None:
+    """Claim `folder` for a run, or find that it is this run's already.
+
+    Raises:
+        PartsError: it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _RUN
     if not path.is_file():
-        _write_json(path, run)
+        write_json(path, run)
         return
     there = json.loads(path.read_text(encoding="utf-8"))
     there.pop("parts", None)
@@ -94,9 +101,3 @@ def _same_run(folder: Path, run: dict[str, Any]) -> None:
         raise PartsError(
             f"{folder} holds a run with another {', '.join(differing)}; choose another folder, or remove this one"
         )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(path)

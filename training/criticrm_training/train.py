@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -32,11 +31,13 @@ from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
 from .critiques.records import SIDES, by_response, read_critiques
-from .data import PreferencePair, in_question_order, read_pairs, split_by_prompt
+from .data import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
 from .examples import Critiques, make_examples
 from .features import extract
+from .files import write_json
 from .joint import JointModel
 from .objective import Objective
+from .parts import run_digest, same_run
 from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
 from .trainer import JointTrainer
@@ -54,12 +55,16 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         scalar: the matched baseline: the same examples and optimizer steps, without their critiques.
 
     Raises:
-        ConfigError, DataError, PartsError, UnsupportedModel
+        ConfigError, DataError, UnsupportedModel
+        PartsError: the critiques have not ended, or `out` holds another run.
     """
     if config.critiques is None and not scalar:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
     arguments = _training_arguments(config, out, scalar)
-    training, validation = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
+    pairs = in_question_order(read_pairs(config.data))
+    if arguments.process_index == 0:
+        same_run(out, _described(config, scalar, pairs))
+    training, validation = split_by_prompt(pairs, config.validation_share)
     training, critiques = _with_critiques(training, config.critiques, config.critiques_per_response)
     training = training[: math.ceil(config.training_share * len(training))]
     set_seed(arguments.seed)
@@ -92,7 +97,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             model, tokenizer = _load(config, None)
             load_trained(model, weights)
     if first:
-        (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "history.json", trainer.state.log_history)
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
 
@@ -157,6 +162,14 @@ def export(
         save_head(reward, card, out / "adapter")
     assemble(lm, tokenizer, reward, card, out)
     logger.info("wrote %s", out)
+
+
+def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """All that the run depends on: a checkpoint of another run must not be gone on from."""
+    settings = config.model_dump(mode="json", exclude={"data", "critiques", "validation_critiques"})
+    folders = {"critiques": config.critiques, "validation_critiques": config.validation_critiques}
+    digests = {name: run_digest(folder) if folder else None for name, folder in folders.items()}
+    return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
 
 
 def _with_critiques(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..accuracy import Accuracy, pair_accuracy
 from ..data import PreferencePair
+from ..files import write_json
 from ..tables import as_rows
 from .estimates import Floats, mean, rank_correlation
 from .items import Item, items_sha256
@@ -85,7 +85,7 @@ def probe(
         "truncated": sum(row["truncated"] for row in rows) / len(rows),
         "methods": methods,
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s", as_text(report))
     logger.info("wrote %s", out / RESULTS)
     return report

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from ..accuracy import paired_difference
 from ..data import PreferencePair
+from ..files import write_json, write_whole
 from ..sources import DataError
 from ..tables import as_table
 
@@ -53,8 +55,9 @@ def write_results(
         "characters_longer": [len(pair.chosen) - len(pair.rejected) for pair in pairs],
     }
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns | {method: margin.tolist() for method, margin in found.items()}), out / MARGINS)
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    table = pa.table(columns | {method: margin.tolist() for method, margin in found.items()})
+    write_whole(out / MARGINS, partial(pq.write_table, table))
+    write_json(out / RESULTS, report)
     logger.info("%s", as_table({name: report}))
     for other, gains in report["against"].items():
         for method, gain in gains.items():

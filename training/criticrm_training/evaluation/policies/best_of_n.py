@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from ...accuracy import mean_accuracy
 from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
+from ...files import write_json
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer, votes
@@ -96,7 +96,7 @@ def best_of_n(
             "critiques that end by themselves": _share([e for row in scores for e in row["ended"]]),
         },
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
     return report
 

@@ -6,7 +6,6 @@ request to revise without a critique, keeps the gain of a second try out of it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from criticrm_model.prompt import Message
 from ...accuracy import pair_accuracy, paired_difference
 from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
+from ...files import write_json
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer
@@ -89,7 +89,7 @@ def correct(
         "critiques_ended": sum(row["ended"][0] for row in critiques) / len(critiques),
         "request": [CRITIQUE, REQUEST],
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
     return report
 
