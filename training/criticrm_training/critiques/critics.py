@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from criticrm_model.prompt import Message, Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
 from ..endpoint import Endpoint
+from ..termination import exit_on_sigterm
 from .records import GREATEST_EXPECTED, LEAST_SCORE, ScoreBy, split_score
 
 _SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
@@ -282,8 +281,7 @@ def open_writer(
     """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do."""
     if endpoint:
         return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
-    # vLLM's engine is a process of its own: an exit takes it along, a death by the signal would leave it running.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)
 
 
