@@ -179,6 +179,11 @@ def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any
     return {"value": median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": len(ratios)}
 
 
+def say(words: str) -> None:
+    """Progress, for a person."""
+    print(words, file=sys.stderr, flush=True)
+
+
 def print_table(figures: dict[str, Any]) -> None:
     """For a person: a line a figure, with its target; the warning if two sides did not do the same work."""
     print(f"{'comparison':<14}{'median':>9}{'lowest':>9}{'highest':>9}  {'target':<9} what")

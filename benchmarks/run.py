@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from app_alone import bench_app
-from common import environment, print_table
+from common import environment, print_table, say
 from critiques import bench_critiques
 from direct import bench_direct
 
@@ -76,23 +75,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="criticrm-bench-") as scratch:
         folder = Path(scratch)
         if "app" in arguments.only:
-            _say("app: the fake engine, on one core")
+            say("app: the fake engine, on one core")
             figures |= bench_app(arguments, checkpoint, folder)
         if {"generate", "two_copies"} & set(arguments.only):
-            _say("generate, two_copies: starting the engines")
+            say("generate, two_copies: starting the engines")
             both = bench_critiques(arguments, checkpoint, folder, two_copies="two_copies" in arguments.only)
             figures |= {k: v for k, v in both.items() if k != "generate" or k in arguments.only}
         if "classify" in arguments.only:
-            _say("classify: starting the two servers")
+            say("classify: starting the two servers")
             figures |= bench_direct(arguments, checkpoint, folder)
     print_table(figures)
     workload = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     workload["model_version"] = checkpoint.manifest.version
     print(json.dumps({"environment": described, "workload": workload, "figures": figures}))
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoTokenizer, TrainerCallback, TrainerState, TrainingArguments
 from worker import answer
 
 from criticrm_model.prompt import Renderer
@@ -31,21 +31,24 @@ class Turns(TrainerCallback):
 
     def __init__(self) -> None:
         self._until = self._tokens = 0
-        self._began = 0.0
+        self._began = self._cpu_began = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
+    # Trainer calls these with its arguments, its state and its control.
+    def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
         answer(trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
         self._wait(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         if state.global_step < self._until:
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - self._began
-        answer(seconds=seconds, tokens=state.num_input_tokens_seen - self._tokens, peak_bytes=peak_bytes())
+        answer(
+            seconds=time.perf_counter() - self._began,
+            cpu_seconds=time.process_time() - self._cpu_began,
+            tokens=state.num_input_tokens_seen - self._tokens,
+            peak_bytes=peak_bytes(),
+        )
         self._wait(state)
 
     def _wait(self, state: TrainerState) -> None:
@@ -54,7 +57,7 @@ class Turns(TrainerCallback):
             raise SystemExit
         self._until = state.global_step + json.loads(line)["steps"]
         self._tokens = state.num_input_tokens_seen
-        self._began = time.perf_counter()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
 
 def peak_bytes() -> int:
@@ -80,11 +83,11 @@ def train_trl(config: TrainConfig, folder: Path) -> None:
         max_model_len=config.max_model_len,
         max_critique_tokens=config.max_critique_tokens,
     )
-    sides = [(example["chosen"]["prompt_ids"], example["rejected"]["prompt_ids"]) for example in examples]
+    rows = [{f"{side}_ids": example[side]["prompt_ids"] for side in ("chosen", "rejected")} for example in examples]
     RewardTrainer(
         config.base,
         RewardConfig(str(folder), max_length=None, model_init_kwargs={"dtype": config.dtype}, **config.trainer),
-        train_dataset=Dataset.from_list([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in sides]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(task_type="SEQ_CLS", **config.lora) if config.lora else None,
     ).train()

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import HERE, environment, pair_ratios, print_table, write_pairs
+from common import HERE, environment, pair_ratios, print_table, say, write_pairs
 from worker import Worker
 
 from criticrm_model.default import load_default_base
@@ -91,6 +91,7 @@ def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
     settings = _settings(arguments, folder)
     turns: dict[str, list[dict[str, Any]]] = {side: [] for side in TRAINERS}
     with ExitStack() as stack:
+        say("starting the trainers")
         workers = {
             side: stack.enter_context(
                 Worker(side, folder / side, settings, folder / f"{side}.log", HERE / "trainers.py")
@@ -100,6 +101,7 @@ def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
         if len(trainable := {worker.ready["trainable"] for worker in workers.values()}) > 1:
             raise SystemExit(f"the sides train different numbers of parameters: {trainable}")
         for number in range(arguments.rounds + 1):
+            say(f"round {number} of {arguments.rounds}" if number else "warming up")
             for side, worker in workers.items():
                 turn = worker.run(steps=arguments.steps)
                 if number:  # the first is for warming up
@@ -119,6 +121,7 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "same_work": tokens["scalar"] == tokens["trl"],
             "tokens": tokens,
             "tokens_per_s": rates,
+            "cpu_s": {side: [turn["cpu_seconds"] for turn in taken] for side, taken in turns.items()},
         },
         "joint": {
             **pair_ratios(rates["scalar"], rates["joint"]),
