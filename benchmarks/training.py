@@ -98,7 +98,7 @@ def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
             )
             for side in TRAINERS
         }
-        if len(trainable := {worker.ready["trainable"] for worker in workers.values()}) > 1:
+        if len(trainable := {worker.ready["trainable"] for worker in workers.values()}) != 1:
             raise SystemExit(f"the sides train different numbers of parameters: {trainable}")
         for number in range(arguments.rounds + 1):
             say(f"round {number} of {arguments.rounds}" if number else "warming up")
@@ -106,7 +106,7 @@ def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
                 turn = worker.run(steps=arguments.steps)
                 if number:  # the first is for warming up
                     turns[side].append(turn)
-    return _figures(turns) | {"trainable": _plain(trainable.pop(), "trained parameters, each side")}
+    return _figures(turns)
 
 
 def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -130,17 +130,15 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         },
         **{
             f"memory_{side}": {
-                **_plain(peaks[side] / peaks["trl"], f"peak memory, {side} : TRL's RewardTrainer"),
+                "value": peaks[side] / peaks["trl"],
+                "what": f"peak memory, {side} : TRL's RewardTrainer",
+                "target": "-",
                 "ours_bytes": peaks[side],
                 "rival_bytes": peaks["trl"],
             }
             for side in ("scalar", "joint")
         },
     }
-
-
-def _plain(value: float, what: str) -> dict[str, Any]:
-    return {"value": value, "what": what, "target": "-"}
 
 
 def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
