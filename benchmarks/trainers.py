@@ -24,13 +24,14 @@ from criticrm_training.train import train
 
 
 class Turns(TrainerCallback):
-    """Trains as many steps as each line of standard input asks for, and answers with what they took.
+    """Trains as many steps as each line of standard input asks for, and one before them that is not timed.
 
-    Between two turns the trainer waits; when there are no more lines the process ends, without what follows training.
+    That one wakes the process: the system may have taken memory from it while it waited. Between two turns the trainer
+    waits; when there are no more lines the process ends, without what follows training.
     """
 
     def __init__(self) -> None:
-        self._until = self._tokens = 0
+        self._from = self._until = self._tokens = 0
         self._began = self._cpu_began = 0.0
 
     # Trainer calls these with its arguments, its state and its control.
@@ -39,10 +40,13 @@ class Turns(TrainerCallback):
         self._wait(state)
 
     def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
-        if state.global_step < self._until:
-            return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        if state.global_step == self._from:
+            self._tokens = state.num_input_tokens_seen
+            self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        if state.global_step < self._until:
+            return
         answer(
             seconds=time.perf_counter() - self._began,
             cpu_seconds=time.process_time() - self._cpu_began,
@@ -55,9 +59,8 @@ class Turns(TrainerCallback):
         line = sys.stdin.readline()
         if not line:
             raise SystemExit
-        self._until = state.global_step + json.loads(line)["steps"]
-        self._tokens = state.num_input_tokens_seen
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._from = state.global_step + 1
+        self._until = self._from + json.loads(line)["steps"]
 
 
 def peak_bytes() -> int:

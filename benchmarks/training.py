@@ -63,7 +63,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=int, default=96, metavar="N", help="preference pairs (96)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="pairs in an optimizer step (4)")
-    parser.add_argument("--steps", type=int, default=2, metavar="N", help="optimizer steps in a turn (2)")
+    parser.add_argument(
+        "--steps", type=int, default=2, metavar="N", help="timed steps in a turn, after one that is not (2)"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
     parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique (64)")
     parser.add_argument("--max-length", type=int, default=1024, metavar="N", help="of prompt and critique (1024)")
@@ -153,7 +155,7 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "objective": {"schedule": "constant"},  # both losses from the first step
         "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "trainer": {
-            "max_steps": (arguments.rounds + 1) * arguments.steps,
+            "max_steps": (arguments.rounds + 1) * (arguments.steps + 1),
             "per_device_train_batch_size": arguments.batch,
             "learning_rate": 2e-4,
             "bf16": True,
