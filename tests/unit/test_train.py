@@ -149,6 +149,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     whole, resumed = (Checkpoint.open(tmp_path / name).manifest for name in ("whole", "resumed"))
     assert resumed.reward_row_sha256 == whole.reward_row_sha256
     assert resumed.calibration == whole.calibration
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "resumed")]
+    for key in ("critique_loss", "reward_loss", "accuracy"):  # averaged over the same steps
+        logged = [{log["step"]: log[key] for log in history if key in log} for history in histories]
+        assert logged[1] == pytest.approx(logged[0], rel=1e-4)
 
 
 def test_another_run_is_not_gone_on_from(base: Path, data: Path, tmp_path: Path) -> None:

@@ -14,9 +14,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -40,11 +37,9 @@ from .objective import Objective
 from .parts import run_digest, same_run
 from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
-from .trainer import JointTrainer
+from .trainer import JointTrainer, LogWhatIsSaved, last_checkpoint
 
 logger = logging.getLogger(__name__)
-
-_COMPLETE = "complete"  # in a checkpoint folder that was written to its end
 
 
 def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
@@ -67,6 +62,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     training, validation = split_by_prompt(pairs, config.validation_share)
     training, critiques = _with_critiques(training, config.critiques, config.critiques_per_response)
     training = training[: math.ceil(config.training_share * len(training))]
+    last = last_checkpoint(out / "trainer", clean=arguments.process_index == 0)
+    if last is not None:
+        logger.info("going on from %s", last)
     set_seed(arguments.seed)
     model, tokenizer = _load(config, arguments)
     renderer = Renderer(tokenizer, config.instruction)
@@ -86,9 +84,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         data_collator=PairCollator(pad_id=renderer.stop_token_ids[0]),
         train_dataset=train_set,
         eval_dataset=validation_set,
-        callbacks=[_MarkComplete()],
+        callbacks=[LogWhatIsSaved()],
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     first = trainer.is_world_process_zero()
     if splits_weights(arguments):
         weights = trained_weights(model, keep=first)
@@ -246,19 +244,3 @@ def _lora(options: dict[str, Any]) -> LoraConfig:
         return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"lora: {error}") from error
-
-
-class _MarkComplete(TrainerCallback):
-    """A checkpoint that was being written when the run was killed has no mark, and is not resumed from."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    last = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    if last is not None:
-        logger.info("going on from %s", last)
-    return None if last is None else str(last)
