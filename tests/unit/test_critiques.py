@@ -162,6 +162,17 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
     assert found.pairs["only poor critiques of a response"] == 1
 
 
+def test_labels_can_be_ignored() -> None:
+    critiques = [
+        critique("a", "chosen", 3), critique("a", "rejected", 5),  # contradicts the label
+        critique("b", "chosen", None), critique("b", "rejected", None),
+        critique("c", "chosen", 9, text="ok"), critique("c", "rejected", 1),
+    ]  # fmt: skip
+    found = filter_critiques(critiques, Quality(least_words=3), ignore_labels=True)
+    assert found.kept == critiques[:4]
+    assert dict(found.pairs) == {"kept": 2, "only poor critiques of a response": 1}
+
+
 SEVERAL = [critique("0", side, 5, k, f"{side} {k}") for side in ("chosen", "rejected") for k in range(3)]  # type: ignore[arg-type]
 ONE = [critique("1", "chosen", 5, 0, "c"), critique("1", "rejected", 5, 0, "r")]
 

@@ -201,13 +201,18 @@ class Sample(_Writing):
 
 
 class Filter(BaseModel):
-    """Keep the pairs and the critiques that agree with the labels."""
+    """Keep the pairs and the critiques that agree with the labels, and are fit to learn from."""
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques sample`.")
     out: Path = Field(description="Folder for what is kept.")
     least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
     most_repeats: float = Field(
         0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
+    )
+    ignore_labels: CliImplicitFlag[bool] = Field(
+        False,
+        description="Only that: for critics that agree with the labels no more often than by luck, whose critiques"
+        " would tell the labels to the reward that is trained on them.",
     )
 
     def run(self) -> int:
@@ -217,9 +222,9 @@ class Filter(BaseModel):
         from .tables import as_rows
 
         quality = Quality(self.least_words, self.most_repeats)
-        found = filter_critiques(read_critiques(self.critiques), quality)
+        found = filter_critiques(read_critiques(self.critiques), quality, ignore_labels=self.ignore_labels)
         rows = [critique.row() for critique in found.kept]
-        run = {"critiques": run_digest(self.critiques), **asdict(quality)}
+        run = {"critiques": run_digest(self.critiques), **asdict(quality), "ignore_labels": self.ignore_labels}
         write_in_parts(self.out, run, [rows], list, SCHEMA, "filter")
         logging.getLogger(__name__).info("%s", as_rows(summary(found)))
         return 0
