@@ -94,12 +94,17 @@ class JointModel(nn.Module):
         hidden = self.lm.get_decoder()(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state  # [2b, seq, d_model]
-        targets = labels[:, 1:]
-        predicting = targets != IGNORED  # [2b, seq - 1]
-        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting]).float()  # [critique tokens, vocabulary]
-        if self.logit_scale != 1:  # the largest tensor there is: not to be copied for nothing
-            logits = logits * self.logit_scale
-        critique_loss = F.cross_entropy(logits, targets[predicting], reduction="sum")
+        critique_loss = self._critique_loss(hidden, labels)
         rows = torch.arange(len(hidden), device=hidden.device)
         direct_scores, scores = self.reward(hidden[rows, direct_at]), self.reward(hidden[rows, score_at])
         return JointOutput(critique_loss, direct_scores, scores)
+
+    def _critique_loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        targets = labels[:, 1:]
+        predicting = targets != IGNORED  # [2b, seq - 1]
+        if not predicting.any():  # the scalar baseline, in all processes alike: spares it a copy of the LM head
+            return hidden.new_zeros((), dtype=torch.float32)
+        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting]).float()  # [critique tokens, vocabulary]
+        if self.logit_scale != 1:  # the largest tensor there is: not to be copied for nothing
+            logits = logits * self.logit_scale
+        return F.cross_entropy(logits, targets[predicting], reduction="sum")
