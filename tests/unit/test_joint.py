@@ -14,6 +14,7 @@ import torch
 import joint
 from criticrm_training import batches
 from criticrm_training.batches import PairCollator
+from criticrm_training.joint import JointOutput
 from criticrm_training.objective import Objective, bradley_terry_loss
 from joint import EXAMPLES, fit, make_joint, weights
 
@@ -67,6 +68,32 @@ def test_the_other_schedules_are_constant() -> None:
     for epoch in (0.0, 1.7, 3.0):
         assert Objective(schedule="constant", weight=0.25).weights(epoch, 3) == (0.25, 0.75)
         assert Objective(schedule="additive", weight=1.25).weights(epoch, 3) == (1.25, 1.0)
+
+
+def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
+    """Every term at its weight; the reward before the critique is the teacher of the one after, not its pupil."""
+    direct = torch.tensor([0.0, 1.0], requires_grad=True)
+    after = torch.tensor([0.5, -2.0], requires_grad=True)
+    objective = Objective(schedule="additive", weight=0.5, direct_weight=0, distill_weight=4.0)
+    trainer = fit(tmp_path, objective=objective, max_steps=1)
+    model = ReturnsAlways(JointOutput(torch.tensor(6.0), direct, after))
+    loss = trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([3, 1]))
+    distance = (0.5 * 0.5**2 + (3 - 0.5)) / 2  # squared up to 1, then linear
+    assert loss.item() == pytest.approx(0.5 * 6 / 3 + math.log(1 + math.exp(-2.5)) + 4 * distance)
+    loss.backward()
+    slope = -1 / (1 + math.exp(2.5))  # of the Bradley-Terry loss
+    assert after.grad is not None
+    assert after.grad.tolist() == pytest.approx([slope + 4 * 0.5 / 2, -slope - 4 / 2])
+    assert direct.grad is None or not direct.grad.any()
+
+
+class ReturnsAlways(torch.nn.Module):
+    def __init__(self, output: JointOutput) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self) -> JointOutput:
+        return self.output
 
 
 def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None:

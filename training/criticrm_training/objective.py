@@ -30,6 +30,13 @@ class Objective(BaseModel):
     direct_weight: float = Field(
         0.1, ge=0, description="Of the reward loss before the critique, beside the one after it; not in the paper."
     )
+    distill_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Of the distance between the reward after the critique and the one before it, which is its teacher;"
+        " not in the paper. Where labels are few or noisy, they alone don't bring what the prompt tells to the end of"
+        " the critique.",
+    )
 
     def weights(self, epoch: float, epochs: float) -> tuple[float, float]:
         """`(of the critique loss, of the reward loss)` after `epoch` of `epochs`, in epochs."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils import save_fsdp_optimizer
 from transformers import (
     EvalPrediction,
@@ -85,11 +86,20 @@ class JointTrainer(Trainer):
         critique_loss = output.critique_loss / tokens.clamp(min=1)
         reward_loss = bradley_terry_loss(margins, "sum") / pairs
         direct_loss = bradley_terry_loss(direct_margins, "sum") / pairs
+        distance = F.smooth_l1_loss(output.scores, output.direct_scores.detach(), reduction="sum") / (2 * pairs)
         for_critique, for_reward = self._objective.weights(self.state.epoch or 0.0, self.args.num_train_epochs)
-        loss = for_critique * critique_loss + for_reward * (reward_loss + self._objective.direct_weight * direct_loss)
+        loss = for_critique * critique_loss + for_reward * (
+            reward_loss + self._objective.direct_weight * direct_loss + self._objective.distill_weight * distance
+        )
         if model.training:
-            accuracy = (margins > 0).sum() / pairs
-            parts = {"critique_loss": critique_loss, "reward_loss": reward_loss, "accuracy": accuracy}
+            parts = {
+                "critique_loss": critique_loss,
+                "reward_loss": reward_loss,
+                "direct_loss": direct_loss,
+                "distance": distance,
+                "accuracy": (margins > 0).sum() / pairs,
+                "direct_accuracy": (direct_margins > 0).sum() / pairs,
+            }
             for name, value in parts.items():  # no numbers yet: asking for one makes a GPU wait
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
             self._critique_weight = for_critique
