@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from criticrm_model.files import whole
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
@@ -140,7 +141,6 @@ def _cached_batch(
         "tokens": tokens,
         "lengths": torch.tensor([len(c.token_ids) for c in completions]),
     }
-    unfinished = path.with_suffix(".partial")
-    save_file(states, unfinished)
-    unfinished.rename(path)
+    with whole(path) as unfinished:
+        save_file(states, unfinished)
     return states

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import torch
 
 from criticrm_model.checkpoint import add_reward_token, assemble
+from criticrm_model.files import write_json
 from criticrm_model.head import save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
@@ -65,7 +65,7 @@ def fit(settings: FitHead) -> None:
             "score": _margins(seen.critiqued, head.reward),
         }
         report["heldout"] = accuracy_report(heldout, margins, seen.ended)
-    (settings.out / "fit_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(settings.out / "fit_report.json", report)
     logger.info("%s", as_table(report))
     logger.info("wrote %s", settings.out)
 

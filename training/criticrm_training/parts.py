@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from criticrm_model import CriticRMError
+from criticrm_model.files import whole, write_json
 
 _RUN = "run.json"
 
@@ -49,11 +50,11 @@ def write_in_parts(
         for number, chunk in enumerate(chunks):
             path = folder / f"part-{number:06}.parquet"
             if not path.is_file():
-                unfinished = path.with_suffix(".partial")
-                pq.write_table(pa.Table.from_pylist(work(chunk), schema=schema), unfinished)
-                unfinished.rename(path)
+                rows = pa.Table.from_pylist(work(chunk), schema=schema)
+                with whole(path) as unfinished:
+                    pq.write_table(rows, unfinished)
             progress.update(len(chunk))
-    _write_json(folder / _RUN, run | {"parts": len(chunks)})
+    write_json(folder / _RUN, run | {"parts": len(chunks)})
 
 
 def read_parts(folder: Path) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ def in_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
 def _same_run(folder: Path, run: dict[str, Any]) -> None:
     path = folder / _RUN
     if not path.is_file():
-        _write_json(path, run)
+        write_json(path, run)
         return
     there = json.loads(path.read_text(encoding="utf-8"))
     there.pop("parts", None)
@@ -94,9 +95,3 @@ def _same_run(folder: Path, run: dict[str, Any]) -> None:
         raise PartsError(
             f"{folder} holds a run with another {', '.join(differing)}; choose another folder, or remove this one"
         )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -15,14 +15,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
 
 from criticrm_model.checkpoint import add_reward_token, assemble, check_head
+from criticrm_model.files import write_json
 from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
@@ -39,11 +37,9 @@ from .joint import JointModel
 from .objective import Objective
 from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
-from .trainer import JointTrainer
+from .trainer import JointTrainer, LogWhatIsSaved, last_checkpoint
 
 logger = logging.getLogger(__name__)
-
-_COMPLETE = "complete"  # in a checkpoint folder that was written to its end
 
 
 def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
@@ -62,6 +58,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     training, validation = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
     training, critiques = _with_critiques(training, config.critiques)
     training = training[: math.ceil(config.training_share * len(training))]
+    last = last_checkpoint(out / "trainer", clean=arguments.process_index == 0)
+    if last is not None:
+        logger.info("going on from %s", last)
     set_seed(arguments.seed)
     model, tokenizer = _load(config, arguments)
     renderer = Renderer(tokenizer, config.instruction)
@@ -81,9 +80,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         data_collator=PairCollator(pad_id=renderer.stop_token_ids[0]),
         train_dataset=train_set,
         eval_dataset=validation_set,
-        callbacks=[_MarkComplete()],
+        callbacks=[LogWhatIsSaved()],
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "trainer"))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     first = trainer.is_world_process_zero()
     if splits_weights(arguments):
         weights = trained_weights(model, keep=first)
@@ -92,7 +91,8 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             model, tokenizer = _load(config, None)
             load_trained(model, weights)
     if first:
-        (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        # The last line sums up this process alone, which may have been resumed.
+        write_json(out / "history.json", [log for log in trainer.state.log_history if "train_runtime" not in log])
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
 
@@ -139,7 +139,8 @@ def export(
         max_critique_tokens=config.max_critique_tokens,
         max_model_len=config.max_model_len,
         batch_size=32,
-        work_dir=out / "calibration",
+        # Its files are named after what goes into the model; other weights need another folder.
+        work_dir=out / "calibration" / hashlib.sha256(reward.numpy().tobytes()).hexdigest()[:12],
         label="calibration",
     )
     name = source_name(config.data)
@@ -229,19 +230,3 @@ def _lora(options: dict[str, Any]) -> LoraConfig:
         return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"lora: {error}") from error
-
-
-class _MarkComplete(TrainerCallback):
-    """A checkpoint that was being written when the run was killed has no mark, and is not resumed from."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    last = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    if last is not None:
-        logger.info("going on from %s", last)
-    return None if last is None else str(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import save_fsdp_optimizer
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .batches import IGNORED
 from .joint import JointModel, JointOutput
 from .objective import Objective, bradley_terry_loss
 from .sharded import load_trained_file, trained_weights
+
+_COMPLETE = "complete"  # in a checkpoint folder that was written to its end
 
 Batch = dict[str, torch.Tensor]
 
@@ -41,14 +52,15 @@ class JointTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         self._objective = objective
         self._sums: dict[str, torch.Tensor] = {}
+        self._steps = 0  # since the last line of the log
         self._critique_weight = 0.0
-        self._logged_at = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
         """The batches of one optimizer step, and `[critique tokens, pairs]` in them over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._steps += 1
         return batches, self._counts(batches, device)
 
     def compute_loss(
@@ -93,13 +105,12 @@ class JointTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the loss is made of, averaged over the optimizer steps since the last line."""
         if "loss" in logs and self._sums:
-            steps = max(1, self.state.global_step - self._logged_at)
             sums = torch.stack(list(self._sums.values()))
             if self.args.world_size > 1:  # each process has its share
                 sums = self.accelerator.reduce(sums, reduction="sum")
-            logs |= dict(zip(self._sums, (sums / steps).tolist(), strict=True))
+            logs |= dict(zip(self._sums, (sums / self._steps).tolist(), strict=True))
             logs["critique_weight"] = self._critique_weight
-            self._sums, self._logged_at = {}, self.state.global_step
+            self._sums, self._steps = {}, 0
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -108,6 +119,17 @@ class JointTrainer(Trainer):
         weights = trained_weights(self.model, keep=self.args.should_save)
         if self.args.should_save:
             self._save(output_dir, weights)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Marked once it is whole, and only then are older ones deleted: there is always one to go on from."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer would delete them unmarked
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _COMPLETE).touch()
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Under FSDP the Trainer's own would write every weight a second time, the frozen ones too."""
@@ -136,6 +158,29 @@ class JointTrainer(Trainer):
         pairs = sum(len(batch["labels"]) // 2 for batch in batches)
         counts = torch.tensor([tokens, pairs], device=device)
         return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
+
+
+class LogWhatIsSaved(TrainerCallback):
+    """A line in the log at every checkpoint: none is about steps on both sides of one, and half lost to a resume."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
+
+def last_checkpoint(folder: Path, clean: bool) -> Path | None:
+    """The newest checkpoint that was written to its end, if any.
+
+    Args:
+        clean: remove those that were not, which the Trainer would count.
+    """
+    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in checkpoints if (path / _COMPLETE).is_file()]
+    for path in checkpoints if clean else ():
+        if path not in complete:
+            shutil.rmtree(path)
+    return complete[-1] if complete else None
 
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:

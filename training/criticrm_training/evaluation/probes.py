@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from criticrm_model.files import write_json
 
 from ..accuracy import Accuracy, pair_accuracy
 from ..data import PreferencePair
@@ -85,7 +86,7 @@ def probe(
         "truncated": sum(row["truncated"] for row in rows) / len(rows),
         "methods": methods,
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s", as_text(report))
     logger.info("wrote %s", out / RESULTS)
     return report

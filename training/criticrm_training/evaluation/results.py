@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from criticrm_model.files import whole, write_json
+
 from ..accuracy import paired_difference
 from ..data import PreferencePair
 from ..sources import DataError
@@ -53,8 +55,10 @@ def write_results(
         "characters_longer": [len(pair.chosen) - len(pair.rejected) for pair in pairs],
     }
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns | {method: margin.tolist() for method, margin in found.items()}), out / MARGINS)
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / RESULTS).unlink(missing_ok=True)  # written last: margins never stand beside a report of others
+    with whole(out / MARGINS) as unfinished:
+        pq.write_table(pa.table(columns | {method: margin.tolist() for method, margin in found.items()}), unfinished)
+    write_json(out / RESULTS, report)
     logger.info("%s", as_table({name: report}))
     for other, gains in report["against"].items():
         for method, gain in gains.items():

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 
+from criticrm_model.files import write_text
+
 from ..evaluation import probes as bias
 from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
 from ..evaluation.results import MARGINS, RESULTS
@@ -82,7 +84,8 @@ def write_report(
             _figure(lambda axes: _curves(axes, histories, _ACCURACIES), "Accuracy on the validation pairs."),
         ]
     page = f"<!doctype html><meta charset=utf-8><title>Critic-RM</title><style>{_STYLE}</style>{''.join(parts)}"
-    out.write_text(page, encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, page)
 
 
 def _curves(axes: Axes, histories: Mapping[str, Any], keys: Mapping[str, str]) -> None:

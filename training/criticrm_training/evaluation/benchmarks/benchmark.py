@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from dataclasses import asdict
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from criticrm_model.files import write_json
 
 from ...sources import source_name
 from ...tables import as_table
@@ -69,7 +70,7 @@ def benchmark(
         "truncated": sum(row["truncated"] for row in rows) / len(rows),
         "critiques_ended": sum(row["ended"] for row in rows) / len(rows),
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     title = f"{name} [95 % interval, Bayesian bootstrap over prompts] of n prompts"
     logger.info("%s", as_table({str(about["model"]): report}, title))
     logger.info("responses that were cut to the model's length: %.1f %%", 100 * report["truncated"])

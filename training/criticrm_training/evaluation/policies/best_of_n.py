@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from criticrm_model.files import write_json
 
 from ...accuracy import mean_accuracy
 from ...critiques.critics import Conversation, Sampling
@@ -96,7 +97,7 @@ def best_of_n(
             "critiques that end by themselves": _share([e for row in scores for e in row["ended"]]),
         },
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
     return report
 

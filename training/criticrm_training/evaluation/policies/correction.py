@@ -6,13 +6,13 @@ request to revise without a critique, keeps the gain of a second try out of it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from criticrm_model.files import write_json
 from criticrm_model.prompt import Message
 
 from ...accuracy import pair_accuracy, paired_difference
@@ -89,7 +89,7 @@ def correct(
         "critiques_ended": sum(row["ended"][0] for row in critiques) / len(critiques),
         "request": [CRITIQUE, REQUEST],
     }
-    (out / RESULTS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
     return report
 
