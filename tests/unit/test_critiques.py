@@ -14,22 +14,15 @@ import pytest
 
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
-from criticrm_training.critiques import critics as critics_module
 from criticrm_training.critiques import filter as filter_module
-from criticrm_training.critiques import records
-from criticrm_training.critiques.critics import (
-    Conversation,
-    CriticError,
-    Draft,
-    EndpointCritic,
-    Sampling,
-    Task,
-    VLLMCritic,
-)
+from criticrm_training.critiques import records, vllm_critic
+from criticrm_training.critiques.critics import Conversation, CriticError, Draft, Sampling, Task
+from criticrm_training.critiques.endpoint_critic import EndpointCritic
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import sample
+from criticrm_training.critiques.vllm_critic import VLLMCritic
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
@@ -203,7 +196,7 @@ def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return f"merged review of {task.response}"
         return f"A review of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"
 
-    monkeypatch.setattr(critics_module, "VLLMCritic", lambda *_, **__: Scripted(say))
+    monkeypatch.setattr(vllm_critic, "VLLMCritic", lambda *_, **__: Scripted(say))
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
