@@ -1,0 +1,184 @@
+"""Killed at any point, a command ends on its next run with the files of one that was not killed.
+
+The points are those of `killer`: before each change of a file, and in the middle of what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from criticrm_training.cli import Critiques, FitHead, Report
+from criticrm_training.critiques import endpoint_critic, records, refine, sample
+from criticrm_training.critiques.critics import Draft, Sampling, Task
+from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
+from criticrm_training.evaluation.benchmarks import benchmark
+from criticrm_training.evaluation.cli import Benchmark, BestOfN, Correct, Evaluate, Judge, Probe
+from criticrm_training.evaluation.policies import answer_scores, policy
+from criticrm_training.parts import write_in_parts
+from criticrm_training.train import train
+from graded import Fakes, Messages, serving
+from killer import killed
+from runs import write_config
+from scripted import Scripted, in_place_of_a_service
+from tiny import INSTRUCTION
+
+pytestmark = [pytest.mark.usefixtures("logging_as_before"), pytest.mark.filterwarnings("ignore:unclosed")]
+PAIRS = [{"id": str(i), "prompt": f"Q{i}", "chosen": "c" * (i + 2), "rejected": "r" * 3} for i in range(5)]
+QUESTIONS = [{"id": str(i), "prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(3)]
+
+_TIMES = re.compile(rb'"eval_(runtime|\w+_per_second)": [\d.]+')
+
+
+class Critic:
+    """Its draft is a function of the task and the draft's number."""
+
+    name = "made"
+
+    def __init__(self, *_: object) -> None: ...
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        return [[self._draft(task, k) for k in range(sampling.n)] for task in tasks]
+
+    def _draft(self, task: Task, k: int) -> Draft:
+        return Draft(
+            f"A review of {task.response}, {task.seed}. Score: {k + 2 + 3 * ('c' in task.response)}", "stop", 9
+        )
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pairs, questions and critiques; parts are small, so that there are several."""
+    for module, size in (
+        (sample, "_PAIRS_PER_PART"), (refine, "_PAIRS_PER_PART"), (scoring, "_ITEMS_PER_PART"),
+        (teacher_forced, "_PAIRS_PER_PART"), (policy, "_CONVERSATIONS_PER_PART"),
+        (answer_scores, "_QUESTIONS_PER_PART"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, size, 2)
+    for module in (evaluate, probes, benchmark):
+        monkeypatch.setattr(module, "scoring_service", in_place_of_a_service(Scripted(len)))
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for name, rows in (("pairs", PAIRS), ("questions", QUESTIONS)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    critiques = [
+        records.Critique(row["id"], side, k, f"It says {row[side]}, that is all.", k + score, "stop", 9)
+        for row in PAIRS
+        for side, score in (("chosen", 5), ("rejected", 2))
+        for k in range(2)
+    ]
+    write_in_parts(folder / "critiques", {}, [[0]], lambda _: [c.row() for c in critiques], records.SCHEMA, "made")
+    return folder
+
+
+def run(command: type[Any], *arguments: object) -> None:
+    assert command(_cli_parse_args=[str(argument) for argument in arguments]).run() == 0
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Of every file by its path, less how long something took; less a trainer's own files."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: _TIMES.sub(b"", path.read_bytes()) if path.name == "history.json" else path.read_bytes()
+        for name, path in files.items()
+        if not name.startswith("out/trainer/")
+    }
+
+
+def at_every_point(command: Callable[[Path], object], folder: Path) -> int:
+    """How many points there are."""
+    (folder / "whole").mkdir(parents=True)
+    command(folder / "whole" / "out")
+    whole = content(folder / "whole")
+    assert whole
+    for point in count():
+        again = folder / str(point)
+        again.mkdir()
+        if not killed(command, again / "out", point):
+            assert content(again) == whole
+            return point
+        command(again / "out")
+        assert content(again) == whole, point
+    raise AssertionError
+
+
+@pytest.mark.parametrize("step", ["sample", "filter", "refine"])
+def test_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    monkeypatch.setattr(endpoint_critic, "EndpointCritic", Critic)
+    endpoint = ["--endpoint", "http://nowhere/v1", "--model", "made"]
+    arguments: dict[str, list[object]] = {
+        "sample": [inputs / "pairs.jsonl", "-n", 2, *endpoint],
+        "filter": [inputs / "critiques"],
+        "refine": [inputs / "critiques", "--data", inputs / "pairs.jsonl", "--method", "summ", *endpoint],
+    }
+    points = at_every_point(lambda out: run(Critiques, step, *arguments[step], "--out", out), tmp_path / "runs")
+    assert points >= 9
+
+
+def test_evaluate(inputs: Path, tmp_path: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--samples", "1,2"]
+    assert at_every_point(lambda out: run(Evaluate, *arguments, "--out", out), tmp_path / "runs") >= 20
+
+
+def test_evaluate_teacher_forced(inputs: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--model", tiny_checkpoint, "--teacher-forced", inputs / "critiques"]
+    assert at_every_point(lambda out: run(Evaluate, *arguments, "--out", out), tmp_path / "runs") >= 30
+
+
+def test_judge(inputs: Path, tmp_path: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--critiques", inputs / "critiques"]
+    assert at_every_point(lambda out: run(Judge, *arguments, "--out", out), tmp_path / "runs") >= 5
+
+
+def test_benchmark(inputs: Path, tmp_path: Path) -> None:
+    rows = [row | {"subset": "alpacaeval-easy"} for row in PAIRS]
+    (inputs / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["rewardbench", inputs / "rows.jsonl"]
+    assert at_every_point(lambda out: run(Benchmark, *arguments, "--out", out), tmp_path / "runs") >= 15
+
+
+def test_probe(inputs: Path, tmp_path: Path) -> None:
+    assert at_every_point(lambda out: run(Probe, inputs / "pairs.jsonl", "--out", out), tmp_path / "runs") >= 15
+
+
+@pytest.mark.parametrize("command", [BestOfN, Correct])
+def test_graded_answers(inputs: Path, tmp_path: Path, command: type[Any]) -> None:
+    def say(messages: Messages, k: int) -> str:
+        return f"The answer is {k + len(messages)}."
+
+    def reward(response: str) -> tuple[float, float, str]:
+        return len(response), float(response.removesuffix(".").split()[-1]), f"It says {response}"
+
+    samples = ["-n", 2] if command is BestOfN else []
+    with serving(Fakes(say, reward)) as fakes:
+        arguments = [inputs / "questions.jsonl", "--url", fakes.url, *fakes.policy(), *samples]
+        assert at_every_point(lambda out: run(command, *arguments, "--out", out), tmp_path / "runs") >= 20
+
+
+def test_fit_head(base: Path, inputs: Path, tmp_path: Path) -> None:
+    def fit(out: Path) -> None:
+        arguments = ["--base", base, "--instruction", INSTRUCTION, "--max-critique-tokens", 3, "--folds", 2]
+        sizes = ["--batch-size", 8, "--max-model-len", 256, "--dtype", "float32"]
+        run(FitHead, inputs / "pairs.jsonl", *arguments, *sizes, "--out", out)
+
+    assert at_every_point(fit, tmp_path / "runs") >= 15
+
+
+def test_report(inputs: Path, tmp_path: Path) -> None:
+    run(Evaluate, inputs / "pairs.jsonl", "--out", tmp_path / "evaluated")
+    points = at_every_point(
+        lambda out: run(Report, out, "--evaluations", f"m={tmp_path / 'evaluated'}"), tmp_path / "runs"
+    )
+    assert points >= 3
+
+
+def test_train(base: Path, data: Path, tmp_path: Path) -> None:
+    steps = {"max_steps": 6, "logging_steps": 4, "eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    config = write_config(tmp_path / "c.yaml", base, data, trainer=steps, lora={"r": 2}, calibration_pairs=2)
+    assert at_every_point(lambda out: train(config, out), tmp_path / "runs") >= 30
