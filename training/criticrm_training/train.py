@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -91,8 +92,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             model, tokenizer = _load(config, None)
             load_trained(model, weights)
     if first:
-        # The last line sums up this process alone, which may have been resumed.
-        write_json(out / "history.json", [log for log in trainer.state.log_history if "train_runtime" not in log])
+        # The same after a resume: that sorts the names, and the last line sums up this process alone.
+        lines = [dict(sorted(log.items())) for log in trainer.state.log_history if "train_runtime" not in log]
+        write_json(out / "history.json", lines)
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
 
@@ -128,6 +130,7 @@ def export(
     """
     lm, reward = model.lm, model.reward.weight.detach().cpu()
     if isinstance(lm, PeftModel):
+        shutil.rmtree(out / "adapter", ignore_errors=True)  # peft would read the model card of a killed run, or half of it
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)

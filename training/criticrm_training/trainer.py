@@ -63,6 +63,13 @@ class JointTrainer(Trainer):
         self._steps += 1
         return batches, self._counts(batches, device)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """Of a run that goes on after its last step, nothing: the Trainer would take one more, where an epoch is cut."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*arguments, **options)
+        else:
+            self.control.should_training_stop = True
+
     def compute_loss(
         self,
         model: torch.nn.Module,
