@@ -130,7 +130,8 @@ def export(
     """
     lm, reward = model.lm, model.reward.weight.detach().cpu()
     if isinstance(lm, PeftModel):
-        shutil.rmtree(out / "adapter", ignore_errors=True)  # peft would read the model card of a killed run, or half of it
+        if (out / "adapter").is_dir():  # peft would go on with the model card of a killed run, or with half of it
+            shutil.rmtree(out / "adapter")
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)

@@ -64,7 +64,7 @@ class JointTrainer(Trainer):
         return batches, self._counts(batches, device)
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
-        """Of a run that goes on after its last step, nothing: the Trainer would take one more, where an epoch is cut."""
+        """Nothing where a run goes on after its last step: the Trainer would take one more if that cut an epoch."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*arguments, **options)
         else:
