@@ -32,17 +32,20 @@ class Killer:
     def __init__(self, folder: Path, at: int) -> None:
         self._folder = folder
         self._left = at
-        self._seen: Seen = {}
+        self._seen, _ = self._look()
 
     def reach(self) -> None:
-        files = {path.stat().st_ino: path for path in self._folder.rglob("*") if path.is_file()}
-        now = {inode: (path.stat().st_size, path.stat().st_mtime_ns) for inode, path in files.items()}
+        now, files = self._look()
         written = [inode for inode in now if now[inode] != self._seen.get(inode) and now[inode][0]]
         self._seen = now
         if written:
             newest = max(written, key=lambda inode: now[inode][1])
             self._point(lambda: os.truncate(files[newest], now[newest][0] // 2))
         self._point(lambda: None)
+
+    def _look(self) -> tuple[Seen, dict[Inode, Path]]:
+        files = {path.stat().st_ino: path for path in self._folder.rglob("*") if path.is_file()}
+        return {inode: (path.stat().st_size, path.stat().st_mtime_ns) for inode, path in files.items()}, files
 
     def _point(self, damage: Callable[[], None]) -> None:
         self._left -= 1

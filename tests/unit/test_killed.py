@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from criticrm_model.manifest import MANIFEST_NAME
@@ -29,7 +34,7 @@ from graded import Fakes, Messages
 from killer import killed
 from runs import write_config
 from scripted import Scripted, in_place_of_a_service
-from tiny import INSTRUCTION
+from tiny import INSTRUCTION, make_checkpoint
 
 pytestmark = [pytest.mark.usefixtures("logging_as_before"), pytest.mark.filterwarnings("ignore:unclosed")]
 PAIRS = [{"id": str(i), "prompt": f"Q{i}", "chosen": "c" * (i + 2), "rejected": "r" * 3} for i in range(5)]
@@ -201,3 +206,42 @@ def test_train(base: Path, data: Path, tmp_path: Path, best: str, first: int) ->
     steps = {"max_steps": 6, "logging_steps": 4, "eval_steps": 2, "save_steps": 2, "metric_for_best_model": best}
     config = write_config(tmp_path / "c.yaml", base, data, trainer=steps, lora={"r": 2}, calibration_pairs=2)
     assert at_every_point(lambda out: train(config, out), tmp_path / "runs", count(first, 6)) >= 60
+
+
+def test_a_manifest_vouches_for_no_other_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A checkpoint that is written over another one has a manifest again when all of it is there."""
+    for point in count():
+        out = tmp_path / str(point) / "out"
+        shutil.copytree(tiny_checkpoint, out)
+        ended = not killed(make_checkpoint, out, point)
+        if (out / MANIFEST_NAME).is_file():
+            assert content(out) == content(tiny_checkpoint), point
+        if ended:
+            assert point >= 10
+            return
+
+
+_OPENS_A_SERVER = """
+import sys, time
+from criticrm_training.evaluation.serving import served
+with served(sys.argv[1], ["--engine", "fake"]) as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_a_server_ends_with_the_command_that_was_killed(tiny_checkpoint: Path) -> None:
+    arguments = [sys.executable, "-c", _OPENS_A_SERVER, str(tiny_checkpoint)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        url = command.stdout.readline().strip()
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        command.kill()
+
+    def ask_for_ever() -> None:
+        while httpx.get(f"{url}/health/live"):
+            time.sleep(0.2)
+
+    with pytest.raises(httpx.TransportError):
+        ask_for_ever()

@@ -84,10 +84,13 @@ class Train(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
 
-    config: CliPositionalArg[Path] = Field(description="The run, in YAML.")
-    out: Path = Field(description="Folder for the checkpoint, and in it `trainer` for the run.")
+    config: CliPositionalArg[Path] = Field(description="YAML file that describes the run.")
+    out: Path = Field(
+        description="Folder for the checkpoint; its subfolder `trainer` is what a second run goes on from."
+    )
     scalar: CliImplicitFlag[bool] = Field(
-        False, description="Train the matched baseline: the same examples and steps, without their critiques."
+        False,
+        description="Train the matched scalar baseline: the same examples and steps, without their critiques.",
     )
 
     def run(self) -> int:
@@ -104,11 +107,11 @@ class Report(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_REPORT_", frozen=True, cli_kebab_case=True)
 
-    out: CliPositionalArg[Path] = Field(description="The page to write.")
+    out: CliPositionalArg[Path] = Field(description="The HTML file to write.")
     evaluations: dict[str, Path] = Field(
         default_factory=dict,
-        description="Folders of `criticrm evaluate` and `judge`: --evaluations critic=FOLDER. Those that are named "
-        "SERIES@ANYTHING are drawn as one line against the pairs that they learned from.",
+        description="Folders of `criticrm evaluate` and `judge`, by name: --evaluations critic=FOLDER, may be given "
+        "several times. Those that are named SERIES@ANYTHING are drawn as one line against their training pairs.",
     )
     runs: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
@@ -169,7 +172,7 @@ class Sample(_Writing):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     n: PositiveInt = Field(10, description="Critiques a response.")
-    temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
+    temperature: NonNegativeFloat = Field(0.7, description="Sampling temperature; 0 is greedy.")
     max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
     score: Literal["written", "expected", "reward"] = Field(
         "written",
@@ -177,7 +180,7 @@ class Sample(_Writing):
         "write there, for models that write none or always the same; or by the reward of a Critic-RM.",
     )
     instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks for a critique.")
-    seed: int = Field(0, description="Of the sampling.")
+    seed: int = Field(0, description="Seed of the sampling; each response draws from its own.")
 
     def run(self) -> int:
         from .critiques.critics import Sampling
@@ -230,7 +233,7 @@ class Refine(_Writing):
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques filter`.")
     data: str = Field(description="The preference pairs that were critiqued.")
-    method: Literal["summ", "rank"] = Field(description="How.")
+    method: Literal["summ", "rank"] = Field(description="summ merges critiques, rank keeps the best.")
     top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
     max_tokens: PositiveInt = Field(96, description="Longest merged critique.")
 

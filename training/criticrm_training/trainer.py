@@ -66,7 +66,7 @@ class JointTrainer(Trainer):
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
         """Nothing where a run goes on after its last step: the Trainer would take one more if that cut an epoch."""
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*arguments, **options)
+            super()._run_epoch(*arguments, **options)  # type: ignore[no-untyped-call]  # as transformers has it
         else:
             self.control.should_training_stop = True
 

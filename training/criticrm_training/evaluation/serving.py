@@ -17,6 +17,7 @@ import httpx
 
 from criticrm_model import CriticRMError
 
+from ..children import end_with_parent
 from ..endpoint import Endpoint, EndpointError
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
@@ -67,6 +68,7 @@ def served(model: str, options: Sequence[str] = (), start_timeout_s: float = 600
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"CRITICRM_LOG_FORMAT": "text", "CRITICRM_HOST": "127.0.0.1", "CRITICRM_API_KEYS": ""},
+                preexec_fn=end_with_parent,
             )
         try:
             yield _wait_until_ready(server, log, start_timeout_s)
