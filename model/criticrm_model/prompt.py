@@ -15,6 +15,7 @@ import datetime
 import json
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypedDict
@@ -81,12 +82,17 @@ class Renderer:
         self.control_ids = _control_ids(tokenizer)
         self._contents = _content_tokenizer(tokenizer, self.control_ids)
         self._bos_id = _wanted_bos(tokenizer)
-        self._instruction = critique_instruction
         self._pieces = lru_cache(maxsize=256)(self._render_roles)
         self._rendered_instruction = self._tokenize_content(critique_instruction)
         self._end_of_turn_id = self._find_end_of_turn()
         stops = {self._end_of_turn_id, tokenizer.eos_token_id} - {None}
         self.stop_token_ids: tuple[int, ...] = tuple(sorted(stops))
+
+    def asking(self, critique_instruction: str) -> Renderer:
+        """For the same tokenizer and another instruction, at the cost of tokenising that."""
+        other = copy(self)
+        other._rendered_instruction = self._tokenize_content(critique_instruction)
+        return other
 
     def open(self, conversation: Sequence[Message]) -> OpenConversation:
         """Tokenise a conversation once, to be rendered with any number of responses.

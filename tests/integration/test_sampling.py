@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -78,13 +79,11 @@ def test_expected_scores_are_those_of_transformers_and_a_termination_takes_the_e
     while not part.exists() and time.monotonic() < deadline:
         assert sampler.poll() is None
         time.sleep(0.2)
-    family = descendants(sampler.pid)
+    family = psutil.Process(sampler.pid).children(recursive=True)
     assert family
     sampler.send_signal(signal.SIGTERM)
     assert sampler.wait(timeout=60) == 128 + signal.SIGTERM
-    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    assert not psutil.wait_procs(family, timeout=60)[1]
 
     rows: list[dict[str, Any]] = pq.read_table(part).to_pylist()[:12]
     pairs = {pair.id: pair for pair in read_pairs(str(tmp_path / "pairs.jsonl"))}
@@ -102,13 +101,3 @@ def test_expected_scores_are_those_of_transformers_and_a_termination_takes_the_e
         with torch.no_grad():
             shares = model(ids).logits[0, -1, digits].double().softmax(0)
         assert row["score"] == pytest.approx(float(shares @ torch.arange(1.0, 10.0).double()), abs=1e-3)
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and these theirs."""
-    children = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text(encoding="ascii").split()
-    ]
-    return children + [below for child in children for below in descendants(child)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
 from criticrm_training.critiques import filter as filter_module
@@ -154,6 +155,17 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
     assert found.pairs["only poor critiques of a response"] == 1
 
 
+def test_labels_can_be_ignored() -> None:
+    critiques = [
+        critique("a", "chosen", 3), critique("a", "rejected", 5),  # contradicts the label
+        critique("b", "chosen", None), critique("b", "rejected", None),
+        critique("c", "chosen", 9, text="ok"), critique("c", "rejected", 1),
+    ]  # fmt: skip
+    found = filter_critiques(critiques, Quality(least_words=3), ignore_labels=True)
+    assert found.kept == critiques[:4]
+    assert dict(found.pairs) == {"kept": 2, "only poor critiques of a response": 1}
+
+
 SEVERAL = [critique("0", side, 5, k, f"{side} {k}") for side in ("chosen", "rejected") for k in range(3)]  # type: ignore[arg-type]
 ONE = [critique("1", "chosen", 5, 0, "c"), critique("1", "rejected", 5, 0, "r")]
 
@@ -183,6 +195,19 @@ def test_rank_keeps_the_best(tmp_path: Path) -> None:
     critic = Scripted(lambda task, _: f"Score: {ratings[task.instruction.rpartition('Review: ')[2]]}")
     found = refined(tmp_path, critic, "rank")
     assert [c.text for c in found] == ["chosen 1", "chosen 2", "rejected 0", "rejected 2", "c", "r"]
+
+
+def test_rank_by_ratings_that_are_expected_where_none_is_written(tmp_path: Path) -> None:
+    class Expecting(Scripted):
+        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+            assert sampling.score_by == "expected"
+            assert all("from 1 (useless) to 9 (excellent)" in task.instruction for task in tasks)
+            scores = {"0": 2.5, "1": 2.25, "2": 7.0}
+            return [[Draft("Well.", "stop", 2, scores[task.instruction[-1]])] for task in tasks]
+
+    critic = Expecting(lambda *_: "")
+    refine(PAIRS, SEVERAL, critic, method="rank", top_k=2, max_tokens=32, rate_by="expected", out=tmp_path, run={})
+    assert [c.text for c in read_critiques(tmp_path)] == ["chosen 2", "chosen 0", "rejected 2", "rejected 0"]
 
 
 def test_a_pair_without_a_rating_that_can_be_read_is_left_out(tmp_path: Path) -> None:
@@ -268,7 +293,7 @@ def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoi
 
 def test_an_answer_that_does_not_fit_is_refused() -> None:
     policy = VLLMCritic.__new__(VLLMCritic)  # without its engine
-    policy._tokenizer, policy._renderers, policy._max_model_len = make_tokenizer(), {}, 64
+    policy._renderer, policy._max_model_len = Renderer(make_tokenizer(), ""), 64
     conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
     with pytest.raises(CriticError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
         policy.answer([conversation], Sampling(1, 0.0, 60))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import doctest
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from criticrm_training.accuracy import paired_difference
@@ -20,6 +24,7 @@ from criticrm_training.evaluation.scoring import by_item, margins, method_scores
 from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
 from criticrm_training.sources import DataError
+from live import CRITICRM, wait_until
 from scripted import Scripted
 
 PAIRS = [
@@ -129,8 +134,31 @@ def test_the_command_through_a_server_of_its_own(
     assert first["accuracy"]["overall"]["direct_score"]["n"] == 40
     second = run("second", "--against", f"first={tmp_path / 'first'}")
     assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
+    direct = run("direct", "--direct-only", "--against", f"first={tmp_path / 'first'}")
+    assert set(direct["accuracy"]["overall"]) == {"longer wins", "direct_score"}
+    assert direct["against"]["first"]["direct_score"]["value"] == 0
+    assert direct["critiques_ended"] is None
+    with pytest.raises(DataError, match="--samples are critiques"):
+        run("direct", "--direct-only", "--samples", "4")
     with pytest.raises(DataError, match="evaluated other pairs"):
         run("third", "--limit", "10", "--against", f"first={tmp_path / 'first'}")
+
+
+def test_a_termination_takes_the_server_along(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(100_000)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [str(CRITICRM), "evaluate", str(tmp_path / "pairs.jsonl"), "--model", str(tiny_checkpoint)]
+    evaluation = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], env=os.environ | {"CRITICRM_ENGINE": "fake"}
+    )
+    try:
+        wait_until((tmp_path / "out" / "scores" / "part-000000.parquet").exists, timeout_s=120)
+        (server,) = psutil.Process(evaluation.pid).children()
+        evaluation.send_signal(signal.SIGTERM)
+        assert evaluation.wait(timeout=60) == 128 + signal.SIGTERM
+        assert not server.is_running()
+    finally:
+        evaluation.kill()
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:

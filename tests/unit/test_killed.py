@@ -128,16 +128,19 @@ def at_every_point(command: Callable[[Path], object], folder: Path, points: Iter
     raise AssertionError
 
 
-@pytest.mark.parametrize("step", ["sample", "filter", "refine"])
+@pytest.mark.parametrize("step", ["sample", "filter", "summ", "rank"])
 def test_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     monkeypatch.setattr(endpoint_critic, "EndpointCritic", Critic)
     endpoint = ["--endpoint", "http://nowhere/v1", "--model", "made"]
     arguments: dict[str, list[object]] = {
         "sample": [inputs / "pairs.jsonl", "-n", 2, *endpoint],
         "filter": [inputs / "critiques"],
-        "refine": [inputs / "critiques", "--data", inputs / "pairs.jsonl", "--method", "summ", *endpoint],
     }
-    points = at_every_point(lambda out: run(Critiques, step, *arguments[step], "--out", out), tmp_path / "runs")
+    for method in ("summ", "rank"):
+        refined = [inputs / "critiques", "--data", inputs / "pairs.jsonl", "--method", method, "--top-k", 1]
+        arguments[method] = [*refined, *endpoint]
+    name = step if step in ("sample", "filter") else "refine"
+    points = at_every_point(lambda out: run(Critiques, name, *arguments[step], "--out", out), tmp_path / "runs")
     assert points >= 9
 
 

@@ -29,6 +29,15 @@ def test_the_response_is_the_assistants_turn_and_the_instruction_follows(rendere
     assert not rendered.truncated
 
 
+def test_another_instruction_of_the_same_renderer(renderer: Renderer) -> None:
+    def rendered(by: Renderer) -> list[int]:
+        return by.open(LONG).render("A", max_model_len=512, max_critique_tokens=8).token_ids
+
+    before = rendered(renderer)
+    assert rendered(renderer.asking("Name a fault.")) == rendered(Renderer(renderer.tokenizer, "Name a fault."))
+    assert rendered(renderer) == before != rendered(renderer.asking("Name a fault."))
+
+
 def test_too_long_says_how_long(renderer: Renderer) -> None:
     opened = renderer.open(LONG)
     full = len(opened.render("answer", max_model_len=4096, max_critique_tokens=8).token_ids)

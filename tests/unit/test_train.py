@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
@@ -21,7 +22,7 @@ from criticrm_training.config import ConfigError, TrainConfig
 from criticrm_training.critiques.records import SCHEMA, read_critiques
 from criticrm_training.data import read_pairs, split_by_prompt
 from criticrm_training.joint import JointModel
-from criticrm_training.parts import write_in_parts
+from criticrm_training.parts import PartsError, write_in_parts
 from criticrm_training.train import train
 from runs import write_config
 from tiny import INSTRUCTION, card, reward_vector
@@ -85,17 +86,20 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
 
 
 def test_a_run_knows_which_pairs_it_learned_from(base: Path, data: Path, tmp_path: Path) -> None:
-    """Those with critiques, and of these the share that was asked for."""
+    """Those with critiques, and of these the share that was asked for; so many critiques of each."""
     training, _ = split_by_prompt(read_pairs(str(data / "pairs.jsonl")), 0.25)
     with_critiques = [pair for pair in training if not pair.id.endswith(("-3", "-7"))]
     assert len(with_critiques) < len(training)
     some = [c for c in read_critiques(data / "critiques") if not c.pair_id.endswith(("-3", "-7"))]
-    write_in_parts(tmp_path / "some", {}, [[0]], lambda _: [c.row() for c in some], SCHEMA, "made")
-    changes = {"critiques": str(tmp_path / "some"), "validation_critiques": str(tmp_path / "some")}
+    write_in_parts(tmp_path / "some", {}, [[0]], lambda _: [c.row() for c in some for _ in range(3)], SCHEMA, "made")
+    changes: dict[str, Any] = {"critiques_per_response": 1, "training_share": 0.5}
+    changes |= {"critiques": str(tmp_path / "some"), "validation_critiques": str(tmp_path / "some")}
     once = {"num_train_epochs": 1}
-    train(write_config(tmp_path / "c.yaml", base, data, training_share=0.5, trainer=once, **changes), tmp_path / "out")
+    train(write_config(tmp_path / "c.yaml", base, data, trainer=once, **changes), tmp_path / "out")
     (trained_on,) = Checkpoint.open(tmp_path / "out").manifest.training_data
     assert trained_on.pairs == math.ceil(len(with_critiques) / 2)
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert history[-1]["step"] == math.ceil(trained_on.pairs / 8)
 
 
 def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: Path) -> None:
@@ -112,9 +116,10 @@ def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: 
 def test_a_killed_run_ends_as_if_it_had_not_been(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed between two checkpoints, and again while the model is written."""
     config = write_config(tmp_path / "c.yaml", base, data)
     train(config, tmp_path / "whole")
-    step = train_module.JointTrainer.training_step
+    step, assemble = train_module.JointTrainer.training_step, train_module.assemble
     steps = 0
 
     def killed(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -129,10 +134,32 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         train(config, tmp_path / "resumed")
     # A checkpoint that was being written at the kill.
     (tmp_path / "resumed" / "trainer" / "checkpoint-11").mkdir()
+
+    def half(model: Any, *_: Any) -> None:
+        model.save_pretrained(tmp_path / "resumed")  # not yet its row, nor what names it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "assemble", half)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "resumed")
+    with pytest.raises(CheckpointError):
+        Checkpoint.open(tmp_path / "resumed")
+    monkeypatch.setattr(train_module, "assemble", assemble)
     train(config, tmp_path / "resumed")
     whole, resumed = (Checkpoint.open(tmp_path / name).manifest for name in ("whole", "resumed"))
     assert resumed.reward_row_sha256 == whole.reward_row_sha256
     assert resumed.calibration == whole.calibration
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "resumed")]
+    for key in ("critique_loss", "reward_loss", "accuracy"):  # averaged over the same steps
+        logged = [{log["step"]: log[key] for log in history if key in log} for history in histories]
+        assert logged[1] == pytest.approx(logged[0], rel=1e-4)
+
+
+def test_another_run_is_not_gone_on_from(base: Path, data: Path, tmp_path: Path) -> None:
+    trainer = {"num_train_epochs": 1}
+    train(write_config(tmp_path / "c.yaml", base, data, trainer=trainer), tmp_path / "out")
+    with pytest.raises(PartsError, match="another max_model_len, trainer; choose another folder"):
+        train(write_config(tmp_path / "c.yaml", base, data, max_model_len=250), tmp_path / "out")
 
 
 def test_the_scalar_baseline_sees_the_same_examples_without_critiques(base: Path, data: Path, tmp_path: Path) -> None:

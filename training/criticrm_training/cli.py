@@ -204,13 +204,18 @@ class Sample(_Writing):
 
 
 class Filter(BaseModel):
-    """Keep the pairs and the critiques that agree with the labels."""
+    """Keep the pairs and the critiques that agree with the labels, and are fit to learn from."""
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques sample`.")
     out: Path = Field(description="Folder for what is kept.")
     least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
     most_repeats: float = Field(
         0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
+    )
+    ignore_labels: CliImplicitFlag[bool] = Field(
+        False,
+        description="Only that: for critics that agree with the labels no more often than by luck, whose critiques"
+        " would tell the labels to the reward that is trained on them.",
     )
 
     def run(self) -> int:
@@ -220,9 +225,9 @@ class Filter(BaseModel):
         from .tables import as_rows
 
         quality = Quality(self.least_words, self.most_repeats)
-        found = filter_critiques(read_critiques(self.critiques), quality)
+        found = filter_critiques(read_critiques(self.critiques), quality, ignore_labels=self.ignore_labels)
         rows = [critique.row() for critique in found.kept]
-        run = {"critiques": run_digest(self.critiques), **asdict(quality)}
+        run = {"critiques": run_digest(self.critiques), **asdict(quality), "ignore_labels": self.ignore_labels}
         write_in_parts(self.out, run, [rows], list, SCHEMA, "filter")
         logging.getLogger(__name__).info("%s", as_rows(summary(found)))
         return 0
@@ -236,6 +241,10 @@ class Refine(_Writing):
     method: Literal["summ", "rank"] = Field(description="summ merges critiques, rank keeps the best.")
     top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
     max_tokens: PositiveInt = Field(96, description="Longest merged critique.")
+    rate: Literal["written", "expected"] = Field(
+        "written",
+        description="How rank reads a rating: the number that is written, or the one that the model expects to write.",
+    )
 
     def run(self) -> int:
         from .critiques.records import read_critiques
@@ -251,6 +260,7 @@ class Refine(_Writing):
             method=self.method,
             top_k=self.top_k,
             max_tokens=self.max_tokens,
+            rate_by=self.rate,
             out=self.out,
             run={"critiques": run_digest(self.critiques), "limit": self.limit},
         )

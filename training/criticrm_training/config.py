@@ -31,6 +31,7 @@ class TrainConfig(BaseModel):
     base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM.")
     data: str = Field(description="Preference pairs: a file or a dataset (see sources.rows).")
     critiques: Path | None = Field(None, description="A finished `critiques refine` (or filter, or sample).")
+    critiques_per_response: PositiveInt | None = Field(None, description="Only the first of each; all, if not given.")
     validation_critiques: Path | None = Field(
         None,
         description="A finished `critiques sample`, for the validation pairs: not filtered, or the labels leak. "

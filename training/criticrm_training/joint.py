@@ -96,8 +96,10 @@ class JointModel(nn.Module):
         ).last_hidden_state  # [2b, seq, d_model]
         targets = labels[:, 1:]
         predicting = targets != IGNORED  # [2b, seq - 1]
-        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting])  # [critique tokens, vocabulary]
-        critique_loss = F.cross_entropy(logits.float() * self.logit_scale, targets[predicting], reduction="sum")
+        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting]).float()  # [critique tokens, vocabulary]
+        if self.logit_scale != 1:  # the largest tensor there is: not to be copied for nothing
+            logits = logits * self.logit_scale
+        critique_loss = F.cross_entropy(logits, targets[predicting], reduction="sum")
         rows = torch.arange(len(hidden), device=hidden.device)
         direct_scores, scores = self.reward(hidden[rows, direct_at]), self.reward(hidden[rows, score_at])
         return JointOutput(critique_loss, direct_scores, scores)

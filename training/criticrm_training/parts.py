@@ -44,8 +44,7 @@ def write_in_parts(
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder, run)
+    same_run(folder, run)
     with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
         for number, chunk in enumerate(chunks):
             path = folder / f"part-{number:06}.parquet"
@@ -83,7 +82,13 @@ def in_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _same_run(folder: Path, run: dict[str, Any]) -> None:
+def same_run(folder: Path, run: dict[str, Any]) -> None:
+    """Claim `folder` for a run, or find that it is this run's already.
+
+    Raises:
+        PartsError: it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _RUN
     if not path.is_file():
         write_json(path, run)

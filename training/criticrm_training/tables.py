@@ -13,14 +13,14 @@ from .data import PreferencePair
 
 
 def accuracy_report(
-    pairs: Sequence[PreferencePair], margins: Mapping[str, torch.Tensor], critiques_ended: float
+    pairs: Sequence[PreferencePair], margins: Mapping[str, torch.Tensor], critiques_ended: float | None
 ) -> dict[str, Any]:
     """Pair accuracy overall and by category, of the longer response and of each reward.
 
     Args:
         margins: by name, chosen minus rejected, `[n]`; fewer than `pairs` where only the first ones were scored,
             NaN where one was not.
-        critiques_ended: share of critiques that ended by themselves.
+        critiques_ended: share of critiques that ended by themselves; None where there were none.
     """
     longer = torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
     margins = {"longer wins": longer, **margins}
@@ -52,7 +52,8 @@ def as_table(report: dict[str, Any], title: str = PAIR_ACCURACY) -> str:
         for category, row in part["accuracy"].items():
             cells = (f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}] {a['n']}" for a in map(row.get, columns) if a)
             lines.append(f"{category:<24}" + "".join(f"{cell:<28}" for cell in cells).rstrip())
-        lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
+        if part["critiques_ended"] is not None:
+            lines.append(f"critiques that end by themselves: {part['critiques_ended']:.2f}")
     return "\n".join(lines)
 
 

@@ -31,11 +31,12 @@ from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
 from .critiques.records import SIDES, by_response, read_critiques
-from .data import PreferencePair, in_question_order, read_pairs, split_by_prompt
+from .data import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
 from .examples import Critiques, make_examples
 from .features import extract
 from .joint import JointModel
 from .objective import Objective
+from .parts import run_digest, same_run
 from .sharded import load_trained, loading, splits_weights, trained_weights
 from .sources import source_name
 from .trainer import JointTrainer, LogWhatIsSaved, last_checkpoint
@@ -51,13 +52,17 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         scalar: the matched baseline: the same examples and optimizer steps, without their critiques.
 
     Raises:
-        ConfigError, DataError, PartsError, UnsupportedModel
+        ConfigError, DataError, UnsupportedModel
+        PartsError: the critiques have not ended, or `out` holds another run.
     """
     if config.critiques is None and not scalar:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
     arguments = _training_arguments(config, out, scalar)
-    training, validation = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
-    training, critiques = _with_critiques(training, config.critiques)
+    pairs = in_question_order(read_pairs(config.data))
+    if arguments.process_index == 0:
+        same_run(out, _described(config, scalar, pairs))
+    training, validation = split_by_prompt(pairs, config.validation_share)
+    training, critiques = _with_critiques(training, config.critiques, config.critiques_per_response)
     training = training[: math.ceil(config.training_share * len(training))]
     last = last_checkpoint(out / "trainer", clean=arguments.process_index == 0)
     if last is not None:
@@ -164,11 +169,23 @@ def export(
     logger.info("wrote %s", out)
 
 
-def _with_critiques(pairs: list[PreferencePair], folder: Path | None) -> tuple[list[PreferencePair], Critiques | None]:
-    """The pairs whose responses both have critiques in `folder`, and these; all pairs where there is no folder."""
+def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """All that the run depends on: a checkpoint of another run must not be gone on from."""
+    settings = config.model_dump(mode="json", exclude={"data", "critiques", "validation_critiques"})
+    folders = {"critiques": config.critiques, "validation_critiques": config.validation_critiques}
+    digests = {name: run_digest(folder) if folder else None for name, folder in folders.items()}
+    return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
+
+
+def _with_critiques(
+    pairs: list[PreferencePair], folder: Path | None, most: int | None = None
+) -> tuple[list[PreferencePair], Critiques | None]:
+    """The pairs whose responses both have critiques in `folder`, and the first `most` of each response's; all pairs
+    where there is no folder.
+    """
     if folder is None:
         return pairs, None
-    critiques = by_response(read_critiques(folder))
+    critiques = {response: several[:most] for response, several in by_response(read_critiques(folder)).items()}
     members = [pair for pair in pairs if all((pair.id, side) in critiques for side in SIDES)]
     if not members:
         raise ConfigError(f"{folder} has critiques of none of these {len(pairs)} pairs: is it of other data?")

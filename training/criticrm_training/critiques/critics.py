@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +10,7 @@ from criticrm_model import CriticRMError
 from criticrm_model.prompt import Message
 from criticrm_model.reward import Dtype
 
+from ..children import exit_on_sigterm
 from ..endpoint import Endpoint
 from .records import ScoreBy
 
@@ -95,6 +94,5 @@ def open_writer(
 
     if endpoint:
         return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
-    # vLLM's engine is a process of its own: an exit takes it along, a death by the signal would leave it running.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)

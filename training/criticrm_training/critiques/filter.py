@@ -53,7 +53,9 @@ def whole_sentences(text: str) -> str:
     return text[: ends[-1]] if ends else text
 
 
-def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()) -> Filtered:
+def filter_critiques(
+    critiques: Sequence[Critique], quality: Quality = Quality(), *, ignore_labels: bool = False
+) -> Filtered:
     """Keep a pair if the mean score of its chosen response is above that of the rejected one; then, of the chosen
     response, the critiques that score it above the mean of the rejected one, and the other way round.
 
@@ -61,8 +63,12 @@ def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()
 
     All scores count for the means; of what agrees with the labels, only critiques of this quality are kept, and of
     these only whole sentences.
+
+    Args:
+        ignore_labels: quality alone decides. Where the scores agree with the labels by luck, keeping what agrees
+            writes the labels into the critiques, and a reward that is trained after these reads them there.
     """
-    scored = [c for c in critiques if c.score is not None]
+    scored = list(critiques) if ignore_labels else [c for c in critiques if c.score is not None]
     result = Filtered([])
     result.critiques["no score that can be read"] = len(critiques) - len(scored)
     groups = by_response(scored)
@@ -73,13 +79,15 @@ def filter_critiques(critiques: Sequence[Critique], quality: Quality = Quality()
             result.pairs["a response without a score"] += 1
             result.critiques["of a pair that was dropped"] += len(everything)
             continue
-        means = {side: mean(float(c.score or 0) for c in group) for side, group in sides.items()}
-        if means["chosen"] <= means["rejected"]:
-            result.pairs["contradicts the label" if means["chosen"] < means["rejected"] else "a tie"] += 1
-            result.critiques["of a pair that was dropped"] += len(everything)
-            continue
-        agreeing = [c for c in everything if _agrees(c, means)]
-        result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
+        agreeing = everything
+        if not ignore_labels:
+            means = {side: mean(float(c.score or 0) for c in group) for side, group in sides.items()}
+            if means["chosen"] <= means["rejected"]:
+                result.pairs["contradicts the label" if means["chosen"] < means["rejected"] else "a tie"] += 1
+                result.critiques["of a pair that was dropped"] += len(everything)
+                continue
+            agreeing = [c for c in everything if _agrees(c, means)]
+            result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
         agreeing = [replace(c, text=whole_sentences(c.text)) for c in agreeing]
         faults = [quality.fault(c) for c in agreeing]
         result.critiques.update(fault for fault in faults if fault)

@@ -75,8 +75,13 @@ def score_request(score_by: ScoreBy) -> str:
     """What is added to the critique instruction. A Critic-RM is asked as it is when it is served."""
     if score_by == "reward":
         return ""
-    greatest = GREATEST_SCORE if score_by == "written" else GREATEST_EXPECTED
+    greatest = greatest_score(score_by)
     return f" End with a line that reads 'Score: ' and an integer from {LEAST_SCORE} (bad) to {greatest} (excellent)."
+
+
+def greatest_score(score_by: ScoreBy) -> int:
+    """Of the scores that are asked for. An expected score is read at one token, which is a digit."""
+    return GREATEST_SCORE if score_by == "written" else GREATEST_EXPECTED
 
 
 def split_score(text: str) -> tuple[str, int | None]:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 from ..data import PreferencePair
 from ..parts import in_chunks, write_in_parts
 from .critics import Critic, Sampling, Task
-from .records import SCHEMA, SIDES, Critique, SideName, by_response, split_score
+from .records import LEAST_SCORE, SCHEMA, SIDES, Critique, SideName, by_response, greatest_score, split_score
 from .sample import task_seed
 
 Method = Literal["summ", "rank"]
+RateBy = Literal["written", "expected"]
 
 SUMM = (
     "Several reviews of the assistant's last reply follow. Merge them into one review that keeps what they agree on "
@@ -21,7 +22,8 @@ SUMM = (
 )
 RANK = (
     "A review of the assistant's last reply follows. How good is the review: is it right, specific and useful? "
-    "Answer with a line that reads 'Score: ' and an integer from 1 (useless) to 10 (excellent).\n\nReview: "
+    "Answer with a line that reads 'Score: ' and an integer from {least} (useless) to {greatest} (excellent)."
+    "\n\nReview: "
 )
 _PAIRS_PER_PART = 64
 
@@ -34,6 +36,7 @@ def refine(
     method: Method,
     top_k: int,
     max_tokens: int,
+    rate_by: RateBy = "written",
     out: Path,
     run: dict[str, Any],
 ) -> None:
@@ -44,25 +47,27 @@ def refine(
     Args:
         top_k: critiques a response that `rank` keeps.
         max_tokens: of a merged critique.
+        rate_by: how `rank` reads a rating: the number that is written, or the one that the model expects to write.
         run: what identifies this run besides the arguments given here.
     """
     groups = by_response(critiques)
     members = [pair for pair in pairs if all(groups.get((pair.id, side)) for side in SIDES)]
 
     def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-        refined = _summ if method == "summ" else _rank
-        return [c.row() for c in refined(chunk, groups, critic, top_k, max_tokens)]
+        if method == "summ":
+            return [c.row() for c in _summ(chunk, groups, critic, max_tokens)]
+        return [c.row() for c in _rank(chunk, groups, critic, top_k, rate_by)]
 
     described = run | {"model": critic.name, "method": method, "top_k": top_k, "max_tokens": max_tokens}
+    if rate_by != "written":
+        described["rate_by"] = rate_by
     write_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
 
 
 Groups = dict[tuple[str, SideName], list[Critique]]
 
 
-def _summ(
-    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, _top_k: int, max_tokens: int
-) -> list[Critique]:
+def _summ(chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, max_tokens: int) -> list[Critique]:
     several = [(pair, side) for pair in chunk for side in SIDES if len(groups[pair.id, side]) > 1]
     tasks = [
         Task(
@@ -82,7 +87,7 @@ def _summ(
 
 
 def _rank(
-    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, top_k: int, _max_tokens: int
+    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, top_k: int, rate_by: RateBy
 ) -> list[Critique]:
     contested = [
         (pair, critique)
@@ -91,13 +96,14 @@ def _rank(
         if len(groups[pair.id, side]) > top_k
         for critique in groups[pair.id, side]
     ]
+    request = RANK.format(least=LEAST_SCORE, greatest=greatest_score(rate_by))
     tasks = [
-        Task(pair.prompt, getattr(pair, c.side), RANK + c.text, task_seed("rank", pair.id, c.side, c.sample))
+        Task(pair.prompt, getattr(pair, c.side), request + c.text, task_seed("rank", pair.id, c.side, c.sample))
         for pair, c in contested
     ]
-    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16))
+    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16, score_by=rate_by))
     ratings = {
-        (c.pair_id, c.side, c.sample): split_score(draft.text)[1]
+        (c.pair_id, c.side, c.sample): split_score(draft.text)[1] if rate_by == "written" else draft.score
         for (_, c), (draft,) in zip(contested, drafts, strict=True)
     }
     kept: list[Critique] = []

@@ -55,7 +55,7 @@ class VLLMCritic:
         self.name = model
         self._max_model_len = max_model_len
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._renderers: dict[str, Renderer] = {}
+        self._renderer = Renderer(self._tokenizer, "")
         self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
         self._llm = LLM(
             str(folder),
@@ -69,7 +69,7 @@ class VLLMCritic:
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
         prompts = [
-            self._renderer(task.instruction)
+            self._renderer.asking(task.instruction)
             .open(task.prompt)
             .render(
                 task.response,
@@ -84,7 +84,7 @@ class VLLMCritic:
         if sampling.score_by != "expected":
             return drafts
         contexts = [
-            prompt + self._renderer("").tokenize_critique(split_score(draft.text)[0])[:-1]
+            prompt + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
             for prompt, several in zip(prompts, drafts, strict=True)
             for draft in several
         ]
@@ -92,8 +92,7 @@ class VLLMCritic:
         return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        renderer = self._renderer("")  # no critique is asked for
-        prompts = [renderer.render_conversation(conversation.messages) for conversation in conversations]
+        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
         if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
             raise CriticError(
                 f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
@@ -112,14 +111,13 @@ class VLLMCritic:
         if by_reward and self._reward_token_id is None:
             raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
         reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
-        renderer = self._renderer("")  # all end a turn alike
         params = [
             SamplingParams(
                 n=sampling.n,
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
                 seed=seed if sampling.temperature else None,
-                stop_token_ids=list(renderer.stop_token_ids),
+                stop_token_ids=list(self._renderer.stop_token_ids),
                 logit_bias={token_id: -100.0 for token_id in reward_ids} or None,  # a reward is no word
                 logprob_token_ids=reward_ids if by_reward else None,
                 detokenize=False,
@@ -129,7 +127,7 @@ class VLLMCritic:
         return [
             [
                 Draft(
-                    renderer.decode(c.token_ids),
+                    self._renderer.decode(c.token_ids),
                     str(c.finish_reason),
                     len(c.token_ids),
                     # The reward position: what predicts the last token that was written.
@@ -171,8 +169,3 @@ class VLLMCritic:
         from vllm import TokensPrompt
 
         return list(self._llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False))
-
-    def _renderer(self, instruction: str) -> Renderer:
-        if instruction not in self._renderers:
-            self._renderers[instruction] = Renderer(self._tokenizer, instruction)
-        return self._renderers[instruction]

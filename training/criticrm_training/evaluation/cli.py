@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
 from criticrm_model.manifest import DEFAULT_NAME
 
@@ -74,6 +74,9 @@ class Evaluate(_OnPairs):
         description="A finished `critiques sample` of these pairs by another model: also report the reward after its "
         "critiques. Needs --model, not --url.",
     )
+    direct_only: CliImplicitFlag[bool] = Field(
+        False, description="No critiques: all that there is to a scalar baseline, and much faster."
+    )
     against: dict[str, Path] = Field(default_factory=dict, description=_AGAINST)
 
     def run(self) -> int:
@@ -86,6 +89,7 @@ class Evaluate(_OnPairs):
             samples=self.samples,
             against=self.against,
             teacher_forced=self.teacher_forced,
+            critiques=not self.direct_only,
         )
         return 0
 

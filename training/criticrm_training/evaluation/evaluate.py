@@ -34,6 +34,7 @@ def evaluate(
     samples: Sequence[int],
     against: Mapping[str, Path],
     teacher_forced: Path | None = None,
+    critiques: bool = True,
 ) -> dict[str, Any]:
     """Score, report, and write `out/evaluation.json`; the scores stay in `out/scores`.
 
@@ -42,6 +43,7 @@ def evaluate(
         samples: for each m, the mean over m sampled critiques is reported.
         against: finished evaluations of the same pairs, by name: each is compared with pair by pair.
         teacher_forced: finished critiques of the pairs by another model; the reward after these is reported too.
+        critiques: without them the direct score alone is measured.
 
     Raises:
         DataError: another evaluation holds other pairs; or a service can't be given critiques.
@@ -49,28 +51,36 @@ def evaluate(
     """
     if teacher_forced and url:
         raise DataError("teacher-forced rewards need the weights: give --model, not --url")
+    if samples and not critiques:
+        raise DataError("--samples are critiques: leave out --direct-only")
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
         items = [as_item(pair) for pair in pairs]
-        rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run, unit="pair")
+        rows = score_items(
+            items,
+            service,
+            samples=max(samples, default=0),
+            critiques=critiques,
+            out=out / "scores",
+            run=run,
+            unit="pair",
+        )
 
     found = {name: margins(scores) for name, scores in method_scores(rows, samples).items()}
     if teacher_forced:
         found["teacher-forced"] = teacher_forced_margins(
             resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run
         )
-    ended = [row["ended"] for row in rows]
-    report = accuracy_report(pairs, found, sum(ended) / len(ended))
+    ended = [row["ended"] for row in rows] if critiques else []
+    report = accuracy_report(pairs, found, sum(ended) / len(ended) if ended else None)
     report["model_version"] = about["model_version"]
     report["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
-    responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-    instruction = about["manifest"]["critique_instruction"]
-    quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
-    report["quality"] = asdict(quality)
+    if critiques:
+        responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+        instruction = about["manifest"]["critique_instruction"]
+        quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
+        report["quality"] = asdict(quality)
     write_results(out, str(about["model"]), pairs, found, report, headline="direct_score", against=against)
-    logger.info(
-        "critiques: %.0f %% end by themselves, %.0f %% of their word sequences repeat, %.0f %% name something of the "
-        "response, %.0f %% are different from all others",
-        *(100 * share for share in (quality.ended, quality.repeats, quality.names, quality.distinct)),
-    )
+    if critiques:
+        logger.info("%s", quality)
     return report

@@ -28,6 +28,12 @@ class Quality:
     names: float
     distinct: float
 
+    def __str__(self) -> str:
+        return (
+            f"critiques: {self.ended:.0%} end by themselves, {self.repeats:.0%} of their word sequences repeat, "
+            f"{self.names:.0%} name something of the response, {self.distinct:.0%} are different from all others"
+        )
+
 
 def critique_quality(
     critiques: Sequence[str], responses: Sequence[str], ended: Sequence[bool], instruction: str

@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("direct_score", pa.float64()),
         ("greedy_score", pa.float64()),
         ("greedy_critique", pa.string()),
-        ("ended", pa.bool_()),  # the greedy critique, by itself
+        ("ended", pa.bool_()),  # the greedy critique, by itself; without one, this and the two above are null
         ("sampled_scores", pa.list_(pa.float64())),
         ("sampled_critiques", pa.list_(pa.string())),
         ("truncated", pa.bool_()),  # the prompt or the response, to the model's length
@@ -33,13 +33,21 @@ _ITEMS_PER_PART = 32
 
 
 def score_items(
-    items: Sequence[Item], service: Endpoint, *, samples: int, out: Path, run: dict[str, Any], unit: str = "prompt"
+    items: Sequence[Item],
+    service: Endpoint,
+    *,
+    samples: int,
+    out: Path,
+    run: dict[str, Any],
+    critiques: bool = True,
+    unit: str = "prompt",
 ) -> list[dict[str, Any]]:
     """Score every item in parts under `out`, and return the rows, one a response.
 
     Args:
         samples: critiques sampled a response, beside the greedy one; 0 leaves them out.
         run: what identifies the model and the items.
+        critiques: without them there is the direct score alone, and no samples.
         unit: what the progress bar calls an item.
 
     Raises:
@@ -47,7 +55,7 @@ def score_items(
     """
 
     def work(chunk: Sequence[Item]) -> list[dict[str, Any]]:
-        greedy = service.post_all("/score", [_body(item, True) for item in chunk])
+        greedy = service.post_all("/score", [_body(item, critiques) for item in chunk])
         sampled = [None] * len(chunk)
         if samples:
             options = [{"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)} for item in chunk]
@@ -59,21 +67,23 @@ def score_items(
         ]
 
     described = run | {"samples": samples, "columns": SCHEMA.names}
+    if not critiques:
+        described["critiques"] = False
     write_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
     return read_parts(out)
 
 
 def method_scores(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Scores by method, each `[responses]` float64: direct, after the greedy critique, and the mean of m sampled.
+    """Scores by method, each `[responses]` float64: direct; after the greedy critique, and the mean of m sampled, where
+    critiques were written.
 
     Args:
         rows: of `score_items`.
         counts: the values of m; no more than were sampled.
     """
-    found = {
-        "direct_score": [row["direct_score"] for row in rows],
-        "greedy critique": [row["greedy_score"] for row in rows],
-    }
+    found = {"direct_score": [row["direct_score"] for row in rows]}
+    if all(row["greedy_critique"] is not None for row in rows):
+        found["greedy critique"] = [row["greedy_score"] for row in rows]
     for m in counts:
         found[f"mean of {m}"] = [sum(row["sampled_scores"][:m]) / m for row in rows]
     return {name: torch.tensor(scores, dtype=torch.float64) for name, scores in found.items()}
@@ -104,15 +114,15 @@ def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any]
     for result in (greedy, sampled):
         if result and result["error"]:
             raise EndpointError(f"prompt {item.id}, response {index + 1}: {result['error']['message']}")
-    (critique,) = greedy["critiques"]
+    critique = greedy["critiques"][0] if greedy["critiques"] else None
     samples = sampled["critiques"] if sampled else []
     return {
         "item_id": item.id,
         "index": index,
         "direct_score": greedy["direct_score"],
-        "greedy_score": greedy["score"],
-        "greedy_critique": critique["text"],
-        "ended": critique["finish_reason"] == "stop",
+        "greedy_score": critique and critique["score"],
+        "greedy_critique": critique and critique["text"],
+        "ended": critique and critique["finish_reason"] == "stop",
         "sampled_scores": [c["score"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
         "truncated": greedy["status"] == "truncated",

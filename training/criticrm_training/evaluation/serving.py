@@ -17,7 +17,7 @@ import httpx
 
 from criticrm_model import CriticRMError
 
-from ..children import end_with_parent
+from ..children import end_with_parent, exit_on_sigterm
 from ..endpoint import Endpoint, EndpointError
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
@@ -60,6 +60,7 @@ def served(model: str, options: Sequence[str] = (), start_timeout_s: float = 600
     Raises:
         ServingError: it ended, or was not ready in time; the end of its log is in the message.
     """
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="criticrm-serve-") as scratch:
         log = Path(scratch) / "serve.log"
         with log.open("wb") as sink:

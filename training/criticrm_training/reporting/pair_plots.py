@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ def _margins(table: Mapping[str, Any], method: str) -> tuple[Floats, npt.NDArray
 
 
 def _reliability(axes: Axes, tables: Tables) -> None:
-    for color, method, style, label, table in _series(tables, lambda _: []):
+    for color, method, style, label, table in _series(tables):
         margin, _ = _margins(table, method)
         # A pair has no first response: each is looked at from the side that the model prefers.
         confidence = 1 / (1 + np.exp(-np.abs(margin)))
@@ -167,7 +167,7 @@ def _distributions(axes: Axes, tables: Tables) -> None:
 
 
 def _length(axes: Axes, tables: Tables) -> None:
-    for color, method, style, label, table in _series(tables, lambda methods: methods[-1:]):
+    for color, method, style, label, table in _series(tables):
         margin, present = _margins(table, method)
         longer = np.asarray(table["characters_longer"], dtype=np.float64)[present]
         bins = [b for b in np.array_split(np.argsort(longer), 6) if len(b)]
@@ -180,13 +180,11 @@ def _length(axes: Axes, tables: Tables) -> None:
     axes.legend()
 
 
-def _series(
-    tables: Tables, others: Callable[[list[str]], list[str]]
-) -> Iterator[tuple[int, str, str, str, Mapping[str, Any]]]:
-    """Color, method, style, label and table: of every model its rewards; of what has none, `others` of its methods."""
+def _series(tables: Tables) -> Iterator[tuple[int, str, str, str, Mapping[str, Any]]]:
+    """Color, method, style, label and table: of every model its rewards, of a judge its mean over all critiques."""
     for color, (name, table) in enumerate(tables.items()):
         methods = [method for method in table if method not in ABOUT_PAIRS]
-        for method in [method for method in _REWARDS if method in table] or others(methods):
+        for method in [method for method in _REWARDS if method in table] or methods[-1:]:
             yield color, method, _REWARDS.get(method, "^:"), f"{name}: {method}", table
 
 

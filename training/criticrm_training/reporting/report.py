@@ -20,8 +20,7 @@ from ..evaluation.results import MARGINS, RESULTS
 from ..sources import DataError
 from .best_of_n_plot import best_of_n_plot
 from .figures import figure as _figure
-from .pair_plots import BASELINE as _BASELINE
-from .pair_plots import pair_parts
+from .pair_plots import BASELINE, pair_parts
 from .probe_plots import probe_parts
 
 _LOSSES = {"critique_loss": "critique", "reward_loss": "reward", "eval_loss": "reward, validation"}
@@ -103,7 +102,7 @@ def _table(name: str, result: Mapping[str, Any]) -> str:
     columns = list(result["accuracy"]["overall"])
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ["pairs", *columns])
     body = "".join(
-        f"<tr><td>{html.escape(category)}</td><td>{row[_BASELINE]['n']}</td>"
+        f"<tr><td>{html.escape(category)}</td><td>{row[BASELINE]['n']}</td>"
         + "".join(_cell(row.get(column)) for column in columns)
         + "</tr>"
         for category, row in result["accuracy"].items()

@@ -1,0 +1,110 @@
+"""A trainer in a process of its own, which takes optimizer steps when it is asked to (worker.py, training.py).
+
+`trainers.py trl|scalar|joint FOLDER SETTINGS`; the settings are a `TrainConfig` for all three.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, TrainerCallback, TrainerState, TrainingArguments
+from worker import answer
+
+from criticrm_model.prompt import Renderer
+from criticrm_training.config import TrainConfig
+from criticrm_training.data import in_question_order, read_pairs, split_by_prompt
+from criticrm_training.examples import make_examples
+from criticrm_training.train import train
+
+
+class Turns(TrainerCallback):
+    """Trains as many steps as each line of standard input asks for, and one before them that is not timed.
+
+    That one wakes the process: the system may have taken memory from it while it waited. Between two turns the trainer
+    waits; when there are no more lines the process ends, without what follows training.
+    """
+
+    def __init__(self) -> None:
+        self._from = self._until = self._tokens = 0
+        self._began = self._cpu_began = 0.0
+
+    # Trainer calls these with its arguments, its state and its control.
+    def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
+        answer(trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
+        self._wait(state)
+
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if state.global_step == self._from:
+            self._tokens = state.num_input_tokens_seen
+            self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        if state.global_step < self._until:
+            return
+        answer(
+            seconds=time.perf_counter() - self._began,
+            cpu_seconds=time.process_time() - self._cpu_began,
+            tokens=state.num_input_tokens_seen - self._tokens,
+            peak_bytes=peak_bytes(),
+        )
+        self._wait(state)
+
+    def _wait(self, state: TrainerState) -> None:
+        line = sys.stdin.readline()
+        if not line:
+            raise SystemExit
+        self._from = state.global_step + 1
+        self._until = self._from + json.loads(line)["steps"]
+
+
+def peak_bytes() -> int:
+    """Of the GPU's memory where there is one, else the greatest resident set of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def train_trl(config: TrainConfig, folder: Path) -> None:
+    """TRL's RewardTrainer on the token ids that `criticrm train --scalar` learns from, with the same arguments."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import RewardConfig, RewardTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(config.base)
+    pairs, _ = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
+    examples = make_examples(
+        pairs,
+        None,
+        Renderer(tokenizer, config.instruction),
+        max_model_len=config.max_model_len,
+        max_critique_tokens=config.max_critique_tokens,
+    )
+    rows = [{f"{side}_ids": example[side]["prompt_ids"] for side in ("chosen", "rejected")} for example in examples]
+    RewardTrainer(
+        config.base,
+        RewardConfig(str(folder), max_length=None, model_init_kwargs={"dtype": config.dtype}, **config.trainer),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="SEQ_CLS", **config.lora) if config.lora else None,
+    ).train()
+
+
+def main() -> None:
+    side, folder, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    config = TrainConfig.model_validate(settings)
+    transformers.trainer.DEFAULT_CALLBACKS.append(Turns)  # of every Trainer: all three run as a user runs them
+    if side == "trl":
+        train_trl(config, folder)
+    else:
+        train(config, folder, scalar=side == "scalar")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""`criticrm train` against TRL's RewardTrainer: tokens a second of the optimizer steps, and peak memory.
+
+TRL is wanted for this alone: `pip install trl` (in an environment that has the extra `train`).
+
+sides, each in a process of its own, taking turns:
+  trl     TRL's RewardTrainer
+  scalar  `criticrm train --scalar`, the baseline without critiques
+  joint   `criticrm train`, the critique loss and the reward loss together
+
+figures, each a ratio within one run:
+  scalar         tokens/s of scalar : trl
+  joint          time a token of joint : scalar; a critique's tokens count like any others
+  memory_scalar  peak memory of scalar : trl (the GPU's, or the process's)
+  memory_joint   peak memory of joint : trl
+
+The sides have the same base, LoRA, optimizer, precision (float32 weights, bfloat16 autocast), batches, and the same
+token ids in the same order: those of our renderer, which asks for a critique at the end. joint has critiques after
+them. What differs is what is compared: TRL puts all chosen responses of a batch before all rejected ones, applies
+its head to every token and keeps the last one's score, and works out its metrics in every step; ours reads the reward
+at one position in float32, twice, and joint runs the LM head on the critiques. TRL recomputes activations unless
+told not to; here neither side does, or both (--gradient-checkpointing).
+
+Loading, evaluation and export are not timed. Prints a table, then one line of JSON with every round, the workload and
+the machine. A ratio is the median over rounds of neighbouring turns; look at `load_before` on a busy machine.
+
+examples:
+  python benchmarks/training.py --quick
+  python benchmarks/training.py --data preferences.jsonl --batch 8 --steps 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import HERE, environment, pair_ratios, print_table, say, write_pairs
+from worker import Worker
+
+from criticrm_model.default import load_default_base
+from criticrm_model.manifest import DEFAULT_NAME
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
+from criticrm_training.data import read_pairs
+from criticrm_training.parts import write_in_parts
+
+TRAINERS = ("trl", "scalar", "joint")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_NAME, help="base to train: a folder, or the embedded one (default)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="preference pairs, as for 'criticrm train' (made of benchmarks/conversations.jsonl)",
+    )
+    parser.add_argument("--pairs", type=int, default=96, metavar="N", help="preference pairs (96)")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="pairs in an optimizer step (4)")
+    parser.add_argument(
+        "--steps", type=int, default=2, metavar="N", help="timed steps in a turn, after one that is not (2)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
+    parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique (64)")
+    parser.add_argument("--max-length", type=int, default=1024, metavar="N", help="of prompt and critique (1024)")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations, on all sides")
+    parser.add_argument("--quick", action="store_true", help="one pair a step and one round: does it run, not how fast")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.pairs, arguments.batch, arguments.steps, arguments.rounds = 16, 1, 1, 1
+    if find_spec("trl") is None:
+        parser.error("TRL is not installed; this comparison alone needs it: pip install trl")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    described = environment()
+    with tempfile.TemporaryDirectory(prefix="criticrm-bench-") as scratch:
+        figures = bench_training(arguments, Path(scratch))
+    print_table(figures)
+    workload = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    print(json.dumps({"environment": described, "workload": workload, "figures": figures}))
+
+
+def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    settings = _settings(arguments, folder)
+    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in TRAINERS}
+    with ExitStack() as stack:
+        say("starting the trainers")
+        workers = {
+            side: stack.enter_context(
+                Worker(side, folder / side, settings, folder / f"{side}.log", HERE / "trainers.py")
+            )
+            for side in TRAINERS
+        }
+        if len(trainable := {worker.ready["trainable"] for worker in workers.values()}) != 1:
+            raise SystemExit(f"the sides train different numbers of parameters: {trainable}")
+        for number in range(arguments.rounds + 1):
+            say(f"round {number} of {arguments.rounds}" if number else "warming up")
+            for side, worker in workers.items():
+                turn = worker.run(steps=arguments.steps)
+                if number:  # the first is for warming up
+                    turns[side].append(turn)
+    return _figures(turns)
+
+
+def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    tokens = {side: [turn["tokens"] for turn in taken] for side, taken in turns.items()}
+    rates = {side: [turn["tokens"] / turn["seconds"] for turn in taken] for side, taken in turns.items()}
+    peaks = {side: max(turn["peak_bytes"] for turn in taken) for side, taken in turns.items()}
+    return {
+        "scalar": {
+            **pair_ratios(rates["scalar"], rates["trl"]),
+            "what": "tokens/s, train --scalar : TRL's RewardTrainer",
+            "target": ">= 1.00",
+            "same_work": tokens["scalar"] == tokens["trl"],
+            "tokens": tokens,
+            "tokens_per_s": rates,
+            "cpu_s": {side: [turn["cpu_seconds"] for turn in taken] for side, taken in turns.items()},
+        },
+        "joint": {
+            **pair_ratios(rates["scalar"], rates["joint"]),
+            "what": "time a token, train : train --scalar",
+            "target": "<= 1.25",
+        },
+        **{
+            f"memory_{side}": {
+                "value": peaks[side] / peaks["trl"],
+                "what": f"peak memory, {side} : TRL's RewardTrainer",
+                "target": "-",
+                "ours_bytes": peaks[side],
+                "rival_bytes": peaks["trl"],
+            }
+            for side in ("scalar", "joint")
+        },
+    }
+
+
+def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """A `TrainConfig`: that of configs/smollm2-135m.yaml, but for what the arguments set and what isn't timed."""
+    data = write_pairs(arguments.data, arguments.pairs, folder / "pairs.jsonl")
+    return {
+        "base": str(_base(arguments.model, folder / "base")),
+        "data": str(data),
+        "critiques": str(_critiques(data, folder / "critiques")),
+        "max_critique_tokens": arguments.critique_tokens,
+        "max_model_len": arguments.max_length,
+        "objective": {"schedule": "constant"},  # both losses from the first step
+        "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+        "trainer": {
+            "max_steps": (arguments.rounds + 1) * (arguments.steps + 1),
+            "per_device_train_batch_size": arguments.batch,
+            "learning_rate": 2e-4,
+            "bf16": True,
+            "use_cpu": not torch.cuda.is_available(),
+            "gradient_checkpointing": arguments.gradient_checkpointing,
+            "include_num_input_tokens_seen": "non_padding",
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "load_best_model_at_end": False,
+            "report_to": [],
+            "disable_tqdm": True,
+        },
+    }
+
+
+def _base(model: str, folder: Path) -> Path:
+    """A folder for both trainers to load; the embedded base is in no format that TRL reads."""
+    if model != DEFAULT_NAME:
+        return Path(model)
+    base, tokenizer = load_default_base()
+    base.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _critiques(data: Path, folder: Path) -> Path:
+    """A critique of each response, which quotes it: cut at the longest, as many a critique by a small model is."""
+    rows = [
+        Critique(pair.id, side, 0, f"The reply says: {getattr(pair, side)}", None, "stop", 0).row()
+        for pair in read_pairs(data)
+        for side in SIDES
+    ]
+    write_in_parts(folder, {}, [rows], _as_they_are, SCHEMA, "critiques")
+    return folder
+
+
+def _as_they_are(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(rows)
+
+
+if __name__ == "__main__":
+    main()
