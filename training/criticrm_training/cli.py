@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SecretStr
 from pydantic_settings import (
@@ -160,6 +161,13 @@ class _Writing(BaseModel):
             dtype=self.dtype,
         )
 
+    def run_on(self, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+        """What the run depends on, of these settings; an endpoint has its own precision and length."""
+        from .data import pairs_sha256
+
+        here = {} if self.endpoint else {"dtype": self.dtype, "max_model_len": self.max_model_len}
+        return here | {"pairs": pairs_sha256(pairs)}
+
     def pairs(self, data: str) -> list[PreferencePair]:
         from .data import in_question_order, read_pairs
 
@@ -186,7 +194,6 @@ class Sample(_Writing):
         from .critiques.critics import Sampling
         from .critiques.records import read_critiques
         from .critiques.sample import sample, summary
-        from .data import content_sha256
         from .tables import as_rows
 
         pairs = self.pairs(self.data)
@@ -196,7 +203,7 @@ class Sample(_Writing):
             Sampling(self.n, self.temperature, self.max_tokens, self.score),
             instruction=self.instruction,
             out=self.out,
-            run={"pairs": content_sha256(pairs)},
+            run=self.run_on(pairs),
             seed=self.seed,
         )
         logging.getLogger(__name__).info("%s", as_rows(summary(read_critiques(self.out))))
@@ -252,9 +259,9 @@ class Refine(_Writing):
         from .parts import run_digest
         from .tables import as_rows
 
-        before = read_critiques(self.critiques)
+        before, pairs = read_critiques(self.critiques), self.pairs(self.data)
         refine(
-            self.pairs(self.data),
+            pairs,
             before,
             self.critic(),
             method=self.method,
@@ -262,7 +269,7 @@ class Refine(_Writing):
             max_tokens=self.max_tokens,
             rate_by=self.rate,
             out=self.out,
-            run={"critiques": run_digest(self.critiques), "limit": self.limit},
+            run={"critiques": run_digest(self.critiques)} | self.run_on(pairs),
         )
         logging.getLogger(__name__).info("%s", as_rows(summary(before, read_critiques(self.out))))
         return 0
