@@ -47,7 +47,7 @@ def in_place_of_a_service(service: Endpoint, calibration: dict[str, Any] | None 
 
     @contextmanager
     def scripted(*_: object, **__: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
-        manifest = {"calibration": calibration, "critique_instruction": "Review it.", "training_data": []}
+        manifest = {"calibration": calibration, "training_data": [{"pairs": 3}], "critique_instruction": "Review it."}
         yield service, {"model": "m", "model_version": "1", "manifest": manifest}
 
     return scripted

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from .errors import CheckpointError, UnsupportedModel
-from .manifest import REWARD_TOKEN, Manifest, RewardCard
+from .manifest import MANIFEST_NAME, REWARD_TOKEN, Manifest, RewardCard
 from .prompt import Renderer
 
 _SINGLE = "model.safetensors"
@@ -58,14 +58,15 @@ def assemble(
     fold_reward(model, token_id, reward)
     Renderer(tokenizer, card.critique_instruction)  # refuses a tokenizer that can't be served
     out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST_NAME).unlink(missing_ok=True)  # written last: a folder that has one is complete
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     stored = _stored_row(out, token_id, model.config.get_text_config().tie_word_embeddings)
     saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(stored), **dict(card))
-    saved.save(out)
     # safetensors writes files for the owner alone; a server often runs as somebody else.
     for path in out.glob("*.safetensors"):
         path.chmod(path.stat().st_mode | 0o044)
+    saved.save(out)
     return saved
 
 

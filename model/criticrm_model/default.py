@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 import platformdirs
@@ -26,6 +26,7 @@ from transformers import (
 
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
+from .files import whole
 from .head import CARD_FILE, VECTOR_FILE, load_head
 from .manifest import DEFAULT_NAME
 
@@ -87,14 +88,22 @@ def build_default(cache: Path | None = None) -> Path:
         logger.info("default checkpoint: assembling in %s (once, about half a minute)", folder)
         model, tokenizer = load_default_base()
         reward, card = load_head(HEAD_FOLDER)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as building:
-            assemble(model, tokenizer, reward, card, Path(building))
-            Checkpoint.open(Path(building))
-            os.chmod(building, 0o755)  # an image is built by root and served by somebody else
-            os.rename(building, folder)  # readers see all of it or nothing
-            Path(building).mkdir()  # for TemporaryDirectory to remove
+        _clear(cache)
+        try:
+            with whole(folder) as building:  # readers see all of it or nothing
+                assemble(model, tokenizer, reward, card, building)
+                Checkpoint.open(building)
+                building.chmod(0o755)  # an image is built by root and served by somebody else
+        finally:
+            _clear(cache)
         logger.info("default checkpoint: ready")
     return folder
+
+
+def _clear(cache: Path) -> None:
+    """Remove what was not built to its end. All who build hold the lock, so nobody is at work on it."""
+    for unfinished in cache.glob("default-????????????????.partial"):
+        shutil.rmtree(unfinished)
 
 
 def load_default_base(

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import CheckpointError
+from .files import whole, write_text
 from .manifest import RewardCard
 
 VECTOR_FILE = "reward.safetensors"
@@ -18,8 +19,9 @@ CARD_FILE = "reward.json"
 
 def save_head(reward: torch.Tensor, card: RewardCard, folder: Path) -> None:
     """Write a reward vector, `[d_model]` float32, and its card."""
-    save_file({"reward": reward.contiguous()}, folder / VECTOR_FILE)
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with whole(folder / VECTOR_FILE) as unfinished:
+        save_file({"reward": reward.contiguous()}, unfinished)
+    write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
 
 
 def load_head(folder: Path) -> tuple[torch.Tensor, RewardCard]:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
 
 from .errors import CheckpointError
+from .files import write_text
 
 MANIFEST_NAME = "critic_rm.json"
 REWARD_TOKEN = "<|reward|>"
@@ -85,7 +86,7 @@ class Manifest(RewardCard):
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     def save(self, folder: Path) -> None:
-        (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST_NAME, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -15,22 +15,15 @@ import pytest
 from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.cli import Critiques
-from criticrm_training.critiques import critics as critics_module
+from criticrm_training.critiques import endpoint_critic, records, vllm_critic
 from criticrm_training.critiques import filter as filter_module
-from criticrm_training.critiques import records
-from criticrm_training.critiques.critics import (
-    Conversation,
-    CriticError,
-    Draft,
-    EndpointCritic,
-    Sampling,
-    Task,
-    VLLMCritic,
-)
+from criticrm_training.critiques.critics import Conversation, CriticError, Draft, Sampling, Task
+from criticrm_training.critiques.endpoint_critic import EndpointCritic
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import sample
+from criticrm_training.critiques.vllm_critic import VLLMCritic
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
@@ -222,13 +215,57 @@ def test_a_pair_without_a_rating_that_can_be_read_is_left_out(tmp_path: Path) ->
     assert {c.pair_id for c in found} == {"1"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "endpoint", "differing"),
+    [
+        (["--dtype", "float16"], False, "dtype"),
+        (["--max-model-len", "64"], False, "max_model_len"),
+        (["--max-model-len", "64"], True, None),  # it has its own
+        (["--limit", "2"], False, "pairs"),
+        (None, False, "pairs"),  # the same pairs by other names
+    ],
+)
+@pytest.mark.parametrize("step", ["sample", "refine"])
+def test_another_run_is_not_gone_on_from(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    changes: list[str] | None,
+    endpoint: bool,
+    differing: str | None,
+) -> None:
+    critic = Scripted(lambda *_: "It is a review. Score: 5")
+    monkeypatch.setattr(vllm_critic, "VLLMCritic", lambda *_, **__: critic)
+    monkeypatch.setattr(endpoint_critic, "EndpointCritic", lambda *_, **__: critic)
+    rows = [{"id": str(i), "prompt": f"Q{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
+    given = [critique(str(i), side, 5).row() for i in range(3) for side in records.SIDES]
+    write_in_parts(tmp_path / "given", {}, [[0]], lambda _: given, SCHEMA, "made")
+    data = tmp_path / "pairs.jsonl"
+    arguments = {"sample": ["sample", str(data)], "refine": ["refine", str(tmp_path / "given"), "--data", str(data)]}
+    common = ["--method", "summ"] if step == "refine" else ["-n", "1"]
+    common += ["--endpoint", "http://nowhere/v1"] if endpoint else []
+
+    def run(*more: str) -> int:
+        data.write_text("\n".join(map(json.dumps, rows)))
+        return Critiques(_cli_parse_args=[*arguments[step], *common, "--out", str(tmp_path / "out"), *more]).run()
+
+    run()
+    if changes is None:
+        rows[0]["id"], rows[1]["id"] = rows[1]["id"], rows[0]["id"]
+    if differing is None:
+        assert run(*(changes or [])) == 0
+        return
+    with pytest.raises(PartsError, match=f"another {differing};"):
+        run(*(changes or []))
+
+
 def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def say(task: Task, k: int) -> str:
         if "Merge" in task.instruction:
             return f"merged review of {task.response}"
         return f"A review of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"
 
-    monkeypatch.setattr(critics_module, "VLLMCritic", lambda *_, **__: Scripted(say))
+    monkeypatch.setattr(vllm_critic, "VLLMCritic", lambda *_, **__: Scripted(say))
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from itertools import count
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from criticrm_model import CheckpointError, default
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
+from killer import killed
 from tiny import card, make_model, make_tokenizer, reward_vector
 
 
@@ -71,6 +73,21 @@ def test_a_build_that_fails_leaves_nothing(builds: list[int], tmp_path: Path, mo
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
     assert default.build_default(tmp_path / "cache").is_dir()
     assert len(builds) == 2
+
+
+@pytest.mark.usefixtures("builds")
+def test_what_a_killed_build_has_left_is_cleared_away(tmp_path: Path) -> None:
+    for point in count():
+        (tmp_path / str(point)).mkdir()
+        theirs = tmp_path / str(point) / "default-notes.partial"
+        theirs.touch()
+        ended = not killed(lambda cache: default.build_default(cache), theirs.parent / "cache", point)
+        folder = default.build_default(theirs.parent / "cache")
+        assert Checkpoint.open(folder)
+        assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == [folder.name], point
+        if ended:
+            assert point >= 10
+            return
 
 
 def _build(folder: Path) -> int:

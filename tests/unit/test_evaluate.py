@@ -132,6 +132,9 @@ def test_the_command_through_a_server_of_its_own(
         "longer wins", "direct_score", "greedy critique", "mean of 1", "mean of 2",
     }  # fmt: skip
     assert first["accuracy"]["overall"]["direct_score"]["n"] == 40
+    with monkeypatch.context() as without:  # all scores are there: no server is started
+        without.delattr(serving, "served")
+        assert run("first", "--samples", "1,2") == first
     second = run("second", "--against", f"first={tmp_path / 'first'}")
     assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
     direct = run("direct", "--direct-only", "--against", f"first={tmp_path / 'first'}")
@@ -145,7 +148,7 @@ def test_the_command_through_a_server_of_its_own(
 
 
 def test_a_termination_takes_the_server_along(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(100_000)]
+    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20_000)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = [str(CRITICRM), "evaluate", str(tmp_path / "pairs.jsonl"), "--model", str(tiny_checkpoint)]
     evaluation = subprocess.Popen(

@@ -73,6 +73,12 @@ def test_it_learns_and_writes_a_checkpoint_that_opens(base: Path, pairs_file: Pa
     assert overall["longer wins"]["value"] == 0.5  # both are five letters: every pair ties
 
 
+def test_the_base_of_a_critic_rm_stays_the_base(tiny_checkpoint: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """Not the folder that it lay in here."""
+    settings(tiny_checkpoint, pairs_file, tmp_path, critique_pairs=4, max_critique_tokens=2).run()
+    assert Checkpoint.open(tmp_path).manifest.base_model == "tiny-llama"
+
+
 def test_the_fitted_reward_is_the_reward_that_is_read(base: Path, pairs_file: Path, tmp_path: Path) -> None:
     """Hidden state times vector while fitting, logit of the token in the checkpoint."""
     settings(base, pairs_file, tmp_path / "row", head_only=True, critique_pairs=8).run()

@@ -1,169 +1,250 @@
-"""A command that is killed at any write, and called again, ends as if it had not been killed."""
+"""Killed at any point, a command ends on its next run with the files of one that was not killed.
+
+The points are those of `killer`: before each change of a file, and in the middle of what was written.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import httpx
 import pytest
 
-from criticrm_training.cli import Critiques
-from criticrm_training.critiques import critics as critics_module
-from criticrm_training.critiques import refine as refine_module
-from criticrm_training.critiques import sample as sample_module
+from criticrm_model.manifest import MANIFEST_NAME
+from criticrm_training.cli import Critiques, FitHead, Report
+from criticrm_training.critiques import endpoint_critic, records, refine, sample
 from criticrm_training.critiques.critics import Draft, Sampling, Task
-from criticrm_training.evaluation import evaluate as evaluate_module
-from criticrm_training.evaluation import probes as probes_module
-from criticrm_training.evaluation import scoring as scoring_module
-from criticrm_training.evaluation.benchmarks import benchmark as benchmark_module
+from criticrm_training.endpoint import Endpoint
+from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
+from criticrm_training.evaluation.benchmarks import benchmark
 from criticrm_training.evaluation.cli import Benchmark, BestOfN, Correct, Evaluate, Judge, Probe
-from criticrm_training.evaluation.policies import answer_scores as answer_scores_module
-from criticrm_training.evaluation.policies import policy as policy_module
-from graded import Fakes, serving
+from criticrm_training.evaluation.policies import answer_scores, best_of_n, correction, policy
+from criticrm_training.parts import write_in_parts
+from criticrm_training.train import train
+from graded import Fakes, Messages
+from killer import killed
+from runs import write_config
 from scripted import Scripted, in_place_of_a_service
+from tiny import INSTRUCTION, make_checkpoint
 
-COUNT = 5
+pytestmark = [pytest.mark.usefixtures("logging_as_before"), pytest.mark.filterwarnings("ignore:unclosed")]
+PAIRS = [{"id": str(i), "prompt": f"Q{i}", "chosen": "c" * (i + 2), "rejected": "r" * 3} for i in range(5)]
+QUESTIONS = [{"id": str(i), "prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(3)]
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
-
-class Killed(BaseException):
-    """No command catches it, as none catches SIGKILL."""
+MANIFEST = f"out/{MANIFEST_NAME}"
+_TIMES = re.compile(rb'"eval_(runtime|\w+_per_second)": [\d.]+')
 
 
 class Critic:
-    name = "scripted"
+    """Its draft is a function of the task and the draft's number."""
 
-    def write(self, tasks: list[Task], sampling: Sampling) -> list[list[Draft]]:
-        def say(task: Task, k: int) -> str:
-            return f"Review {k} of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"
+    name = "made"
 
-        return [[Draft(say(task, k), "stop", 9) for k in range(sampling.n)] for task in tasks]
+    def __init__(self, *_: object) -> None: ...
 
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        return [[self._draft(task, k) for k in range(sampling.n)] for task in tasks]
 
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
-    """In place of vLLM, the service and a policy; parts of two, so that there are several."""
-    monkeypatch.setattr(critics_module, "VLLMCritic", lambda *_, **__: Critic())
-    service = in_place_of_a_service(Scripted(len))
-    for module in (evaluate_module, probes_module, benchmark_module):
-        monkeypatch.setattr(module, "scoring_service", service)
-    for module, size in (
-        (sample_module, "_PAIRS_PER_PART"),
-        (refine_module, "_PAIRS_PER_PART"),
-        (scoring_module, "_ITEMS_PER_PART"),
-        (answer_scores_module, "_QUESTIONS_PER_PART"),
-        (policy_module, "_CONVERSATIONS_PER_PART"),
-    ):
-        monkeypatch.setattr(module, size, 2)
-
-    def say(messages: list[dict[str, str]], k: int) -> str:
-        return f"{len(messages)}, so the answer is {k}."
-
-    with serving(Fakes(say, lambda response: (float(len(response)), 1.0, "Hm."))) as fakes:
-        yield fakes
+    def _draft(self, task: Task, k: int) -> Draft:
+        return Draft(
+            f"A review of {task.response}, {task.seed}. Score: {k + 2 + 3 * ('c' in task.response)}", "stop", 9
+        )
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Path:
-    """What the commands read."""
-    rows = [
-        {"id": str(i), "prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}", "reference": f"#### {i}"}
-        for i in range(COUNT)
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pairs, questions and critiques; parts are small, so that there are several."""
+    for module, size in (
+        (sample, "_PAIRS_PER_PART"), (refine, "_PAIRS_PER_PART"), (scoring, "_ITEMS_PER_PART"),
+        (teacher_forced, "_PAIRS_PER_PART"), (policy, "_CONVERSATIONS_PER_PART"),
+        (answer_scores, "_QUESTIONS_PER_PART"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, size, 2)
+    for module in (evaluate, probes, benchmark, best_of_n, correction):
+        monkeypatch.setattr(module, "scoring_service", in_place_of_a_service(Scripted(len)))
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for name, rows in (("pairs", PAIRS), ("questions", QUESTIONS)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    critiques = [
+        records.Critique(row["id"], side, k, f"It says {row[side]}, that is all.", k + score, "stop", 9)
+        for row in PAIRS
+        for side, score in (("chosen", 5), ("rejected", 2))
+        for k in range(2)
     ]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    items = [{"id": i, "prompt": f"Q{i}", "chosen": "good", "rejected": "bad", "subset": "hep-cpp"} for i in range(5)]
-    (tmp_path / "rewardbench.jsonl").write_text("\n".join(map(json.dumps, items)))
-    run_critiques("sample", str(tmp_path / "pairs.jsonl"), "-n", "3", "--out", str(tmp_path / "sampled"))
-    run_critiques("filter", str(tmp_path / "sampled"), "--out", str(tmp_path / "filtered"))
-    return tmp_path
+    write_in_parts(folder / "critiques", {}, [[0]], lambda _: [c.row() for c in critiques], records.SCHEMA, "made")
+    return folder
 
 
-def run_critiques(*arguments: str) -> None:
-    assert Critiques(_cli_parse_args=list(arguments)).run() == 0
+def run(command: type[Any], *arguments: object) -> None:
+    assert command(_cli_parse_args=[str(argument) for argument in arguments]).run() == 0
 
 
-def contents(folder: Path) -> dict[str, Any]:
-    """Parquet files by what they say, others by their bytes."""
+def content(folder: Path) -> dict[str, bytes]:
+    """Of every file by its path, less how long something took; less a trainer's own files."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {
-        str(path.relative_to(folder)): pq.read_table(path).to_pylist()
-        if path.suffix == ".parquet"
-        else path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        name: _TIMES.sub(b"", path.read_bytes()) if path.name == "history.json" else path.read_bytes()
+        for name, path in files.items()
+        if not name.startswith("out/trainer/")
     }
 
 
-def pairs_command(command: Any, *more: str) -> Callable[[Path, Path, Fakes], None]:
-    def run(given: Path, out: Path, _: Fakes) -> None:
-        arguments = [str(given / "pairs.jsonl"), "--out", str(out), *(word.format(given=given) for word in more)]
-        assert command(_cli_parse_args=arguments).run() == 0
-
-    return run
-
-
-def critiques_command(step: str, source: str, *more: str) -> Callable[[Path, Path, Fakes], None]:
-    def run(given: Path, out: Path, _: Fakes) -> None:
-        run_critiques(step, str(given / source), "--out", str(out), *(word.format(given=given) for word in more))
-
-    return run
+def half_written(found: dict[str, bytes], whole: dict[str, bytes]) -> list[str]:
+    """What a reader would take for the result. A checkpoint's files are written by others, its manifest last."""
+    if MANIFEST in whole and MANIFEST not in found:
+        return []
+    begun = {name: text for name, text in found.items() if name.endswith("/run.json")}
+    assert all(json.loads(text) for text in begun.values())
+    return [n for n in found if n not in begun and not n.endswith(".partial") and found[n] != whole.get(n)]
 
 
-def graded_command(command: Any, *more: str) -> Callable[[Path, Path, Fakes], None]:
-    def run(given: Path, out: Path, fakes: Fakes) -> None:
-        asked = ["--url", fakes.url, *fakes.policy(), *more]
-        assert command(_cli_parse_args=[str(given / "pairs.jsonl"), "--out", str(out), *asked]).run() == 0
-
-    return run
-
-
-def benchmark(given: Path, out: Path, _: Fakes) -> None:
-    arguments = ["rewardbench", str(given / "rewardbench.jsonl"), "--out", str(out)]
-    assert Benchmark(_cli_parse_args=arguments).run() == 0
-
-
-COMMANDS: dict[str, tuple[Callable[[Path, Path, Fakes], None], int]] = {
-    # With how many writes there are at least: parts, run.json before and after them, the report.
-    "sample": (critiques_command("sample", "pairs.jsonl", "-n", "3"), 5),
-    "filter": (critiques_command("filter", "sampled"), 3),
-    "rank": (critiques_command("refine", "filtered", "--data", "{given}/pairs.jsonl", "--method", "rank"), 5),
-    "summ": (critiques_command("refine", "filtered", "--data", "{given}/pairs.jsonl", "--method", "summ"), 5),
-    "evaluate": (pairs_command(Evaluate, "--samples", "2"), 7),
-    "judge": (pairs_command(Judge, "--critiques", "{given}/sampled"), 2),
-    "probe": (pairs_command(Probe), 6),
-    "benchmark": (benchmark, 6),
-    "best-of-n": (graded_command(BestOfN, "-n", "2"), 11),
-    "correct": (graded_command(Correct), 18),
-}
+def at_every_point(command: Callable[[Path], object], folder: Path, points: Iterable[int] | None = None) -> int:
+    """Kill `command` at each of `points`, as far as there are any, and compare. Returns the first where it ended."""
+    (folder / "whole").mkdir(parents=True)
+    command(folder / "whole" / "out")
+    whole = content(folder / "whole")
+    assert whole
+    for point in points or count():
+        again = folder / str(point)
+        again.mkdir()
+        ended = not killed(command, again / "out", point)
+        if not ended:
+            assert half_written(content(again), whole) == [], point
+            command(again / "out")
+        found = content(again)
+        assert [name for name in found.keys() | whole if found.get(name) != whole.get(name)] == [], point
+        if ended:
+            return point
+    raise AssertionError
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_any_write(name: str, given: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, least = COMMANDS[name]
-    run(given, given / "whole", fakes)
-    replace = Path.replace
-    for at in count():
-        writes = 0
+@pytest.mark.parametrize("step", ["sample", "filter", "summ", "rank"])
+def test_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    monkeypatch.setattr(endpoint_critic, "EndpointCritic", Critic)
+    endpoint = ["--endpoint", "http://nowhere/v1", "--model", "made"]
+    arguments: dict[str, list[object]] = {
+        "sample": [inputs / "pairs.jsonl", "-n", 2, *endpoint],
+        "filter": [inputs / "critiques"],
+    }
+    for method in ("summ", "rank"):
+        refined = [inputs / "critiques", "--data", inputs / "pairs.jsonl", "--method", method, "--top-k", 1]
+        arguments[method] = [*refined, *endpoint]
+    name = step if step in ("sample", "filter") else "refine"
+    points = at_every_point(lambda out: run(Critiques, name, *arguments[step], "--out", out), tmp_path / "runs")
+    assert points >= 9
 
-        def until_killed(path: Path, target: Path) -> Path:
-            nonlocal writes
-            if writes == at:  # noqa: B023 - called within this turn of the loop
-                raise Killed
-            writes += 1
-            return replace(path, target)
 
-        out = given / f"killed-at-{at}"
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", until_killed)
-            try:
-                run(given, out, fakes)
-                break
-            except Killed:
-                pass
-        run(given, out, fakes)
-        assert contents(out) == contents(given / "whole")
-    assert at >= least
+def test_evaluate(inputs: Path, tmp_path: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--samples", "1,2"]
+    assert at_every_point(lambda out: run(Evaluate, *arguments, "--out", out), tmp_path / "runs") >= 20
+
+
+def test_evaluate_teacher_forced(inputs: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--model", tiny_checkpoint, "--teacher-forced", inputs / "critiques"]
+    assert at_every_point(lambda out: run(Evaluate, *arguments, "--out", out), tmp_path / "runs") >= 30
+
+
+def test_judge(inputs: Path, tmp_path: Path) -> None:
+    arguments = [inputs / "pairs.jsonl", "--critiques", inputs / "critiques"]
+    assert at_every_point(lambda out: run(Judge, *arguments, "--out", out), tmp_path / "runs") >= 5
+
+
+def test_benchmark(inputs: Path, tmp_path: Path) -> None:
+    rows = [row | {"subset": "alpacaeval-easy"} for row in PAIRS]
+    (inputs / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["rewardbench", inputs / "rows.jsonl"]
+    assert at_every_point(lambda out: run(Benchmark, *arguments, "--out", out), tmp_path / "runs") >= 15
+
+
+def test_probe(inputs: Path, tmp_path: Path) -> None:
+    assert at_every_point(lambda out: run(Probe, inputs / "pairs.jsonl", "--out", out), tmp_path / "runs") >= 15
+
+
+@pytest.mark.parametrize("command", [BestOfN, Correct])
+def test_graded_answers(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: type[Any]) -> None:
+    def say(messages: Messages, k: int) -> str:
+        return f"The answer is {k + len(messages)}."
+
+    answers = Fakes(say, lambda _: (0, 0, ""))
+    monkeypatch.setattr(Endpoint, "post_all", lambda _, __, bodies: [answers.chat(body) for body in bodies])
+    arguments = [inputs / "questions.jsonl", "--policy", "small", "--policy-endpoint", "http://nowhere/v1"]
+    samples = ["-n", 2] if command is BestOfN else []
+    points = at_every_point(lambda out: run(command, *arguments, *samples, "--out", out), tmp_path / "runs")
+    assert points >= 20
+
+
+def test_fit_head(base: Path, inputs: Path, tmp_path: Path) -> None:
+    def fit(out: Path) -> None:
+        arguments = ["--base", base, "--instruction", INSTRUCTION, "--max-critique-tokens", 3, "--folds", 2]
+        sizes = ["--batch-size", 8, "--max-model-len", 256, "--dtype", "float32"]
+        run(FitHead, inputs / "pairs.jsonl", *arguments, *sizes, "--out", out)
+
+    assert at_every_point(fit, tmp_path / "runs") >= 15
+
+
+def test_report(inputs: Path, tmp_path: Path) -> None:
+    run(Evaluate, inputs / "pairs.jsonl", "--out", tmp_path / "evaluated")
+    points = at_every_point(
+        lambda out: run(Report, out, "--evaluations", f"m={tmp_path / 'evaluated'}"), tmp_path / "runs"
+    )
+    assert points >= 3
+
+
+@pytest.mark.parametrize(("best", "first"), [("accuracy", 0), ("loss", 3)])
+def test_train(base: Path, data: Path, tmp_path: Path, best: str, first: int) -> None:
+    """In and between checkpoints and in the export: every sixth point, for there are some 70 and each takes a second.
+
+    By its accuracy the first checkpoint stays the best; by its loss each is better than the one before.
+    """
+    steps = {"max_steps": 6, "logging_steps": 4, "eval_steps": 2, "save_steps": 2, "metric_for_best_model": best}
+    config = write_config(tmp_path / "c.yaml", base, data, trainer=steps, lora={"r": 2}, calibration_pairs=2)
+    assert at_every_point(lambda out: train(config, out), tmp_path / "runs", count(first, 6)) >= 60
+
+
+def test_a_manifest_vouches_for_no_other_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A checkpoint that is written over another one has a manifest again when all of it is there."""
+    for point in count():
+        out = tmp_path / str(point) / "out"
+        shutil.copytree(tiny_checkpoint, out)
+        ended = not killed(make_checkpoint, out, point)
+        if (out / MANIFEST_NAME).is_file():
+            assert content(out) == content(tiny_checkpoint), point
+        if ended:
+            assert point >= 10
+            return
+
+
+_OPENS_A_SERVER = """
+import sys, time
+from criticrm_training.evaluation.serving import served
+with served(sys.argv[1], ["--engine", "fake"]) as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_a_server_ends_with_the_command_that_was_killed(tiny_checkpoint: Path) -> None:
+    arguments = [sys.executable, "-c", _OPENS_A_SERVER, str(tiny_checkpoint)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        url = command.stdout.readline().strip()
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        command.kill()
+
+    def ask_for_ever() -> None:
+        while httpx.get(f"{url}/health/live"):
+            time.sleep(0.2)
+
+    with pytest.raises(httpx.TransportError):
+        ask_for_ever()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ LENGTHS = [(1, 5), (20, 10), (30, 40), (50, 50)]
 
 
 def ran(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibration: dict[str, Any] | None = CALIBRATION
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calibration: dict[str, Any] | None = CALIBRATION,
+    direct: Callable[[str], float] = len,
 ) -> tuple[dict[str, Any], Scripted]:
     rows = [{"prompt": f"Q{i}", "chosen": "c" * a, "rejected": "r" * b} for i, (a, b) in enumerate(LENGTHS)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    service = Scripted(len)
+    service = Scripted(direct)
     monkeypatch.setattr(probes, "scoring_service", in_place_of_a_service(service, calibration))
     assert Probe(_cli_parse_args=[str(data), "--out", str(tmp_path / "out")]).run() == 0
     report: dict[str, Any] = json.loads((tmp_path / "out" / probes.RESULTS).read_text())
@@ -80,6 +84,15 @@ def test_a_checkpoint_without_calibration(tmp_path: Path, monkeypatch: pytest.Mo
     std = (sum((length - mean) ** 2 for length in lengths) / 8) ** 0.5
     found = report["methods"]["direct_score"]["keys"]["(empty)"]["standardised"]["value"]
     assert found == pytest.approx((0 - mean) / std)
+
+
+def test_scores_that_are_all_the_same_have_no_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, _ = ran(tmp_path, monkeypatch, calibration=None, direct=lambda _: 0.1)
+    found = report["methods"]["direct_score"]
+    assert {row["standardised"] for row in (found["keys"] | found["padding"]).values()} == {None}
+    assert found["keys"]["Solution"]["above_chosen"]["value"] == 0
+    assert found["padding"]["4"]["change"]["value"] == 0
+    assert "none: all are the same" in probes.as_text(report)
 
 
 def test_the_report_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

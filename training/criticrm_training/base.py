@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from criticrm_model import CheckpointError
+from criticrm_model import CheckpointError, Manifest
 from criticrm_model.checkpoint import measure_logit_scale
 from criticrm_model.default import BASE_NAME, load_default_base
-from criticrm_model.manifest import DEFAULT_NAME
+from criticrm_model.manifest import DEFAULT_NAME, MANIFEST_NAME
 
 
 def load_base(
@@ -44,7 +45,13 @@ def load_base(
 
 
 def base_name(name: str) -> str:
-    """As a manifest names it."""
+    """As a manifest names it. A Critic-RM's folder means nothing elsewhere: its own base goes on to be the base.
+
+    Raises:
+        CheckpointError: the manifest there is malformed.
+    """
+    if (Path(name) / MANIFEST_NAME).is_file():
+        return Manifest.load(Path(name)).base_model
     return BASE_NAME if name == DEFAULT_NAME else name
 
 

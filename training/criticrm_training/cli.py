@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SecretStr
 from pydantic_settings import (
@@ -84,10 +85,13 @@ class Train(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
 
-    config: CliPositionalArg[Path] = Field(description="The run, in YAML.")
-    out: Path = Field(description="Folder for the checkpoint, and in it `trainer` for the run.")
+    config: CliPositionalArg[Path] = Field(description="YAML file that describes the run.")
+    out: Path = Field(
+        description="Folder for the checkpoint; its subfolder `trainer` is what a second run goes on from."
+    )
     scalar: CliImplicitFlag[bool] = Field(
-        False, description="Train the matched baseline: the same examples and steps, without their critiques."
+        False,
+        description="Train the matched scalar baseline: the same examples and steps, without their critiques.",
     )
 
     def run(self) -> int:
@@ -104,11 +108,11 @@ class Report(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_REPORT_", frozen=True, cli_kebab_case=True)
 
-    out: CliPositionalArg[Path] = Field(description="The page to write.")
+    out: CliPositionalArg[Path] = Field(description="The HTML file to write.")
     evaluations: dict[str, Path] = Field(
         default_factory=dict,
-        description="Folders of `criticrm evaluate` and `judge`: --evaluations critic=FOLDER. Those that are named "
-        "SERIES@ANYTHING are drawn as one line against the pairs that they learned from.",
+        description="Folders of `criticrm evaluate` and `judge`, by name: --evaluations critic=FOLDER, may be given "
+        "several times. Those that are named SERIES@ANYTHING are drawn as one line against their training pairs.",
     )
     runs: dict[str, Path] = Field(
         default_factory=dict, description="Folders of `criticrm train`: --runs critic=FOLDER."
@@ -157,6 +161,13 @@ class _Writing(BaseModel):
             dtype=self.dtype,
         )
 
+    def run_on(self, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+        """What the run depends on, of these settings; an endpoint has its own precision and length."""
+        from .data import pairs_sha256
+
+        here = {} if self.endpoint else {"dtype": self.dtype, "max_model_len": self.max_model_len}
+        return here | {"pairs": pairs_sha256(pairs)}
+
     def pairs(self, data: str) -> list[PreferencePair]:
         from .data import in_question_order, read_pairs
 
@@ -169,7 +180,7 @@ class Sample(_Writing):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     n: PositiveInt = Field(10, description="Critiques a response.")
-    temperature: NonNegativeFloat = Field(0.7, description="Of the sampling.")
+    temperature: NonNegativeFloat = Field(0.7, description="Sampling temperature; 0 is greedy.")
     max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
     score: Literal["written", "expected", "reward"] = Field(
         "written",
@@ -177,13 +188,12 @@ class Sample(_Writing):
         "write there, for models that write none or always the same; or by the reward of a Critic-RM.",
     )
     instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks for a critique.")
-    seed: int = Field(0, description="Of the sampling.")
+    seed: int = Field(0, description="Seed of the sampling; each response draws from its own.")
 
     def run(self) -> int:
         from .critiques.critics import Sampling
         from .critiques.records import read_critiques
         from .critiques.sample import sample, summary
-        from .data import content_sha256
         from .tables import as_rows
 
         pairs = self.pairs(self.data)
@@ -193,7 +203,7 @@ class Sample(_Writing):
             Sampling(self.n, self.temperature, self.max_tokens, self.score),
             instruction=self.instruction,
             out=self.out,
-            run={"pairs": content_sha256(pairs)},
+            run=self.run_on(pairs),
             seed=self.seed,
         )
         logging.getLogger(__name__).info("%s", as_rows(summary(read_critiques(self.out))))
@@ -235,7 +245,7 @@ class Refine(_Writing):
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques filter`.")
     data: str = Field(description="The preference pairs that were critiqued.")
-    method: Literal["summ", "rank"] = Field(description="How.")
+    method: Literal["summ", "rank"] = Field(description="summ merges critiques, rank keeps the best.")
     top_k: PositiveInt = Field(2, description="Critiques a response that rank keeps.")
     max_tokens: PositiveInt = Field(96, description="Longest merged critique.")
     rate: Literal["written", "expected"] = Field(
@@ -249,9 +259,9 @@ class Refine(_Writing):
         from .parts import run_digest
         from .tables import as_rows
 
-        before = read_critiques(self.critiques)
+        before, pairs = read_critiques(self.critiques), self.pairs(self.data)
         refine(
-            self.pairs(self.data),
+            pairs,
             before,
             self.critic(),
             method=self.method,
@@ -259,7 +269,7 @@ class Refine(_Writing):
             max_tokens=self.max_tokens,
             rate_by=self.rate,
             out=self.out,
-            run={"critiques": run_digest(self.critiques), "limit": self.limit},
+            run={"critiques": run_digest(self.critiques)} | self.run_on(pairs),
         )
         logging.getLogger(__name__).info("%s", as_rows(summary(before, read_critiques(self.out))))
         return 0

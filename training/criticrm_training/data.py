@@ -89,6 +89,12 @@ def split_by_prompt(
     return training, validation
 
 
+def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:
+    """Of what the pairs say, of their ids and of their order: all that a run depends on that writes about them."""
+    said = [[p.id, p.prompt, p.chosen, p.rejected] for p in pairs]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
 def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     """Of what the pairs say, in any order and from any kind of file."""
     digests = sorted(hashlib.sha256(json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs)

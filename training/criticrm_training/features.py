@@ -6,18 +6,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from criticrm_model.files import whole
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
 from .data import PreferencePair
-from .files import write_whole
 
 # Padded prompt tokens in one forward pass: bounds memory whatever the lengths.
 _TOKENS_PER_BATCH = 16_384
@@ -142,5 +141,6 @@ def _cached_batch(
         "tokens": tokens,
         "lengths": torch.tensor([len(c.token_ids) for c in completions]),
     }
-    write_whole(path, partial(save_file, states))
+    with whole(path) as unfinished:
+        save_file(states, unfinished)
     return states

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from criticrm_model.checkpoint import add_reward_token, assemble
+from criticrm_model.files import write_json
 from criticrm_model.head import save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
@@ -16,7 +17,6 @@ from .card import reward_card
 from .cli import FitHead
 from .data import PreferencePair, in_question_order, read_pairs
 from .features import PairFeatures, extract
-from .files import write_json
 from .head import fit_head
 from .sources import DataError, source_name
 from .tables import accuracy_report, as_table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +13,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from criticrm_model import CriticRMError
-
-from .files import write_json, write_whole
+from criticrm_model.files import whole, write_json
 
 _RUN = "run.json"
 
@@ -51,8 +49,9 @@ def write_in_parts(
         for number, chunk in enumerate(chunks):
             path = folder / f"part-{number:06}.parquet"
             if not path.is_file():
-                table = pa.Table.from_pylist(work(chunk), schema=schema)
-                write_whole(path, partial(pq.write_table, table))
+                rows = pa.Table.from_pylist(work(chunk), schema=schema)
+                with whole(path) as unfinished:
+                    pq.write_table(rows, unfinished)
             progress.update(len(chunk))
     write_json(folder / _RUN, run | {"parts": len(chunks)})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from criticrm_model.checkpoint import add_reward_token, assemble, check_head
+from criticrm_model.files import write_json
 from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
@@ -31,7 +34,6 @@ from .critiques.records import SIDES, by_response, read_critiques
 from .data import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
 from .examples import Critiques, make_examples
 from .features import extract
-from .files import write_json
 from .joint import JointModel
 from .objective import Objective
 from .parts import run_digest, same_run
@@ -95,7 +97,9 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             model, tokenizer = _load(config, None)
             load_trained(model, weights)
     if first:
-        write_json(out / "history.json", trainer.state.log_history)
+        # The same after a resume: that sorts the names, and the last line sums up this process alone.
+        lines = [dict(sorted(log.items())) for log in trainer.state.log_history if "train_runtime" not in log]
+        write_json(out / "history.json", lines)
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
 
@@ -131,6 +135,8 @@ def export(
     """
     lm, reward = model.lm, model.reward.weight.detach().cpu()
     if isinstance(lm, PeftModel):
+        if (out / "adapter").is_dir():  # peft would go on with the model card of a killed run, or with half of it
+            shutil.rmtree(out / "adapter")
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)
@@ -142,7 +148,8 @@ def export(
         max_critique_tokens=config.max_critique_tokens,
         max_model_len=config.max_model_len,
         batch_size=32,
-        work_dir=out / "calibration",
+        # Its files are named after what goes into the model; other weights need another folder.
+        work_dir=out / "calibration" / hashlib.sha256(reward.numpy().tobytes()).hexdigest()[:12],
         label="calibration",
     )
     name = source_name(config.data)

@@ -1,26 +1,18 @@
-"""Who writes critiques or answers: vLLM in process, or any OpenAI-style endpoint, so that a bigger model can."""
+"""Who writes critiques or answers: what they are asked, what they give, and how one is opened."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from typing import Any, Protocol
-
-import torch
+from dataclasses import dataclass
+from typing import Protocol
 
 from criticrm_model import CriticRMError
-from criticrm_model.default import resolve
-from criticrm_model.manifest import REWARD_TOKEN
-from criticrm_model.prompt import Message, Renderer
-from criticrm_model.reward import Dtype, finite_reward
+from criticrm_model.prompt import Message
+from criticrm_model.reward import Dtype
 
+from ..children import exit_on_sigterm
 from ..endpoint import Endpoint
-from ..termination import exit_on_sigterm
-from .records import GREATEST_EXPECTED, LEAST_SCORE, ScoreBy, split_score
-
-_SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
+from .records import ScoreBy
 
 
 class CriticError(CriticRMError):
@@ -76,7 +68,7 @@ class Critic(Protocol):
 
 
 class Policy(Protocol):
-    """Answers conversations. Both critics below do."""
+    """Answers conversations. Both kinds of critic do."""
 
     name: str
 
@@ -89,214 +81,18 @@ class Policy(Protocol):
         ...
 
 
-class VLLMCritic:
-    """vLLM in this process: token ids of our own renderer in, as training and serving see them.
-
-    Args:
-        model: `default`, a folder or a hub name: any instruction-tuned causal LM, or a Critic-RM.
-        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does on
-            `on_overflow=truncate`.
-
-    Raises:
-        CriticError: vLLM is not installed.
-        UnsupportedModel: the tokenizer can't be rendered for.
-    """
-
-    def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto", **engine_arguments: Any) -> None:
-        if find_spec("vllm") is None:
-            raise CriticError("vLLM is not installed: install the extra 'serve' or 'serve-cpu', or give an --endpoint")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from transformers import AutoTokenizer
-        from vllm import LLM
-        from vllm.platforms import current_platform
-
-        folder = resolve(model)
-        if current_platform.is_cpu():
-            # As the service sets them, for the same reasons (criticrm_server.engines.vllm_engine).
-            engine_arguments = {
-                "enforce_eager": True,
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(2 * max_model_len, 4096),
-                "kv_cache_memory_bytes": 2 * 2**30,
-            } | engine_arguments
-        self.name = model
-        self._max_model_len = max_model_len
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._renderer = Renderer(self._tokenizer, "")
-        self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
-        self._llm = LLM(
-            str(folder),
-            dtype=dtype,
-            max_model_len=max_model_len,
-            generation_config="vllm",
-            logprobs_mode="raw_logits",  # rewards, and the logits of score digits
-            **engine_arguments,
-        )
-
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
-        prompts = [
-            self._renderer.asking(task.instruction)
-            .open(task.prompt)
-            .render(
-                task.response,
-                max_model_len=self._max_model_len,
-                max_critique_tokens=sampling.max_tokens + spare,
-                truncate=True,
-            )
-            .token_ids
-            for task in tasks
-        ]
-        drafts = self._sample(prompts, [task.seed for task in tasks], sampling)
-        if sampling.score_by != "expected":
-            return drafts
-        contexts = [
-            prompt + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
-            for prompt, several in zip(prompts, drafts, strict=True)
-            for draft in several
-        ]
-        scores = iter(self._expected_scores(contexts))
-        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
-
-    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
-        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
-            raise CriticError(
-                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
-                f"max_model_len {self._max_model_len}"
-            )
-        return self._sample(prompts, [conversation.seed for conversation in conversations], sampling)
-
-    def close(self) -> None:
-        # A process that multiprocessing started waits for its own children before any finalizer would stop them.
-        self._llm.llm_engine.engine_core.shutdown()
-
-    def _sample(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
-        from vllm import SamplingParams
-
-        by_reward = sampling.score_by == "reward"
-        if by_reward and self._reward_token_id is None:
-            raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
-        reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
-        params = [
-            SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=seed if sampling.temperature else None,
-                stop_token_ids=list(self._renderer.stop_token_ids),
-                logit_bias={token_id: -100.0 for token_id in reward_ids} or None,  # a reward is no word
-                logprob_token_ids=reward_ids if by_reward else None,
-                detokenize=False,
-            )
-            for seed in seeds
-        ]
-        return [
-            [
-                Draft(
-                    self._renderer.decode(c.token_ids),
-                    str(c.finish_reason),
-                    len(c.token_ids),
-                    # The reward position: what predicts the last token that was written.
-                    finite_reward(c.logprobs[-1][reward_ids[0]].logprob) if by_reward else None,
-                )
-                for c in sorted(output.outputs, key=lambda c: c.index)
-            ]
-            for output in self._generate(prompts, params)
-        ]
-
-    def _expected_scores(self, contexts: list[list[int]]) -> list[float]:
-        """The mean of the score that the model would write next, over the digits that it may write."""
-        from vllm import SamplingParams
-
-        lead, digits = self._score_line()
-        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
-        outputs = self._generate([context + lead for context in contexts], params)
-        values = torch.arange(LEAST_SCORE, GREATEST_EXPECTED + 1, dtype=torch.float64)
-        scores = []
-        for output in outputs:
-            entries = output.outputs[0].logprobs[0]
-            logits = torch.tensor([entries[digit].logprob for digit in digits], dtype=torch.float64)
-            scores.append(finite_reward(float(logits.softmax(0) @ values)))
-        return scores
-
-    def _score_line(self) -> tuple[list[int], list[int]]:
-        """The tokens before the number of a score line, and the token of each number. Raises CriticError."""
-
-        def tokens(text: str) -> list[int]:
-            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
-
-        lead = tokens("\nScore: ")
-        lines = [tokens(f"\nScore: {number}") for number in range(LEAST_SCORE, GREATEST_EXPECTED + 1)]
-        if any(line[:-1] != lead for line in lines):
-            raise CriticError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
-        return lead, [line[-1] for line in lines]
-
-    def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
-        from vllm import TokensPrompt
-
-        return list(self._llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False))
-
-
-class EndpointCritic:
-    """An OpenAI-style `/chat/completions`.
-
-    Args:
-        endpoint: its URL ends in `/v1`.
-        model: as the endpoint names it.
-    """
-
-    def __init__(self, endpoint: Endpoint, model: str) -> None:
-        self.name = model
-        self._endpoint = endpoint
-
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        if sampling.score_by != "written":
-            raise CriticError(f"scores that are {sampling.score_by} need the model in this process: no --endpoint")
-        return self.answer([Conversation(_asking(task), task.seed) for task in tasks], sampling)
-
-    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        bodies = [
-            {
-                "model": self.name,
-                "messages": list(conversation.messages),
-                "n": sampling.n,
-                "temperature": sampling.temperature,
-                "max_tokens": sampling.max_tokens,
-                "seed": conversation.seed,
-            }
-            for conversation in conversations
-        ]
-        answers = self._endpoint.post_all("/chat/completions", bodies)
-        return [_drafts(answer, sampling.n, self._endpoint.url) for answer in answers]
-
-    def close(self) -> None:
-        """Nothing is held."""
+class Writer(Critic, Policy, Protocol):
+    """Does both."""
 
 
 def open_writer(
     model: str, *, endpoint: str | None, key: str | None, concurrency: int, max_model_len: int, dtype: Dtype = "auto"
-) -> VLLMCritic | EndpointCritic:
+) -> Writer:
     """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do."""
+    from .endpoint_critic import EndpointCritic  # these import this module
+    from .vllm_critic import VLLMCritic
+
     if endpoint:
         return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
     exit_on_sigterm()
     return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)
-
-
-def _asking(task: Task) -> tuple[Message, ...]:
-    response, instruction = (
-        Message(role="assistant", content=task.response),
-        Message(role="user", content=task.instruction),
-    )
-    return (*task.prompt, response, instruction)
-
-
-def _drafts(answer: Any, n: int, url: str) -> list[Draft]:
-    choices = answer.get("choices", [])
-    if len(choices) != n:
-        raise CriticError(f"{url} gave {len(choices)} choices where {n} were asked for")
-    # How many tokens each choice took is not told; the share of all is.
-    tokens = int(answer.get("usage", {}).get("completion_tokens", 0)) // n
-    return [Draft((c["message"]["content"] or "").strip(), str(c["finish_reason"]), tokens) for c in choices]

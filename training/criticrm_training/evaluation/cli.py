@@ -23,17 +23,20 @@ _QUESTIONS = (
     "Questions: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split]; rows with "
     "prompt and reference, a solution that ends in its answer; optional id. Others are left out."
 )
-_SAMPLES = "Also report the mean over so many sampled critiques, for each number given (1,4,8)."
-_AGAINST = "Finished evaluations to compare with pair by pair: --against scalar=FOLDER."
+_SAMPLES = "Also report the mean reward over m sampled critiques of a response, for each m given: --samples 1,4,8."
+_AGAINST = (
+    "A finished `evaluate` or `judge` of the same pairs to compare with pair by pair, under a name: "
+    "--against scalar=FOLDER; may be given several times."
+)
 
 
 class _Asking(BaseSettings):
     """Whom is asked."""
 
-    model: str = Field(DEFAULT_NAME, description="The checkpoint: 'default', a folder or a hub name.")
-    url: str | None = Field(None, description="A service that runs already, instead of --model.")
-    key: SecretStr | None = Field(None, description="Its key.")
-    concurrency: PositiveInt = Field(32, description="Requests in flight.")
+    model: str = Field(DEFAULT_NAME, description="The Critic-RM: 'default', a checkpoint folder or a hub name.")
+    url: str | None = Field(None, description="Address of a `criticrm serve` that runs already, instead of --model.")
+    key: SecretStr | None = Field(None, description="API key for the service at --url.")
+    concurrency: PositiveInt = Field(32, description="Requests to a service at a time.")
 
     def service(self) -> dict[str, Any]:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -67,7 +70,9 @@ class Evaluate(_OnPairs):
 
     samples: tuple[PositiveInt, ...] = Field((), description=_SAMPLES)
     teacher_forced: Path | None = Field(
-        None, description="A finished `critiques sample` by another model: also the reward after its critiques."
+        None,
+        description="A finished `critiques sample` of these pairs by another model: also report the reward after its "
+        "critiques. Needs --model, not --url.",
     )
     direct_only: CliImplicitFlag[bool] = Field(
         False, description="No critiques: all that there is to a scalar baseline, and much faster."
@@ -99,7 +104,7 @@ class Judge(BaseSettings):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     critiques: Path = Field(description="A finished `critiques sample` of these pairs by the judge.")
-    out: Path = Field(description="Folder for the report.")
+    out: Path = Field(description="Folder for evaluation.json and margins.parquet.")
     against: dict[str, Path] = Field(default_factory=dict, description=_AGAINST)
 
     def run(self) -> int:
@@ -121,7 +126,7 @@ class Benchmark(_Asking):
     model_config = SettingsConfigDict(env_prefix="CRITICRM_BENCHMARK_", frozen=True, cli_kebab_case=True)
 
     format: CliPositionalArg[Literal["rewardbench", "rewardbench2", "rm-bench", "judgebench"]] = Field(
-        description="Which one, and so the fields of its rows and its metrics."
+        description="Which benchmark; it decides what fields a row has, and the metrics."
     )
     data: CliPositionalArg[str | None] = Field(
         None,
@@ -163,10 +168,10 @@ class _Graded(_Asking):
     policy_endpoint: str | None = Field(
         None, description="OpenAI-style address up to /v1 that serves the policy, instead of vLLM on this machine."
     )
-    policy_key: SecretStr | None = Field(None, description="Key for it.")
+    policy_key: SecretStr | None = Field(None, description="API key for --policy-endpoint.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the policy.")
     max_model_len: PositiveInt = Field(4096, description="Longest conversation of the policy, in tokens.")
-    max_tokens: PositiveInt = Field(512, description="Longest answer, in tokens.")
+    max_tokens: PositiveInt = Field(512, description="Longest answer of the policy, in tokens.")
     limit: NonNegativeInt = Field(0, description="Only so many questions, drawn by hash (0: all).")
 
     def settings_of(self, policy: str) -> PolicySettings:
@@ -195,9 +200,9 @@ class BestOfN(_Graded):
         description="The model that answers: a folder or a hub name; with --policy-endpoint, its name. Without one, "
         "each row has its answers, in `responses`.",
     )
-    n: PositiveInt = Field(8, description="Answers to a question.")
-    temperature: PositiveFloat = Field(0.8, description="Of the answers.")
-    seed: int = Field(0, description="Of the answers.")
+    n: PositiveInt = Field(8, description="Answers of the policy to each question.")
+    temperature: PositiveFloat = Field(0.8, description="Sampling temperature of the answers.")
+    seed: int = Field(0, description="Seed of the answers; each question draws from its own.")
 
     def run(self) -> int:
         from ..critiques.critics import Sampling

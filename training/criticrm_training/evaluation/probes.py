@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from criticrm_model.files import write_json
+
 from ..accuracy import Accuracy, pair_accuracy
 from ..data import PreferencePair
-from ..files import write_json
 from ..tables import as_rows
 from .estimates import Floats, mean, rank_correlation
 from .items import Item, items_sha256
@@ -43,6 +44,7 @@ FILLER = " That is what there is to say about this."
 REPEATS = (1, 2, 4)
 _BUCKETS = 6
 _RESPONSES = 2 + len(KEYS) + len(REPEATS)  # chosen, rejected, the keys, the padded chosen
+Moments = Mapping[str, float]
 _COLUMNS = ("above_chosen", "above_rejected", "standardised")
 
 
@@ -71,7 +73,7 @@ def probe(
     methods = {}
     for method, field in (("direct_score", "direct_score"), ("greedy critique", "score")):
         scores: Floats = method_scores(rows, ())[method].reshape(len(pairs), _RESPONSES).numpy()
-        moments = calibration[field] if calibration else {"mean": scores[:, :2].mean(), "std": scores[:, :2].std()}
+        moments = calibration[field] if calibration else _moments(scores[:, :2])
         methods[method] = {
             "length": _length(pairs, scores),
             "keys": _keys(pairs, scores, moments, warnings[2:]),
@@ -96,6 +98,11 @@ def _item(pair: PreferencePair) -> Item:
     return Item(
         pair.id, pair.prompt, (pair.chosen, pair.rejected, *KEYS.values(), *padded), 1, pair.category, pair.group
     )
+
+
+def _moments(scores: Floats) -> Moments | None:
+    """None where all are the same: there is no deviation to count in."""
+    return {"mean": float(scores.mean()), "std": float(scores.std())} if np.ptp(scores) else None
 
 
 def _length(pairs: Sequence[PreferencePair], scores: Floats) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _length(pairs: Sequence[PreferencePair], scores: Floats) -> dict[str, Any]:
 
 
 def _keys(
-    pairs: Sequence[PreferencePair], scores: Floats, moments: Mapping[str, float], warnings: Sequence[list[str]]
+    pairs: Sequence[PreferencePair], scores: Floats, moments: Moments | None, warnings: Sequence[list[str]]
 ) -> dict[str, Any]:
     """By key: how often it scores strictly above each response of the pair, and what it scores."""
     groups = [pair.group for pair in pairs]
@@ -135,13 +142,13 @@ def _keys(
         found[label] = {
             "above_chosen": _dict(mean((score > scores[:, 0]).astype(np.float64), groups)),
             "above_rejected": _dict(mean((score > scores[:, 1]).astype(np.float64), groups)),
-            "standardised": _dict(mean((score - moments["mean"]) / moments["std"], groups)),
+            "standardised": moments and _dict(mean((score - moments["mean"]) / moments["std"], groups)),
             "warnings": warnings[i],
         }
     return found
 
 
-def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Mapping[str, float]) -> dict[str, Any]:
+def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Moments | None) -> dict[str, Any]:
     """By number of fillers after the chosen response: the mean change of its score, and that in deviations."""
     groups = [pair.group for pair in pairs]
     found: dict[str, Any] = {}
@@ -150,7 +157,7 @@ def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Mapping[s
         found[str(n)] = {
             "characters": n * len(FILLER),
             "change": _dict(mean(change, groups)),
-            "standardised": _dict(mean(change / moments["std"], groups)),
+            "standardised": moments and _dict(mean(change / moments["std"], groups)),
         }
     return found
 

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from criticrm_model.files import whole, write_json
+
 from ..accuracy import paired_difference
 from ..data import PreferencePair
-from ..files import write_json, write_whole
 from ..sources import DataError
 from ..tables import as_table
 
@@ -55,8 +55,9 @@ def write_results(
         "characters_longer": [len(pair.chosen) - len(pair.rejected) for pair in pairs],
     }
     out.mkdir(parents=True, exist_ok=True)
-    table = pa.table(columns | {method: margin.tolist() for method, margin in found.items()})
-    write_whole(out / MARGINS, partial(pq.write_table, table))
+    (out / RESULTS).unlink(missing_ok=True)  # written last: margins never stand beside a report of others
+    with whole(out / MARGINS) as unfinished:
+        pq.write_table(pa.table(columns | {method: margin.tolist() for method, margin in found.items()}), unfinished)
     write_json(out / RESULTS, report)
     logger.info("%s", as_table({name: report}))
     for other, gains in report["against"].items():

@@ -1,4 +1,4 @@
-"""The service that is asked: one that runs already, or `criticrm serve` for as long as it is needed."""
+"""The service that is asked: one that runs already, or `criticrm serve` from the first request on, if there is one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from criticrm_model import CriticRMError
+from criticrm_model import CriticRMError, Manifest
+from criticrm_model.default import resolve
 
+from ..children import end_with_parent, exit_on_sigterm
 from ..endpoint import Endpoint, EndpointError
-from ..termination import exit_on_sigterm
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")
 
@@ -34,20 +35,40 @@ def scoring_service(
     """A service, and what it says of its model (`/v1/model`).
 
     Args:
-        model: served for as long as the context, unless `url` names a service that runs.
+        model: served from the first request to the end of the context, unless `url` names a service that runs.
 
     Raises:
-        ServingError
+        CheckpointError: `model` is none.
+        ServingError: at the first request.
         EndpointError: what runs at `url` is no such service, or refuses the key.
     """
-    with nullcontext(url) if url else served(model) as address:
-        service = Endpoint(address or "", key=key, concurrency=concurrency)
+    if url:
+        service = Endpoint(url, key=key, concurrency=concurrency)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             about = httpx.get(f"{service.url}/v1/model", headers=headers, timeout=60).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
             raise EndpointError(f"{service.url}/v1/model is not a Critic-RM service's, or refuses: {error}") from error
         yield service, about
+        return
+    folder = resolve(model)
+    manifest = Manifest.load(folder)
+    with ExitStack() as held:
+        about = {"model": model, "model_version": manifest.version, "manifest": manifest.model_dump(mode="json")}
+        yield _OnDemand(folder, held, concurrency), about
+
+
+class _OnDemand(Endpoint):
+    """A server of our own: where all scores are there already, nobody waits for its engine."""
+
+    def __init__(self, folder: Path, held: ExitStack, concurrency: int) -> None:
+        super().__init__("", concurrency=concurrency)
+        self._folder = folder
+        self._held = held
+
+    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+        self.url = self.url or self._held.enter_context(served(str(self._folder)))
+        return super().post_all(path, bodies)
 
 
 @contextmanager
@@ -69,6 +90,7 @@ def served(model: str, options: Sequence[str] = (), start_timeout_s: float = 600
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"CRITICRM_LOG_FORMAT": "text", "CRITICRM_HOST": "127.0.0.1", "CRITICRM_API_KEYS": ""},
+                preexec_fn=end_with_parent,
             )
         try:
             yield _wait_until_ready(server, log, start_timeout_s)

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Callable
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,7 +17,8 @@ def figure(draw: Callable[[Axes], None], caption: str, height: float = 3.6) -> s
     drawn = Figure(figsize=(8.5, height), layout="constrained")
     draw(drawn.add_subplot())
     picture = io.BytesIO()
-    drawn.savefig(picture, format="svg")
+    with rc_context({"svg.hashsalt": "critic-rm"}):  # else its names are random: one input, one page
+        drawn.savefig(picture, format="svg", metadata={"Date": None})
     data = base64.b64encode(picture.getvalue()).decode()
     image = f'<img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 
+from criticrm_model.files import write_text
+
 from ..evaluation import probes as bias
 from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
 from ..evaluation.results import MARGINS, RESULTS
-from ..files import write_text
 from ..sources import DataError
 from .best_of_n_plot import best_of_n_plot
 from .figures import figure as _figure
@@ -82,6 +83,7 @@ def write_report(
             _figure(lambda axes: _curves(axes, histories, _ACCURACIES), "Accuracy on the validation pairs."),
         ]
     page = f"<!doctype html><meta charset=utf-8><title>Critic-RM</title><style>{_STYLE}</style>{''.join(parts)}"
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ...files import write_json
+from criticrm_model.files import write_json
+
 from ...sources import source_name
 from ...tables import as_table
 from ..items import drawn, items_sha256

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticrm_model.files import write_json
+
 from ...accuracy import mean_accuracy
 from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
-from ...files import write_json
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer, votes

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from criticrm_model.files import write_json
 from criticrm_model.prompt import Message
 
 from ...accuracy import pair_accuracy, paired_difference
 from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
-from ...files import write_json
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer

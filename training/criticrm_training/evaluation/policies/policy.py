@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from criticrm_model.reward import Dtype
 
+from ...children import end_with_parent
 from ...critiques.critics import Conversation, CriticError, Policy, Sampling, open_writer
 from ...parts import in_chunks, read_parts, write_in_parts
 
@@ -88,7 +89,7 @@ def in_child(function: Callable[..., T], *arguments: Any) -> T:
     Raises:
         CriticError: the process died. Whatever `function` raises.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as child:
         try:
             return child.submit(function, *arguments).result()
         except BrokenProcessPool as error:
