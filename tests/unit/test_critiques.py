@@ -27,6 +27,7 @@ from criticrm_training.critiques.vllm_critic import VLLMCritic
 from criticrm_training.data import PreferencePair
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
+from criticrm_training.sources import DataError
 from tiny import make_tokenizer
 
 PAIRS = [
@@ -164,6 +165,19 @@ def test_labels_can_be_ignored() -> None:
     found = filter_critiques(critiques, Quality(least_words=3), ignore_labels=True)
     assert found.kept == critiques[:4]
     assert dict(found.pairs) == {"kept": 2, "only poor critiques of a response": 1}
+
+
+def test_what_names_nothing_of_the_response_is_dropped() -> None:
+    critiques = [
+        critique("a", "chosen", 9, 0, "The answer 54 is wrong."), critique("a", "chosen", 9, 1, "The reply is wrong."),
+        critique("a", "rejected", 1, 0, "It repeats the word whatever."),
+    ]  # fmt: skip
+    responses = {("a", "chosen"): "It is 54, this reply says.", ("a", "rejected"): "Whatever."}
+    found = filter_critiques(critiques, responses=responses, instruction="Is the last reply right?")  # type: ignore[arg-type]
+    assert found.kept == [critiques[0], critiques[2]]
+    assert found.critiques["names nothing of the response"] == 1
+    with pytest.raises(DataError, match="no such pair"):
+        filter_critiques(critiques, responses={("b", "chosen"): ""})
 
 
 SEVERAL = [critique("0", side, 5, k, f"{side} {k}") for side in ("chosen", "rejected") for k in range(3)]  # type: ignore[arg-type]

@@ -213,7 +213,7 @@ class Sample(_Writing):
 class Filter(BaseModel):
     """Keep the pairs and the critiques that agree with the labels, and are fit to learn from."""
 
-    critiques: CliPositionalArg[Path] = Field(description="A finished `critiques sample`.")
+    critiques: CliPositionalArg[list[Path]] = Field(description="Finished `critiques sample`s.")
     out: Path = Field(description="Folder for what is kept.")
     least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
     most_repeats: float = Field(
@@ -224,17 +224,35 @@ class Filter(BaseModel):
         description="Only that: for critics that agree with the labels no more often than by luck, whose critiques"
         " would tell the labels to the reward that is trained on them.",
     )
+    about: str | None = Field(
+        None,
+        description="The preference pairs that were critiqued: critiques that take up no long word or number of their"
+        " response are dropped as well.",
+    )
 
     def run(self) -> int:
         from .critiques.filter import Quality, filter_critiques, summary
-        from .critiques.records import SCHEMA, read_critiques
-        from .parts import run_digest, write_in_parts
+        from .critiques.records import SCHEMA, SIDES, read_critiques
+        from .data import pairs_sha256, read_pairs
+        from .parts import read_run, run_digest, write_in_parts
         from .tables import as_rows
 
         quality = Quality(self.least_words, self.most_repeats)
-        found = filter_critiques(read_critiques(self.critiques), quality, ignore_labels=self.ignore_labels)
+        pairs = read_pairs(self.about) if self.about else []
+        found = filter_critiques(
+            [critique for folder in self.critiques for critique in read_critiques(folder)],
+            quality,
+            ignore_labels=self.ignore_labels,
+            responses={(pair.id, side): getattr(pair, side) for pair in pairs for side in SIDES} or None,
+            instruction=" ".join(read_run(folder).get("instruction", "") for folder in self.critiques),
+        )
         rows = [critique.row() for critique in found.kept]
-        run = {"critiques": run_digest(self.critiques), **asdict(quality), "ignore_labels": self.ignore_labels}
+        run = {
+            "critiques": [run_digest(folder) for folder in self.critiques],
+            **asdict(quality),
+            "ignore_labels": self.ignore_labels,
+            "about": pairs_sha256(pairs) if self.about else None,
+        }
         write_in_parts(self.out, run, [rows], list, SCHEMA, "filter")
         logging.getLogger(__name__).info("%s", as_rows(summary(found)))
         return 0

@@ -62,12 +62,18 @@ def read_parts(folder: Path) -> list[dict[str, Any]]:
     Raises:
         PartsError: there is no run, or it has not ended.
     """
-    path = folder / _RUN
-    parts = json.loads(path.read_text(encoding="utf-8")).get("parts") if path.is_file() else None
+    parts = read_run(folder).get("parts")
     if parts is None:
-        there = "a run that has not ended; start it again and it goes on where it stopped"
-        raise PartsError(f"{folder} holds {there if path.is_file() else 'no run'}")
+        raise PartsError(f"{folder} holds a run that has not ended; start it again and it goes on where it stopped")
     return [row for number in range(parts) for row in pq.read_table(folder / f"part-{number:06}.parquet").to_pylist()]
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` was made of. Raises PartsError."""
+    if not (folder / _RUN).is_file():
+        raise PartsError(f"{folder} holds no run")
+    run: dict[str, Any] = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    return run
 
 
 def run_digest(folder: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from ..evaluation.quality import repetition
+from ..evaluation.quality import names_something, repetition
+from ..sources import DataError
 from .records import SIDES, Critique, SideName, by_response
 
 _SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")
@@ -54,7 +55,12 @@ def whole_sentences(text: str) -> str:
 
 
 def filter_critiques(
-    critiques: Sequence[Critique], quality: Quality = Quality(), *, ignore_labels: bool = False
+    critiques: Sequence[Critique],
+    quality: Quality = Quality(),
+    *,
+    ignore_labels: bool = False,
+    responses: Mapping[tuple[str, SideName], str] | None = None,
+    instruction: str = "",
 ) -> Filtered:
     """Keep a pair if the mean score of its chosen response is above that of the rejected one; then, of the chosen
     response, the critiques that score it above the mean of the rejected one, and the other way round.
@@ -67,6 +73,11 @@ def filter_critiques(
     Args:
         ignore_labels: quality alone decides. Where the scores agree with the labels by luck, keeping what agrees
             writes the labels into the critiques, and a reward that is trained after these reads them there.
+        responses: by pair and side: critiques that name nothing of theirs are dropped.
+        instruction: what the critiques were asked for with; to repeat it is to name nothing.
+
+    Raises:
+        DataError: a critique is of none of `responses`.
     """
     scored = list(critiques) if ignore_labels else [c for c in critiques if c.score is not None]
     result = Filtered([])
@@ -89,7 +100,7 @@ def filter_critiques(
             agreeing = [c for c in everything if _agrees(c, means)]
             result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
         agreeing = [replace(c, text=whole_sentences(c.text)) for c in agreeing]
-        faults = [quality.fault(c) for c in agreeing]
+        faults = [quality.fault(c) or _off_topic(c, responses, instruction) for c in agreeing]
         result.critiques.update(fault for fault in faults if fault)
         kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
         if {c.side for c in kept} != {"chosen", "rejected"}:
@@ -114,3 +125,14 @@ def summary(found: Filtered) -> list[tuple[str, str]]:
 def _agrees(critique: Critique, means: dict[SideName, float]) -> bool:
     score = float(critique.score or 0)
     return score > means["rejected"] if critique.side == "chosen" else score < means["chosen"]
+
+
+def _off_topic(
+    critique: Critique, responses: Mapping[tuple[str, SideName], str] | None, instruction: str
+) -> str | None:
+    if responses is None:
+        return None
+    response = responses.get((critique.pair_id, critique.side))
+    if response is None:
+        raise DataError(f"there are critiques of a pair {critique.pair_id!r}, but no such pair: is it other data?")
+    return None if names_something(critique.text, response, instruction) else "names nothing of the response"

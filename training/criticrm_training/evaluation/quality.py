@@ -17,8 +17,7 @@ class Quality:
     Attributes:
         ended: by themselves, before the limit.
         repeats: share of a critique's four-word sequences that it had before, averaged.
-        names: that take up a word of five letters or more, or a number, of their response that the critique's
-            instruction does not hold.
+        names: that name something of their response (`names_something`).
         distinct: different texts among all.
     """
 
@@ -40,8 +39,7 @@ def critique_quality(
 ) -> Quality:
     """Of one critique a response."""
     n = len(critiques)
-    asked = _words(instruction)
-    names = [bool((_words(c) & _words(r)) - asked) for c, r in zip(critiques, responses, strict=True)]
+    names = [names_something(c, r, instruction) for c, r in zip(critiques, responses, strict=True)]
     return Quality(
         n=n,
         ended=sum(ended) / n,
@@ -49,6 +47,18 @@ def critique_quality(
         names=sum(names) / n,
         distinct=len(set(critiques)) / n,
     )
+
+
+def names_something(critique: str, response: str, instruction: str) -> bool:
+    """Whether a critique takes up a word of five letters or more, or a number, of its response that the instruction,
+    which critiques like to repeat, does not hold.
+
+    >>> names_something("Is 54 right?", "It is 54.", "Review the reply.")
+    True
+    >>> names_something("The reply is wrong.", "No reply.", "Review the reply.")
+    False
+    """
+    return bool((_words(critique) & _words(response)) - _words(instruction))
 
 
 def repetition(text: str) -> float:
