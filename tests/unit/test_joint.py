@@ -71,29 +71,47 @@ def test_the_other_schedules_are_constant() -> None:
 
 
 def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
-    """Every term at its weight; the reward before the critique is the teacher of the one after, not its pupil."""
+    """Every term at its weight."""
     direct = torch.tensor([0.0, 1.0], requires_grad=True)
     after = torch.tensor([0.5, -2.0], requires_grad=True)
-    objective = Objective(schedule="additive", weight=0.5, direct_weight=0, distill_weight=4.0)
-    trainer = fit(tmp_path, objective=objective, max_steps=1)
-    model = ReturnsAlways(JointOutput(torch.tensor(6.0), direct, after))
+    objective = Objective(schedule="additive", weight=0.5, direct_weight=3.0, distill_weight=4.0)
+    trainer = fit(tmp_path, max_steps=1)
+    trainer._objective = objective
+    model = Answers(JointOutput(torch.tensor(6.0), direct, after), teacher=torch.tensor([0.0, 1.0]))
     loss = trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([3, 1]))
-    distance = (0.5 * 0.5**2 + (3 - 0.5)) / 2  # squared up to 1, then linear
-    assert loss.item() == pytest.approx(0.5 * 6 / 3 + math.log(1 + math.exp(-2.5)) + 4 * distance)
+    distance = (0.5 * 0.5**2 + (3 - 0.5)) / 2  # squared up to 1, then linear; before the critique there is none
+    bradley_terry, direct_bradley_terry = math.log(1 + math.exp(-2.5)), math.log(1 + math.exp(1))
+    assert loss.item() == pytest.approx(0.5 * 6 / 3 + bradley_terry + 3 * direct_bradley_terry + 4 * distance)
     loss.backward()
-    slope = -1 / (1 + math.exp(2.5))  # of the Bradley-Terry loss
     assert after.grad is not None
+    slope = -1 / (1 + math.exp(2.5))  # of the Bradley-Terry loss
     assert after.grad.tolist() == pytest.approx([slope + 4 * 0.5 / 2, -slope - 4 / 2])
-    assert direct.grad is None or not direct.grad.any()
 
 
-class ReturnsAlways(torch.nn.Module):
-    def __init__(self, output: JointOutput) -> None:
+class Answers(torch.nn.Module):
+    def __init__(self, output: JointOutput, teacher: torch.Tensor) -> None:
         super().__init__()
-        self.output = output
+        self._output, self._teacher = output, teacher
 
     def forward(self) -> JointOutput:
-        return self.output
+        return self._output
+
+    def teacher_scores(self) -> torch.Tensor:
+        return self._teacher
+
+
+def test_the_teacher_is_the_frozen_base() -> None:
+    """Before the critique, by the reward that training started from, whatever adapters and reward have become."""
+    model = make_joint(lora=True)
+    batch = PairCollator(pad_id=0)(EXAMPLES[:2])
+    model.reward.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.teacher.copy_(model.reward.weight)
+    start = model(**batch).direct_scores
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    assert not torch.allclose(model(**batch).direct_scores, start, atol=1e-2)
+    torch.testing.assert_close(model.teacher_scores(**batch), start, atol=1e-4, rtol=0)
 
 
 def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None:

@@ -179,6 +179,7 @@ def test_the_scalar_baseline_sees_the_same_examples_without_critiques(base: Path
         ({"lora": {"rr": 4}}, "lora: .*rr"),
         ({"trainer": {"learning_speed": 1}}, "trainer: .*learning_speed"),
         ({"critiques": None}, "critiques: a Critic-RM learns from some"),
+        ({"objective": {"distill_weight": 1}}, "objective.distill_weight: the teacher is"),
     ],
 )
 def test_a_wrong_run_is_refused(base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -41,8 +41,12 @@ class RewardHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Args: hidden: `[n, d_model]`. Returns `[n]` float32."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.float() @ self.weight.float()
+        return _reward(hidden, self.weight)
+
+
+def _reward(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden.float() @ weight.float()
 
 
 class JointModel(nn.Module):
@@ -50,6 +54,9 @@ class JointModel(nn.Module):
 
     The LM head runs at the positions that predict a critique token and nowhere else, so the critique loss costs
     little beside the reward alone. On export the head becomes the row of the reward token (docs/adr/0001).
+
+    Attributes:
+        teacher: `[d_model]` float32, the reward that training started from, for `teacher_scores`.
 
     Args:
         lm: its vocabulary is still the base's: the critique loss knows no reward token.
@@ -62,6 +69,7 @@ class JointModel(nn.Module):
         self.logit_scale = logit_scale
         head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
         self.reward = RewardHead(head.in_features, head.weight.device)
+        self.register_buffer("teacher", torch.zeros_like(self.reward.weight), persistent=False)
 
     @property
     def config(self) -> Any:
@@ -98,6 +106,23 @@ class JointModel(nn.Module):
         rows = torch.arange(len(hidden), device=hidden.device)
         direct_scores, scores = self.reward(hidden[rows, direct_at]), self.reward(hidden[rows, score_at])
         return JointOutput(critique_loss, direct_scores, scores)
+
+    @torch.no_grad()
+    def teacher_scores(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, direct_at: torch.Tensor, **_: torch.Tensor
+    ) -> torch.Tensor:
+        """`[2b]` float32: the reward before the critique of the frozen base, by the reward that training started from.
+
+        Args: of a batch of `PairCollator`.
+        """
+        assert isinstance(self.lm, PeftModel)
+        prompts = slice(int(direct_at.max()) + 1)
+        with self.lm.disable_adapter():
+            hidden = self.lm.get_decoder()(
+                input_ids=input_ids[:, prompts], attention_mask=attention_mask[:, prompts], use_cache=False
+            ).last_hidden_state
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return _reward(hidden[rows, direct_at], self.teacher)
 
     def _critique_loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         targets = labels[:, 1:]

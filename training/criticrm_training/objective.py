@@ -33,9 +33,9 @@ class Objective(BaseModel):
     distill_weight: float = Field(
         0.0,
         ge=0,
-        description="Of the distance between the reward after the critique and the one before it, which is its teacher;"
-        " not in the paper. Where labels are few or noisy, they alone don't bring what the prompt tells to the end of"
-        " the critique.",
+        description="Of the distance of both rewards from their teacher: the reward before the critique of the frozen"
+        " base with `head`. Not in the paper. Where labels are few or noisy, they don't bring what the prompt tells to"
+        " the end of the critique, and fitting them makes the reward before it worse.",
     )
 
     def weights(self, epoch: float, epochs: float) -> tuple[float, float]:

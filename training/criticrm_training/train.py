@@ -57,6 +57,10 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     """
     if config.critiques is None and not scalar:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
+    if config.objective.distill_weight > 0 and (config.lora is None or config.head is None):
+        raise ConfigError(
+            "objective.distill_weight: the teacher is the frozen base under `lora` with the reward `head`"
+        )
     arguments = _training_arguments(config, out, scalar)
     pairs = in_question_order(read_pairs(config.data))
     if arguments.process_index == 0:
@@ -78,7 +82,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     )
 
     if config.head is not None:
-        _start_from(config.head, model.reward.weight)
+        _start_from(config.head, model)
     trainer = JointTrainer(
         model,
         arguments,
@@ -238,12 +242,13 @@ def _training_arguments(config: TrainConfig, out: Path, scalar: bool) -> Trainin
         raise ConfigError(f"trainer: {error}") from error
 
 
-def _start_from(head: Path, reward: torch.nn.Parameter) -> None:
+def _start_from(head: Path, model: JointModel) -> None:
     fitted, _ = load_head(head)
-    if fitted.shape != reward.shape:
-        raise ConfigError(f"head: {head} is {tuple(fitted.shape)}, the base needs {tuple(reward.shape)}")
+    if fitted.shape != model.teacher.shape:
+        raise ConfigError(f"head: {head} is {tuple(fitted.shape)}, the base needs {tuple(model.teacher.shape)}")
     with torch.no_grad():
-        reward.copy_(fitted)
+        model.reward.weight.copy_(fitted)
+        model.teacher.copy_(fitted)
 
 
 def _lora(options: dict[str, Any]) -> LoraConfig:

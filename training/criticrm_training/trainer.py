@@ -86,7 +86,12 @@ class JointTrainer(Trainer):
         critique_loss = output.critique_loss / tokens.clamp(min=1)
         reward_loss = bradley_terry_loss(margins, "sum") / pairs
         direct_loss = bradley_terry_loss(direct_margins, "sum") / pairs
-        distance = F.smooth_l1_loss(output.scores, output.direct_scores.detach(), reduction="sum") / (2 * pairs)
+        distance = torch.zeros((), device=margins.device)
+        if self._objective.distill_weight > 0:
+            with self.accelerator.autocast():  # else around the model's `forward` alone
+                teacher = self.accelerator.unwrap_model(model).teacher_scores(**inputs)
+            learned = torch.cat([output.scores, output.direct_scores])
+            distance = F.smooth_l1_loss(learned, teacher.repeat(2), reduction="sum") / (2 * pairs)
         for_critique, for_reward = self._objective.weights(self.state.epoch or 0.0, self.args.num_train_epochs)
         loss = for_critique * critique_loss + for_reward * (
             reward_loss + self._objective.direct_weight * direct_loss + self._objective.distill_weight * distance
