@@ -63,6 +63,8 @@ class JointModel(nn.Module):
         logit_scale: what the architecture multiplies its logits with (Granite, Cohere), else 1.
     """
 
+    teacher: torch.Tensor
+
     def __init__(self, lm: PreTrainedModel | PeftModel, logit_scale: float = 1.0) -> None:
         super().__init__()
         self.lm = lm
