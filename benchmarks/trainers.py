@@ -87,9 +87,12 @@ def train_trl(config: TrainConfig, folder: Path) -> None:
         max_critique_tokens=config.max_critique_tokens,
     )
     rows = [{f"{side}_ids": example[side]["prompt_ids"] for side in ("chosen", "rejected")} for example in examples]
+    loading = {"dtype": config.dtype}
+    if config.attn_implementation is not None:
+        loading["attn_implementation"] = config.attn_implementation
     RewardTrainer(
         config.base,
-        RewardConfig(str(folder), max_length=None, model_init_kwargs={"dtype": config.dtype}, **config.trainer),
+        RewardConfig(str(folder), max_length=None, model_init_kwargs=loading, **config.trainer),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(task_type="SEQ_CLS", **config.lora) if config.lora else None,

@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
     parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique (64)")
     parser.add_argument("--max-length", type=int, default=1024, metavar="N", help="of prompt and critique (1024)")
+    parser.add_argument("--attention", metavar="NAME", help="attention of all sides (transformers' own choice)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations, on all sides")
     parser.add_argument("--quick", action="store_true", help="one pair a step and one round: does it run, not how fast")
     arguments = parser.parse_args()
@@ -152,6 +153,7 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "critiques": str(_critiques(data, folder / "critiques")),
         "max_critique_tokens": arguments.critique_tokens,
         "max_model_len": arguments.max_length,
+        "attn_implementation": arguments.attention,
         "objective": {"schedule": "constant"},  # both losses from the first step
         "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "trainer": {

@@ -113,6 +113,28 @@ def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: 
         train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "other")
 
 
+def test_the_attention_is_chosen_for_training_alone(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def noting(kind: str, does: Any) -> Any:
+        def note(first: Any, *rest: Any, **options: Any) -> Any:
+            used.append(f"{kind} {first.lm.config._attn_implementation}")
+            return does(first, *rest, **options)
+
+        return note
+
+    monkeypatch.setattr(train_module, "export", noting("export", train_module.export))
+    monkeypatch.setattr(JointModel, "forward", noting("forward", JointModel.forward))
+    once = {"num_train_epochs": 1}
+    train(write_config(tmp_path / "c.yaml", base, data, attn_implementation="eager", trainer=once), tmp_path / "out")
+    assert set(used) == {"forward eager", "export sdpa"}
+    wrong = write_config(tmp_path / "c.yaml", base, data, attn_implementation="flash")
+    with pytest.raises(ConfigError, match=r"attn_implementation: .*flash"):
+        train(wrong, tmp_path / "other")
+
+
 def test_a_killed_run_ends_as_if_it_had_not_been(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

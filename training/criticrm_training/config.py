@@ -50,6 +50,11 @@ class TrainConfig(BaseModel):
     max_critique_tokens: PositiveInt = 64
     max_model_len: PositiveInt = 2048
     dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
+    attn_implementation: str | None = Field(
+        None,
+        description="Attention while training, as transformers names it (flash_attention_2, eager); its own choice, "
+        "if not given.",
+    )
     objective: Objective = Objective()
     lora: dict[str, Any] | None = None
     calibration_pairs: PositiveInt = Field(100, description="Validation pairs critiqued for the manifest's moments.")

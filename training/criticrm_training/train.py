@@ -83,6 +83,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
 
     if config.head is not None:
         _start_from(config.head, model)
+    attention = _attend_by(config.attn_implementation, model)
     trainer = JointTrainer(
         model,
         arguments,
@@ -100,12 +101,29 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         if first:
             model, tokenizer = _load(config, None)
             load_trained(model, weights)
+    _attend_by(attention, model)  # some kinds want autocast
     if first:
         # The same after a resume: that sorts the names, and the last line sums up this process alone.
         lines = [dict(sorted(log.items())) for log in trainer.state.log_history if "train_runtime" not in log]
         write_json(out / "history.json", lines)
         export(model, tokenizer, renderer, validation, config, out, training)
     trainer.accelerator.wait_for_everyone()
+
+
+def _attend_by(implementation: str | None, model: JointModel) -> str:
+    """Change the attention, unless None; returns what it was.
+
+    Raises:
+        ConfigError: transformers has none of this name, or not for this model or on this machine.
+    """
+    lm = cast("PreTrainedModel", model.lm.get_base_model() if isinstance(model.lm, PeftModel) else model.lm)
+    before = str(lm.config._attn_implementation)
+    if implementation is not None:
+        try:
+            lm.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"attn_implementation: {error}") from error
+    return before
 
 
 def _load(config: TrainConfig, arguments: TrainingArguments | None) -> tuple[JointModel, PreTrainedTokenizerBase]:
