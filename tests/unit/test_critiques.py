@@ -146,12 +146,15 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
     found = filter_critiques(
         [
             critique("a", "chosen", 8, 0, "It is right. And it is"), critique("a", "chosen", 9, 1, echo),
-            critique("a", "rejected", 2, 0, "It is wrong."),
+            critique("a", "rejected", 2, 0, "It is wrong. It is. Is it?"),
+            critique("a", "rejected", 2, 1, "I rate it as 2 out of 9."),
+            critique("a", "rejected", 2, 2, "My score is low."),
             critique("b", "chosen", 9, 0, echo), critique("b", "rejected", 2, 0, "It is wrong."),
         ],
-        Quality(least_words=2, most_repeats=0.4),
+        Quality(least_words=2, most_repeats=0.4, most_sentences=2),
     )  # fmt: skip
-    assert [(c.pair_id, c.text) for c in found.kept] == [("a", "It is right."), ("a", "It is wrong.")]
+    assert [(c.pair_id, c.text) for c in found.kept] == [("a", "It is right."), ("a", "It is wrong. It is.")]
+    assert found.critiques["speaks of its score"] == 2
     assert found.critiques["repeats itself"] == 2
     assert found.pairs["only poor critiques of a response"] == 1
 

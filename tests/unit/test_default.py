@@ -9,18 +9,21 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from criticrm_model import CheckpointError, default
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from killer import killed
-from tiny import card, make_model, make_tokenizer, reward_vector
+from tiny import card, fill, make_model, make_tokenizer, reward_vector
+
+_LORA = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "down_proj"])
 
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """The default with a tiny base; each build adds an entry."""
+    """The default with a tiny base and adapter; each build adds an entry."""
     return install_tiny_base(monkeypatch, tmp_path)
 
 
@@ -33,12 +36,16 @@ def install_tiny_base(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int
         tokenizer = make_tokenizer()
         return make_model(len(tokenizer)), tokenizer
 
-    head = folder / "head"
-    head.mkdir(exist_ok=True)
-    save_head(reward_vector(), card(), head)
+    adapter = folder / "adapter"
+    if not adapter.is_dir():
+        adapted = get_peft_model(base()[0], _LORA)
+        fill(adapted)
+        adapted.save_pretrained(adapter)
+        save_head(reward_vector(), card(), adapter)
+        built.clear()
     gguf = folder / "base.gguf"
     gguf.write_bytes(b"base")
-    monkeypatch.setattr(default, "HEAD_FOLDER", head)
+    monkeypatch.setattr(default, "ADAPTER", adapter)
     monkeypatch.setattr(default, "_gguf_path", lambda: gguf)
     monkeypatch.setattr(default, "load_default_base", base)
     return built
@@ -51,12 +58,26 @@ def test_built_once(builds: list[int], tmp_path: Path) -> None:
     assert Checkpoint.open(first).manifest.base_model == "tiny-llama"
 
 
+def test_it_is_the_base_under_the_adapter(builds: list[int], tmp_path: Path) -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    folder = default.build_default(tmp_path / "cache")
+    base = AutoModelForCausalLM.from_pretrained(default.build_base(tmp_path / "cache"))
+    assert len(builds) == 2
+    alone = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")(ids).logits
+    served = AutoModelForCausalLM.from_pretrained(folder)(ids).logits[..., : alone.shape[-1]]
+    torch.testing.assert_close(served, adapted, atol=1e-4, rtol=1e-4)
+    assert (adapted - alone).abs().max() > 0.1
+    assert default.build_base(tmp_path / "cache").is_dir()
+    assert len(builds) == 2  # kept, like the default
+
+
 def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> None:
     stranger = tmp_path / "cache" / "default-notes" / "mine.txt"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
     first = default.build_default(tmp_path / "cache")
-    save_head(reward_vector() * 2, card(), tmp_path / "head")
+    save_head(reward_vector() * 2, card(), tmp_path / "adapter")
     second = default.build_default(tmp_path / "cache")
     assert second != first
     assert len(builds) == 2
@@ -99,7 +120,7 @@ def _build(folder: Path) -> int:
 
 def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
     install = pytest.MonkeyPatch()
-    install_tiny_base(install, tmp_path)  # writes the head both read
+    install_tiny_base(install, tmp_path)  # writes the adapter that both read
     install.undo()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert sum(pool.map(_build, [tmp_path, tmp_path], chunksize=1)) == 1
@@ -146,8 +167,8 @@ def test_the_default_is_built_where_the_variable_says(
     assert len(builds) == 1
 
 
-def test_the_committed_reward_fits_the_base() -> None:
-    reward, known = load_head(default.HEAD_FOLDER)
+def test_the_committed_adapter_fits_the_base() -> None:
+    reward, known = load_head(default.ADAPTER)
     assert reward.shape == (576,)
     assert reward.dtype == torch.float32
     assert torch.isfinite(reward).all()
@@ -155,6 +176,9 @@ def test_the_committed_reward_fits_the_base() -> None:
     assert known.base_model == default.BASE_NAME
     assert known.calibration is not None
     assert known.training_data
+    files = [path for path in default.ADAPTER.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12 * 2**20
+    assert (default.ADAPTER / "README.md").is_file()  # the model card
 
 
 def test_a_head_that_is_not_there(tmp_path: Path) -> None:

@@ -219,10 +219,13 @@ class Filter(BaseModel):
     most_repeats: float = Field(
         0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
     )
+    most_sentences: PositiveInt | None = Field(
+        None, description="Longer critiques are cut after so many: small models say the same again after one or two."
+    )
     ignore_labels: CliImplicitFlag[bool] = Field(
         False,
-        description="Only that: for critics that agree with the labels no more often than by luck, whose critiques"
-        " would tell the labels to the reward that is trained on them.",
+        description="Quality alone decides: for critics that agree with the labels no more often than by luck, whose"
+        " critiques would tell the labels to the reward that is trained on them.",
     )
     about: str | None = Field(
         None,
@@ -237,7 +240,7 @@ class Filter(BaseModel):
         from .parts import read_run, run_digest, write_in_parts
         from .tables import as_rows
 
-        quality = Quality(self.least_words, self.most_repeats)
+        quality = Quality(self.least_words, self.most_repeats, self.most_sentences)
         pairs = read_pairs(self.about) if self.about else []
         found = filter_critiques(
             [critique for folder in self.critiques for critique in read_critiques(folder)],

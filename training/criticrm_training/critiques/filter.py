@@ -13,6 +13,8 @@ from ..sources import DataError
 from .records import SIDES, Critique, SideName, by_response
 
 _SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")
+# As "out of 9" or "8/10": critics that were asked for a score speak of it before they give it.
+_SCORE_TALK = re.compile(r"\b(?:scores?|scored|rating)\b|\d\s*(?:/|out of)\s*(?:9|10)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +33,32 @@ class Quality:
     Attributes:
         least_words: a score alone teaches nothing to write.
         most_repeats: greatest share of four-word sequences that came before in the same critique.
+        most_sentences: a longer critique is cut after these; small models say the same again after one or two.
     """
 
     least_words: int = 0
     most_repeats: float = 1.0
+    most_sentences: int | None = None
 
     def fault(self, critique: Critique) -> str | None:
         if len(critique.text.split()) < self.least_words:
             return "too short"
+        if _SCORE_TALK.search(critique.text):
+            return "speaks of its score"
         return "repeats itself" if repetition(critique.text) > self.most_repeats else None
 
 
-def whole_sentences(text: str) -> str:
-    """Without a last sentence that has no end: what is learned from must end. As it is where no sentence ends.
+def whole_sentences(text: str, most: int | None = None) -> str:
+    """The first `most` sentences that have an end: what is learned from must end. As it is where no sentence ends.
 
     >>> whole_sentences('It says "no." It is 2.5 times as lo')
     'It says "no."'
+    >>> whole_sentences("Right. And short. And", most=1)
+    'Right.'
     >>> whole_sentences("Right and short")
     'Right and short'
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)][:most]
     return text[: ends[-1]] if ends else text
 
 
@@ -68,7 +76,7 @@ def filter_critiques(
     The inequality between pairs is the paper's idea; the one between critiques is this project's.
 
     All scores count for the means; of what agrees with the labels, only critiques of this quality are kept, and of
-    these only whole sentences.
+    these only whole sentences, and none that speak of the score: a number must not leak into the reward.
 
     Args:
         ignore_labels: quality alone decides. Where the scores agree with the labels by luck, keeping what agrees
@@ -99,7 +107,7 @@ def filter_critiques(
                 continue
             agreeing = [c for c in everything if _agrees(c, means)]
             result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
-        agreeing = [replace(c, text=whole_sentences(c.text)) for c in agreeing]
+        agreeing = [replace(c, text=whole_sentences(c.text, quality.most_sentences)) for c in agreeing]
         faults = [quality.fault(c) or _off_topic(c, responses, instruction) for c in agreeing]
         result.critiques.update(fault for fault in faults if fault)
         kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
