@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from criticrm_model import CheckpointError, default
@@ -176,6 +176,7 @@ def test_the_committed_adapter_fits_the_base() -> None:
     assert known.base_model == default.BASE_NAME
     assert known.calibration is not None
     assert known.training_data
+    assert PeftConfig.from_pretrained(default.ADAPTER).base_model_name_or_path == default.BASE_NAME
     files = [path for path in default.ADAPTER.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12 * 2**20
     assert (default.ADAPTER / "README.md").is_file()  # the model card

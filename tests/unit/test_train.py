@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from criticrm_model import CheckpointError
@@ -83,6 +83,7 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
     row = whole.get_output_embeddings().weight[Checkpoint.open(tmp_path / "out").manifest.reward_token_id]
     assert torch.equal(row, reward)
     assert card.critique_instruction == INSTRUCTION
+    assert PeftConfig.from_pretrained(tmp_path / "out" / "adapter").base_model_name_or_path == card.base_model
 
 
 def test_a_run_knows_which_pairs_it_learned_from(base: Path, data: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .base import load_base, logit_scale
+from .base import base_name, load_base, logit_scale
 from .batches import Example, PairCollator, Side
 from .card import reward_card
 from .config import ConfigError, TrainConfig
@@ -159,6 +159,7 @@ def export(
     if isinstance(lm, PeftModel):
         if (out / "adapter").is_dir():  # peft would go on with the model card of a killed run, or with half of it
             shutil.rmtree(out / "adapter")
+        lm.peft_config[lm.active_adapter].base_model_name_or_path = base_name(config.base)  # not where it lies here
         lm.save_pretrained(str(out / "adapter"))
         lm = cast("PreTrainedModel", lm.merge_and_unload())
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)
