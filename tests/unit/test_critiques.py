@@ -159,6 +159,19 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
     assert found.pairs["only poor critiques of a response"] == 1
 
 
+def test_of_critiques_that_open_alike_the_first_are_kept() -> None:
+    said = "The last reply is good, but {}."
+    critiques = [
+        critique(pair, side, 5, 0, said.format("Pair " + pair) if side == "chosen" else f"{pair} is wrong.")
+        for pair in "abc"
+        for side in ("chosen", "rejected")
+    ]
+    found = filter_critiques(critiques, Quality(most_alike=2), ignore_labels=True)
+    assert found.kept == critiques[:4]
+    assert found.critiques["opens like many others"] == 1
+    assert found.pairs["only poor critiques of a response"] == 1
+
+
 def test_labels_can_be_ignored() -> None:
     critiques = [
         critique("a", "chosen", 3), critique("a", "rejected", 5),  # contradicts the label

@@ -36,15 +36,14 @@ def install_tiny_base(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int
         tokenizer = make_tokenizer()
         return make_model(len(tokenizer)), tokenizer
 
-    adapter = folder / "adapter"
-    if not adapter.is_dir():
+    adapter, gguf = folder / "adapter", folder / "base.gguf"
+    if not adapter.is_dir():  # what several processes share is written once: its digest is the cache's key
+        gguf.write_bytes(b"base")
         adapted = get_peft_model(base()[0], _LORA)
         fill(adapted)
         adapted.save_pretrained(adapter)
         save_head(reward_vector(), card(), adapter)
         built.clear()
-    gguf = folder / "base.gguf"
-    gguf.write_bytes(b"base")
     monkeypatch.setattr(default, "ADAPTER", adapter)
     monkeypatch.setattr(default, "_gguf_path", lambda: gguf)
     monkeypatch.setattr(default, "load_default_base", base)

@@ -222,6 +222,11 @@ class Filter(BaseModel):
     most_sentences: PositiveInt | None = Field(
         None, description="Longer critiques are cut after so many: small models say the same again after one or two."
     )
+    most_alike: PositiveInt | None = Field(
+        None,
+        description="Of critiques that open with the same six words, the first so many are kept: what is said of many"
+        " responses becomes all that a greedy model says.",
+    )
     ignore_labels: CliImplicitFlag[bool] = Field(
         False,
         description="Quality alone decides: for critics that agree with the labels no more often than by luck, whose"
@@ -240,7 +245,7 @@ class Filter(BaseModel):
         from .parts import read_run, run_digest, write_in_parts
         from .tables import as_rows
 
-        quality = Quality(self.least_words, self.most_repeats, self.most_sentences)
+        quality = Quality(self.least_words, self.most_repeats, self.most_sentences, self.most_alike)
         pairs = read_pairs(self.about) if self.about else []
         found = filter_critiques(
             [critique for folder in self.critiques for critique in read_critiques(folder)],

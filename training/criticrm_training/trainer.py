@@ -86,13 +86,14 @@ class JointTrainer(Trainer):
         critique_loss = output.critique_loss / tokens.clamp(min=1)
         reward_loss = bradley_terry_loss(margins, "sum") / pairs
         direct_loss = bradley_terry_loss(direct_margins, "sum") / pairs
+        for_critique, for_reward = self._objective.weights(self.state.epoch or 0.0, self.args.num_train_epochs)
         distance = torch.zeros((), device=margins.device)
-        if self._objective.distill_weight > 0:
+        taught = self._objective.distill_weight > 0 and for_reward > 0  # the paper's schedule starts without
+        if taught:
             with self.accelerator.autocast():  # else around the model's `forward` alone
                 teacher = self.accelerator.unwrap_model(model).teacher_scores(**inputs)
             learned = torch.cat([output.scores, output.direct_scores])
             distance = F.smooth_l1_loss(learned, teacher.repeat(2), reduction="sum") / (2 * pairs)
-        for_critique, for_reward = self._objective.weights(self.state.epoch or 0.0, self.args.num_train_epochs)
         loss = for_critique * critique_loss + for_reward * (
             reward_loss + self._objective.direct_weight * direct_loss + self._objective.distill_weight * distance
         )
@@ -101,10 +102,11 @@ class JointTrainer(Trainer):
                 "critique_loss": critique_loss,
                 "reward_loss": reward_loss,
                 "direct_loss": direct_loss,
-                "distance": distance,
                 "accuracy": (margins > 0).sum() / pairs,
                 "direct_accuracy": (direct_margins > 0).sum() / pairs,
             }
+            if taught:
+                parts["distance"] = distance
             for name, value in parts.items():  # no numbers yet: asking for one makes a GPU wait
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
             self._critique_weight = for_critique

@@ -16,6 +16,8 @@ _SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")
 # As "out of 9" or "8/10": critics that were asked for a score speak of it before they give it.
 _SCORE_TALK = re.compile(r"\b(?:scores?|scored|rating)\b|\d\s*(?:/|out of)\s*(?:9|10)\b", re.IGNORECASE)
 
+_OPENING_WORDS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
@@ -34,11 +36,14 @@ class Quality:
         least_words: a score alone teaches nothing to write.
         most_repeats: greatest share of four-word sequences that came before in the same critique.
         most_sentences: a longer critique is cut after these; small models say the same again after one or two.
+        most_alike: of critiques that open with the same six words, the first so many. What many responses get said
+            is what the trained model says of every response when it is greedy.
     """
 
     least_words: int = 0
     most_repeats: float = 1.0
     most_sentences: int | None = None
+    most_alike: int | None = None
 
     def fault(self, critique: Critique) -> str | None:
         if len(critique.text.split()) < self.least_words:
@@ -91,6 +96,7 @@ def filter_critiques(
     result = Filtered([])
     result.critiques["no score that can be read"] = len(critiques) - len(scored)
     groups = by_response(scored)
+    openings: Counter[tuple[str, ...]] = Counter()
     for pair_id in dict.fromkeys(c.pair_id for c in critiques):
         sides = {side: groups.get((pair_id, side), []) for side in SIDES}
         everything = [c for side in sides.values() for c in side]
@@ -108,7 +114,10 @@ def filter_critiques(
             agreeing = [c for c in everything if _agrees(c, means)]
             result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
         agreeing = [replace(c, text=whole_sentences(c.text, quality.most_sentences)) for c in agreeing]
-        faults = [quality.fault(c) or _off_topic(c, responses, instruction) for c in agreeing]
+        faults = [
+            quality.fault(c) or _off_topic(c, responses, instruction) or _alike(c, openings, quality.most_alike)
+            for c in agreeing
+        ]
         result.critiques.update(fault for fault in faults if fault)
         kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
         if {c.side for c in kept} != {"chosen", "rejected"}:
@@ -133,6 +142,15 @@ def summary(found: Filtered) -> list[tuple[str, str]]:
 def _agrees(critique: Critique, means: dict[SideName, float]) -> bool:
     score = float(critique.score or 0)
     return score > means["rejected"] if critique.side == "chosen" else score < means["chosen"]
+
+
+def _alike(critique: Critique, openings: Counter[tuple[str, ...]], most: int | None) -> str | None:
+    """Counts the critique among its like, if `most` lets it in."""
+    opening = tuple(critique.text.lower().split()[:_OPENING_WORDS])
+    if most is not None and openings[opening] >= most:
+        return "opens like many others"
+    openings[opening] += 1
+    return None
 
 
 def _off_topic(
