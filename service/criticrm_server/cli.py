@@ -73,6 +73,8 @@ def _extras(command: EntryPoint) -> str:
     """What brings the packages that the command imports."""
     if command.module.startswith("criticrm_training."):
         return "'critic-rm[train]'"
+    if command.name == "score":
+        return "'critic-rm[score]'"
     if command.name in ("serve", "verify"):
         return "'critic-rm[serve]' (GPU) or [serve-cpu]"
     return "'critic-rm[serve]' (GPU), [serve-cpu] or [train]"

@@ -12,8 +12,9 @@ import pytest
 
 OURS = {"criticrm_model", "criticrm_server", "criticrm_training", "criticrm_client"}
 MAY_IMPORT = {
+    "criticrm_client": set(),
     "criticrm_model": set(),
-    "criticrm_server": {"criticrm_model"},
+    "criticrm_server": {"criticrm_client", "criticrm_model"},
     "criticrm_training": {"criticrm_model"},
 }
 
@@ -43,10 +44,21 @@ def test_imports_point_one_way(package: str) -> None:
         assert names & OURS <= MAY_IMPORT[package] | {package}, file
 
 
-@pytest.mark.parametrize("package", ["criticrm_model", "criticrm_training"])
+@pytest.mark.parametrize("package", ["criticrm_client", "criticrm_model", "criticrm_training"])
 def test_only_the_server_serves(package: str) -> None:
     for file, names in imported(package).items():
         assert not names & {"fastapi", "starlette", "uvicorn"}, file
+
+
+def test_the_client_is_httpx_and_pydantic() -> None:
+    """And what these bring; tqdm and pyarrow only where they are there."""
+    for file, names in imported("criticrm_client").items():
+        brought = {"httpx", "pydantic", "pydantic_core", "typing_extensions", "criticrm_client"}
+        optional = {"tqdm"} if file == "progress.py" else {"pyarrow"} if file == "tables.py" else set()
+        assert names - sys.stdlib_module_names <= brought | optional, file
+    program = "import sys, criticrm_client; print([m for m in ('tqdm', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_model_knows_no_engine() -> None:
@@ -57,10 +69,12 @@ def test_the_model_knows_no_engine() -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "criticrm_client",
         "criticrm_model",
         "criticrm_server.schemas",
         "criticrm_server.routes.score",
         "criticrm_server.app",
+        "criticrm_server.score_command",
         "criticrm_server.serve",
         "criticrm_server.verify",
         "criticrm_training.cli",

@@ -1,0 +1,233 @@
+"""A file in, a file out: nothing is lost, nothing is twice, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from criticrm_client import APIConnectionError, Columns, CriticRM, FileError, Retries
+from null_server import NullServer, score_of
+
+QUICK = Retries(attempts=2, first_wait_s=0.001)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NullServer]:
+    with NullServer() as running:
+        yield running
+
+
+def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"id": i, "prompt": "Why?", "response": f"Because {i}."} for i in range(start, start + n)]
+
+
+def write(path: Path, content: list[Any]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(content), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return found
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def score(server: NullServer, source: Path, out: Path, **options: Any) -> Any:
+    with CriticRM(server.url, retries=QUICK) as client:
+        return client.score_file(source, out, **options)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("jsonl", "jsonl"), ("parquet", "parquet"), ("jsonl", "parquet"), ("parquet", "jsonl")]
+)
+def test_each_row_gets_its_score(server: NullServer, tmp_path: Path, kinds: tuple[str, str]) -> None:
+    source, out = (tmp_path / f"{name}.{kind}" for name, kind in zip(("in", "out"), kinds, strict=True))
+    write(source, rows(600))
+    summary = score(server, source, out)
+    assert [(row["id"], row["score"]) for row in read(out)] == [(i, score_of(f"Because {i}.")) for i in range(600)]
+    assert list(read(out)[0]) == [
+        "id", "prompt", "response", "score", "direct_score", "score_std", "status", "critiques", "warnings",
+    ]  # fmt: skip
+    assert (summary.rows, summary.scored, summary.failed, summary.taken_over) == (600, 600, 0, 0)
+    assert summary.mean_score == pytest.approx(sum(score_of(f"Because {i}.") for i in range(600)) / 600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, out.name, f"{out.name}.run.json"])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_several_responses_a_row(server: NullServer, tmp_path: Path, kind: str) -> None:
+    texts = [[f"{i}.{j}" for j in range(i % 4 + 1)] for i in range(300)]
+    source = write(tmp_path / f"in.{kind}", [{"prompt": "Why?", "responses": some} for some in texts])
+    score(server, source, tmp_path / f"out.{kind}")
+    for row, some in zip(read(tmp_path / f"out.{kind}"), texts, strict=True):
+        assert row["score"] == [score_of(text) for text in some]
+        assert row["score"][row["best"]] == max(row["score"])
+
+
+def test_conversations(server: NullServer, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Why?", "name": "A"}, {"role": "assistant", "content": "So."}]
+    bad = turns[:1]
+    source = write(tmp_path / "in.jsonl", [{"messages": turns}, {"messages": bad}, {"messages": "So."}])
+    summary = score(server, source, tmp_path / "out.jsonl")
+    assert [row["score"] for row in read(tmp_path / "out.jsonl")] == [score_of("So.")]
+    assert summary.failures == {"invalid_row": 2}
+
+
+def test_columns_by_other_names(server: NullServer, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"question": "Why?", "answer": "So.", "score": 3}])
+    with pytest.raises(FileError, match="no column 'prompt'; there are: question, answer, score"):
+        score(server, source, tmp_path / "out.jsonl")
+    with pytest.raises(FileError, match="no column 'reply'"):
+        score(server, source, tmp_path / "out.jsonl", columns=Columns("question", "reply"))
+    with pytest.raises(FileError, match="score already; choose a prefix"):
+        score(server, source, tmp_path / "out.jsonl", columns=Columns("question", "answer"))
+    score(server, source, tmp_path / "out.jsonl", columns=Columns("question", "answer", prefix="rm_"))
+    (row,) = read(tmp_path / "out.jsonl")
+    assert (row["score"], row["rm_score"]) == (3, score_of("So."))
+
+
+def test_rows_that_are_none_are_named(server: NullServer, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    lines = [json.dumps(row) for row in rows(4)]
+    lines[1:1] = ["{broken", "[1, 2]", json.dumps({"prompt": "Why?"}), json.dumps({"prompt": 7, "response": "So."}), ""]
+    source.write_text("\n".join(lines), encoding="utf-8")
+    summary = score(server, source, tmp_path / "out.jsonl")
+    assert [row["id"] for row in read(tmp_path / "out.jsonl")] == [0, 1, 2, 3]
+    assert summary.failures == {"invalid_row": 4}
+    assert summary.failed_rows == tmp_path / "out.jsonl.failed.jsonl"
+    failed = read(summary.failed_rows)
+    assert [row["row"] for row in failed] == [2, 3, 4, 5]
+    assert [row["error"]["message"].split(":")[0] for row in failed] == [
+        "not valid JSON", "not a JSON object", "response", "prompt",
+    ]  # fmt: skip
+    assert failed[0]["input"] == "{broken"
+    assert failed[2]["input"] == {"prompt": "Why?"}
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "told"),
+    [
+        ("nothing.jsonl", "out.jsonl", "no such file"),
+        ("in.csv", "out.jsonl", r"must end in \.jsonl or \.parquet"),
+        ("in.jsonl", "out.csv", r"must end in \.jsonl or \.parquet"),
+        ("in.jsonl", "no/out.jsonl", "no such folder"),
+        ("empty.jsonl", "out.jsonl", "no rows"),
+        ("broken.parquet", "out.jsonl", r"broken\.parquet: .*"),
+    ],
+)
+def test_files_that_can_not_be(server: NullServer, tmp_path: Path, source: str, out: str, told: str) -> None:
+    write(tmp_path / "in.jsonl", rows(1))
+    for name in ("in.csv", "empty.jsonl", "broken.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileError, match=told):
+        score(server, tmp_path / source, tmp_path / out)
+
+
+def test_a_run_that_has_ended_is_not_made_again(server: NullServer, tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", rows(300)), tmp_path / "out.jsonl"
+    first = score(server, source, out)
+    server.rows.clear()
+    again = score(server, source, out)
+    assert not server.rows
+    assert (again.rows, again.scored, again.taken_over, again.mean_score) == (300, 300, 300, first.mean_score)
+    write(source, rows(301))
+    assert score(server, source, out).rows == 301
+    score(server, source, out, normalize=True)  # another question
+    assert server.rows["Because 0."] == 2
+
+
+def test_what_failed_is_tried_again_and_the_rest_is_not(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", rows(2000)), tmp_path / "out.jsonl"
+    with NullServer(faults=0.5) as faulty:
+        first = score(faulty, source, out)
+        assert first.failed > 0
+        assert len(read(out)) == first.scored
+        rounds = 0
+        while (last := score(faulty, source, out)).failed:
+            assert last.taken_over > first.scored * 0.9
+            rounds += 1
+            assert rounds < 50
+    assert [(row["id"], row["score"]) for row in read(out)] == [(i, score_of(f"Because {i}.")) for i in range(2000)]
+    assert not list(tmp_path.glob("*.failed.jsonl"))
+
+
+def test_a_changed_input_keeps_what_is_the_same(tmp_path: Path) -> None:
+    source, out = (
+        write(tmp_path / "in.jsonl", [*rows(1000), {"prompt": "Why?", "response": None}]),
+        tmp_path / "out.jsonl",
+    )
+    with NullServer() as running:
+        assert score(running, source, out).failed == 1
+        write(source, [*rows(1000), {"id": 1000, "prompt": "Why?", "response": "Because 1000."}])
+        assert score(running, source, out).taken_over == 768  # three of four parts are as before
+    assert [row["score"] for row in read(out)] == [score_of(f"Because {i}.") for i in range(1001)]
+
+
+def test_a_service_that_has_gone_is_said(tmp_path: Path) -> None:
+    with NullServer() as gone:
+        pass
+    with pytest.raises(APIConnectionError):
+        score(gone, write(tmp_path / "in.jsonl", rows(10)), tmp_path / "out.jsonl")
+
+
+def python(program: str, *arguments: Any) -> list[str]:
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def test_killed_twenty_times(tmp_path: Path) -> None:
+    """With SIGKILL, at random moments, while a third of the requests fail."""
+    source, out = write(tmp_path / "in.jsonl", rows(4000)), tmp_path / "out.jsonl"
+    with NullServer() as sound:
+        score(sound, source, tmp_path / "whole.jsonl")
+    program = (
+        "import sys; from criticrm_client import CriticRM, Retries; "
+        "client = CriticRM(sys.argv[1], retries=Retries(first_wait_s=0.01)); "
+        "sys.exit(client.score_file(*sys.argv[2:], concurrency=2, pack=2).failed > 0)"
+    )
+    moments = random.Random(1)
+    with NullServer(faults=0.3) as faulty:
+        command = python(program, faulty.url, source, out)
+        for _ in range(20):
+            wanted = faulty.asked.total() + moments.randint(1, 250)
+            run = subprocess.Popen(command)
+            while run.poll() is None and faulty.asked.total() < wanted:
+                time.sleep(0.001)
+            assert run.poll() is None, "ended before it was killed"
+            run.kill()
+            run.wait()
+        while subprocess.run(command, check=False).returncode:
+            pass
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+def test_memory_is_flat(tmp_path: Path) -> None:
+    """A hundred thousand rows in less than 300 MB, of the whole process."""
+    source = tmp_path / "in.jsonl"
+    with source.open("w") as file:
+        for i in range(100_000):
+            file.write(json.dumps({"prompt": "Why?", "response": f"{i} " + "because " * 100}) + "\n")
+    program = (
+        "import re, sys; from criticrm_client import CriticRM; "
+        "s = CriticRM(sys.argv[1]).score_file(*sys.argv[2:], pack=32); "
+        "print(s.scored, re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    with NullServer() as running:
+        command = python(program, running.url, source, tmp_path / "out.jsonl")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    scored, kib = map(int, done.stdout.split())
+    assert scored == 100_000
+    assert kib < 300_000
