@@ -54,7 +54,7 @@ class CritiqueOptions(_Sent):
     n: int = Field(1, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    seed: int | None = Field(None, ge=0, lt=2**32)
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
     include: bool = True
 
 
@@ -62,7 +62,8 @@ class Item(_Sent):
     """One prompt, text or a conversation, and the responses to it. `id` comes back with each result."""
 
     prompt: Annotated[
-        Annotated[Text, Tag("<text>")] | Annotated[tuple[Message, ...], Field(min_length=1), Tag("<messages>")],
+        Annotated[Text, Field(min_length=1), Tag("<text>")]
+        | Annotated[tuple[Message, ...], Field(min_length=1), Tag("<messages>")],
         Discriminator(lambda value: "<text>" if isinstance(value, str) else "<messages>"),
     ]
     responses: tuple[Text, ...] = Field(min_length=1)

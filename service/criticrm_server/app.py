@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Security
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI, Request, Security
+from fastapi.security import HTTPBasic, HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from .admission import Admission
@@ -19,7 +19,7 @@ from .engines.base import Engine
 from .errors import EXCEPTION_HANDLERS
 from .http import RequestContext
 from .metrics import Metrics
-from .routes import operations, score
+from .routes import dropin, operations, score
 from .scorer import Scorer
 from .settings import Settings
 from .state import Service
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 StartEngine = Callable[["Checkpoint", Settings], tuple[Engine, int]]
+
+
+class _Basic(HTTPBasic):
+    """For the document: FastAPI's own would refuse passwords that are not ASCII."""
+
+    async def __call__(self, _: Request) -> None:
+        return None
 
 
 def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEngine) -> FastAPI:
@@ -73,6 +80,9 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
     app.add_middleware(RequestContext, metrics=metrics)
     guarded = [Security(HTTPBearer(auto_error=False))]  # for the document; GuardedRoute does the checking
     app.include_router(score.router, dependencies=guarded, tags=["score"])
+    app.include_router(
+        dropin.router, dependencies=[*guarded, Security(_Basic(scheme_name="HTTPBasic"))], tags=["drop-in"]
+    )
     app.include_router(operations.model_router, dependencies=guarded, tags=["model"])
     app.include_router(operations.open_router, tags=["operations"])
     return app

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import binascii
 import hmac
+from base64 import b64decode
 from collections.abc import Sequence
 
 from pydantic import SecretStr
@@ -10,8 +12,11 @@ from pydantic import SecretStr
 from .errors import Unauthorized
 
 
-def check_key(authorization: str, keys: Sequence[SecretStr]) -> None:
+def check_key(authorization: str, keys: Sequence[SecretStr], *, basic: bool = False) -> None:
     """Pass if no keys are set, or the `Authorization` header carries one of them.
+
+    Args:
+        basic: also take the password of HTTP Basic, which is how a key in a URL arrives; the user name is free.
 
     Raises:
         Unauthorized
@@ -19,10 +24,22 @@ def check_key(authorization: str, keys: Sequence[SecretStr]) -> None:
     if not keys:
         return
     scheme, _, given = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not given:
-        raise Unauthorized("this server asks for a key: send the header 'Authorization: Bearer KEY'")
     # Header bytes reach us as Latin-1, whatever they were: back to bytes, and those are the key's in UTF-8.
+    key = given.strip().encode("latin-1")
+    if basic and scheme.lower() == "basic":
+        key = _password(key)
+    elif scheme.lower() != "bearer":
+        key = b""
+    if not key:
+        in_url = ", or put it into the URL: http://key:KEY@host" if basic else ""
+        raise Unauthorized(f"this server asks for a key: send the header 'Authorization: Bearer KEY'{in_url}")
     # Every key is compared, so the time tells neither which one matched nor how far.
-    matches = [hmac.compare_digest(given.strip().encode("latin-1"), key.get_secret_value().encode()) for key in keys]
-    if not any(matches):
+    if not any([hmac.compare_digest(key, one.get_secret_value().encode()) for one in keys]):
         raise Unauthorized("the key is not one of this server's")
+
+
+def _password(credentials: bytes) -> bytes:
+    try:
+        return b64decode(credentials, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""

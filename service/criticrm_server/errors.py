@@ -75,6 +75,18 @@ class BodyTooLarge(ServiceError):
         return [{"field": "body", "message": "too large", "limit": self.limit}]
 
 
+class InvalidField(ServiceError):
+    """A field of a request is of the right type, but what it says can't be."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+    @property
+    def details(self) -> list[dict[str, object]]:
+        return [{"field": self.field, "message": self.message}]
+
+
 class LimitExceeded(ServiceError):
     """A field of a well-formed request asks for more than the server allows."""
 
@@ -95,6 +107,11 @@ class NotCalibrated(ServiceError):
         return [{"field": "normalize", "message": str(self)}]
 
 
+INVALID_REQUEST = "invalid_request"
+INVALID_JSON = "invalid_json"
+INTERNAL = "internal"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How an exception is told to a caller. `retry_after_s` is a hint, in seconds."""
@@ -109,6 +126,7 @@ TABLE: Mapping[type[CriticRMError], Answer] = {
     Unauthorized: Answer(401, "unauthorized"),
     BodyTooLarge: Answer(413, "body_too_large"),
     UnsupportedMediaType: Answer(415, "unsupported_media_type"),
+    InvalidField: Answer(422, INVALID_REQUEST),
     LimitExceeded: Answer(422, "limit_exceeded"),
     PromptTooLong: Answer(422, "prompt_too_long"),
     ConversationError: Answer(422, "unsupported_conversation"),
@@ -122,10 +140,6 @@ TABLE: Mapping[type[CriticRMError], Answer] = {
     CheckpointError: Answer(500, "bad_checkpoint"),
     UnsupportedModel: Answer(500, "unsupported_model"),
 }
-
-INVALID_REQUEST = "invalid_request"
-INVALID_JSON = "invalid_json"
-INTERNAL = "internal"
 
 
 def answer_for(error: CriticRMError) -> Answer:
@@ -141,9 +155,8 @@ def _respond(
     request: Request, status: int, code: str, message: str, details: list[dict[str, Any]], **headers: str
 ) -> JSONResponse:
     request.scope["error_code"] = code  # read by the request log and the metrics
-    return JSONResponse(
-        error_body(code, message, request.scope.get("request_id", ""), details), status, headers=headers
-    )
+    body = error_body(code, message, request.scope.get("request_id", ""), details)
+    return JSONResponse(body | dict(request.scope.get("error_fields", {})), status, headers=headers)
 
 
 async def handle_ours(request: Request, error: Exception) -> JSONResponse:

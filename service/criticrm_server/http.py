@@ -8,8 +8,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import pydantic_core
 from fastapi import Request
@@ -91,7 +91,14 @@ class GuardedRoute(APIRoute):
     """Checks the key before the body is read, its size and the deadline while it is read, and takes strict JSON only.
 
     FastAPI reads the body before any dependency runs, and turns what goes wrong there into a bare 400.
+
+    Attributes:
+        basic_auth: a key may also come as the password of HTTP Basic.
+        error_fields: what the body of every error has besides `error`.
     """
+
+    basic_auth: ClassVar[bool] = False
+    error_fields: ClassVar[Mapping[str, str]] = {}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -100,7 +107,8 @@ class GuardedRoute(APIRoute):
             settings: Settings = request.app.state.settings
             deadlines: Deadlines = request.app.state.deadlines
             request.scope["deadline"] = deadline = deadlines.start()
-            check_key(request.headers.get("authorization", ""), settings.api_keys)
+            request.scope["error_fields"] = self.error_fields
+            check_key(request.headers.get("authorization", ""), settings.api_keys, basic=self.basic_auth)
             strict = _StrictRequest(request.scope, request.receive)
             if request.method == "POST":
                 media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

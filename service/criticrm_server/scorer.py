@@ -52,12 +52,17 @@ class _Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request, rendered."""
+    """A request, rendered.
+
+    Attributes:
+        partial: a response that can't be scored is told in its result; else it fails the request.
+    """
 
     request_id: str
     responses: list[_Sequence]
     critique: CritiqueOptions | None
     normalize: bool
+    partial: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +110,12 @@ class Scorer:
             )
         return sum(len(item.responses) for item in request.items) * (critique.n if critique else 1)
 
-    async def plan(self, request: ScoreOne | ScoreMany, request_id: str) -> Plan:
+    async def plan(self, request: ScoreOne | ScoreMany, request_id: str, *, partial: bool = True) -> Plan:
         """Render a request.
 
         Raises:
-            PromptTooLong, ConversationError: if no response of the request could be rendered.
+            PromptTooLong, ConversationError: if no response of the request could be rendered, or one could not
+                and the plan must not be `partial`.
         """
         critique = self._critique_options(request)
         responses: list[_Sequence] = []
@@ -121,8 +127,8 @@ class Scorer:
             else:
                 responses += self._render_item(item, critique, truncate)
                 await asyncio.sleep(0)  # tokenising hundreds of items must not hold up everyone else
-        _raise_if_all_failed([r.error for r in responses])
-        return Plan(request_id, responses, critique, request.normalize)
+        _raise_failure([r.error for r in responses], partial)
+        return Plan(request_id, responses, critique, request.normalize, partial)
 
     async def stream(self, plan: Plan) -> AsyncGenerator[Scored]:
         """Results as they finish.
@@ -144,11 +150,12 @@ class Scorer:
 
         Raises:
             EngineDead, EngineFailed: as `stream`.
-            NonFiniteReward: no response of the request has a finite reward.
+            NonFiniteReward: no response of the request has a finite reward, or one has not and the plan is not
+                `partial`.
         """
         async with aclosing(self.stream(plan)) as stream:
             scored = sorted([one async for one in stream], key=lambda one: one.position)
-        _raise_if_all_failed([one.error for one in scored])
+        _raise_failure([one.error for one in scored], plan.partial)
         return [one.result for one in scored]
 
     def _critique_options(self, request: ScoreOne | ScoreMany) -> CritiqueOptions | None:
@@ -301,8 +308,10 @@ def _standardise(reward: float, moments: Moments) -> float:
     return (reward - moments.mean) / moments.std
 
 
-def _raise_if_all_failed(errors: list[CriticRMError | None]) -> None:
-    """A request of which nothing could be scored fails as one, with the first error's status."""
-    first = errors[0]
-    if first is not None and all(errors):
-        raise first
+def _raise_failure(errors: list[CriticRMError | None], partial: bool) -> None:
+    """A request of which nothing could be scored fails as one, with the first error's status; so does one of which
+    everything must be.
+    """
+    failed = [error for error in errors if error is not None]
+    if failed and not (partial and len(failed) < len(errors)):
+        raise failed[0]

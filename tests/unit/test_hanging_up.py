@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Running, StartApp
 from criticrm_server.routes.score import _PermittedStream
+from dropin import bodies
 
 BODY = json.dumps({"prompt": "Q", "responses": ["A", "B"]}).encode()
 ACCEPTS = pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
@@ -20,7 +21,7 @@ ACCEPTS = pytest.mark.parametrize("accept", ["application/json", "application/x-
 class Caller:
     """Speaks ASGI itself: httpx's transport can neither hang up half way nor stop reading."""
 
-    def __init__(self, app: Any, accept: str, body: bytes = BODY, *, whole: bool = True) -> None:
+    def __init__(self, app: Any, accept: str, body: bytes = BODY, *, whole: bool = True, path: str = "/score") -> None:
         self._parts = [{"type": "http.request", "body": body, "more_body": not whole}]
         self._hung_up = asyncio.Event()
         self.sent: list[dict[str, Any]] = []
@@ -29,8 +30,8 @@ class Caller:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": "POST",
-            "path": "/score",
-            "raw_path": b"/score",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "headers": [(b"content-type", b"application/json"), (b"accept", accept.encode())],
             "scheme": "http",
@@ -72,6 +73,16 @@ async def test_while_its_work_is_in_the_engine(running: Running, accept: str) ->
     running.engine.delay_s = 60
     caller = Caller(running.app, accept)
     while running.engine.running < 2:
+        await asyncio.sleep(0.001)
+    await caller.hang_up()
+    assert running.engine.running == running.service.admission.in_house == 0
+
+
+@pytest.mark.parametrize(("path", "body"), bodies().items())
+async def test_of_a_drop_in_route(running: Running, path: str, body: dict[str, Any]) -> None:
+    running.engine.delay_s = 60
+    caller = Caller(running.app, "*/*", json.dumps(body).encode(), path=path)
+    while not running.engine.running:
         await asyncio.sleep(0.001)
     await caller.hang_up()
     assert running.engine.running == running.service.admission.in_house == 0

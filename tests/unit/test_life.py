@@ -151,9 +151,9 @@ async def test_what_is_refused_or_waits_is_not_rendered(start_app: StartApp, mon
         plan = app.service.scorer.plan
         planned = []
 
-        async def counted(*arguments: Any) -> Any:
+        async def counted(*arguments: Any, **options: Any) -> Any:
             planned.append(arguments)
-            return await plan(*arguments)
+            return await plan(*arguments, **options)
 
         monkeypatch.setattr(app.service.scorer, "plan", counted)
         waiting = asyncio.create_task(app.client.post("/score", json=GOOD))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Annotated, Any
@@ -17,26 +16,15 @@ from criticrm_model import CriticRMError
 from ..admission import Permit
 from ..errors import answer_for
 from ..http import GuardedRoute, while_connected
-from ..schemas import ErrorBody, ErrorInfo, Result, ScoreRequest, ScoreResponse, StreamEnd
+from ..schemas import ErrorInfo, Result, ScoreRequest, ScoreResponse, StreamEnd
 from ..scorer import Plan, total_usage
 from ..state import Service
+from .work import ERRORS, admit, score_all
 
 NDJSON = "application/x-ndjson"
 _EXAMPLE = {
     "prompt": "Why is the sky blue?",
     "responses": ["Air scatters blue light more than red light.", "It reflects the sea."],
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": description}
-    for status, description in {
-        401: "No key, or a wrong one.",
-        413: "The body is too large.",
-        415: "The body is not declared as JSON.",
-        422: "Invalid, or too long: `details` names each field and its limit.",
-        500: "The model gave no finite reward, or something unexpected.",
-        503: "Overloaded, draining, or the engine died; `Retry-After` says when to come back.",
-        504: "The server's deadline passed.",
-    }.items()
 }
 
 router = APIRouter(route_class=GuardedRoute)
@@ -45,7 +33,7 @@ router = APIRouter(route_class=GuardedRoute)
 @router.post(
     "/score",
     response_model=ScoreResponse,
-    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}, **_ERRORS},
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}, **ERRORS},
     summary="Critique and score responses",
 )
 async def score(
@@ -60,25 +48,9 @@ async def score(
     service: Service = request.app.state.service
     deadline: float = request.scope["deadline"]
 
-    async def admitted() -> Permit:
-        # Before anything is rendered: what is refused costs nothing, what waits holds no token ids.
-        sequences = service.scorer.sequences(body)
-        began = time.perf_counter()
-        permit = await service.admission.admit(sequences)
-        service.metrics.admission_seconds.observe(time.perf_counter() - began)
-        return permit
-
-    async def whole() -> Response:
-        async with service.deadlines.until(deadline):
-            with await admitted():
-                plan = await service.scorer.plan(body, request.scope["request_id"])
-                results = await service.scorer.score(plan)
-        envelope = _envelope(service, plan, results)
-        return Response(ScoreResponse(**envelope, results=results).model_dump_json(), media_type="application/json")
-
     async def planned() -> tuple[Plan, Permit]:
         async with service.deadlines.until(deadline):
-            permit = await admitted()
+            permit = await admit(service, body)
             try:
                 return await service.scorer.plan(body, request.scope["request_id"]), permit
             except BaseException:
@@ -86,7 +58,9 @@ async def score(
                 raise
 
     if NDJSON not in request.headers.get("accept", ""):
-        return await while_connected(request, whole())
+        results = await score_all(request, body)
+        envelope = _envelope(service, request.scope["request_id"], results)
+        return Response(ScoreResponse(**envelope, results=results).model_dump_json(), media_type="application/json")
     plan, permit = await while_connected(request, planned())
     return _PermittedStream(_lines(service, plan, deadline), permit, deadline)
 
@@ -129,13 +103,13 @@ async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator
         service.metrics.errors.labels(failed.code).inc()
     if failed is None and all(result.status == "error" for result in results):
         failed = results[0].error  # as the whole request would have
-    end = StreamEnd(**_envelope(service, plan, results), count=len(results), error=failed)
+    end = StreamEnd(**_envelope(service, plan.request_id, results), count=len(results), error=failed)
     yield end.model_dump_json() + "\n"
 
 
-def _envelope(service: Service, plan: Plan, results: list[Result]) -> dict[str, Any]:
+def _envelope(service: Service, request_id: str, results: list[Result]) -> dict[str, Any]:
     return {
-        "id": plan.request_id,
+        "id": request_id,
         "model": service.model_name,
         "model_version": service.checkpoint.manifest.version,
         "usage": total_usage(results),

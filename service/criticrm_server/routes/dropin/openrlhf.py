@@ -1,0 +1,109 @@
+"""`POST /get_reward`, for OpenRLHF's `--reward.remote_url`.
+
+As OpenRLHF's client sends it (openrlhf/utils/agent.py, `SingleTurnAgentExecutor`): one sample a request, decoded with
+its special tokens. Of several URLs all but the first are sent empty lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+
+from ...chat_markers import split_response
+from ...errors import InvalidField
+from ..work import ERRORS
+from .common import (
+    DropInRoute,
+    Foreign,
+    Pair,
+    QueryOptions,
+    check_count,
+    direct_score_of,
+    pair_of_text,
+    score_of,
+    score_pairs,
+)
+
+router = APIRouter(route_class=DropInRoute)
+
+_COMPARABLE = 1_000_000  # characters, some 0.2 s
+
+
+class RewardRequest(Foreign):
+    """`query[i]` is `prompts[i]` and what the policy wrote; older clients send no prompts."""
+
+    query: list[str]
+    prompts: list[str] | None = None
+    labels: Any = None
+
+
+class RewardResponse(BaseModel):
+    """`rewards` and `scores` are the same. OpenRLHF makes tensors of `extra_logs`: numbers only."""
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+@router.post("/get_reward", responses=ERRORS, summary="OpenRLHF")
+async def get_reward(
+    request: Request, body: RewardRequest, options: Annotated[QueryOptions, Query()]
+) -> RewardResponse:
+    """Score what follows `prompts[i]` in `query[i]`; without prompts, the last assistant's turn of `query[i]`."""
+    check_count(request, "query", body.query)
+    if body.query and body.prompts is not None and len(body.prompts) != len(body.query):
+        raise InvalidField("prompts", f"{len(body.prompts)} prompts for {len(body.query)} queries")
+    results = await score_pairs(request, _pairs(body.query, body.prompts), options)
+    scores = [score_of(result) for result in results]
+    return RewardResponse(
+        rewards=scores,
+        scores=scores,
+        extra_logs={
+            "direct_score": [direct_score_of(result) for result in results],
+            "critique_tokens": [result.usage.critique_tokens for result in results],
+            "truncated": [float(result.status == "truncated") for result in results],
+        },
+    )
+
+
+def _pairs(queries: list[str], prompts: list[str] | None) -> Iterator[Pair]:
+    for i, query in enumerate(queries):
+        field = f"query[{i}]"
+        if prompts is None:
+            yield pair_of_text(query, field)
+            continue
+        generated = _after(prompts[i], query)
+        if generated is None:
+            raise InvalidField(
+                field,
+                f"does not begin with prompts[{i}], so where the response begins is unknown "
+                "(OpenRLHF cuts prompts that are longer than its limit at their beginning)",
+            )
+        yield Pair(*split_response(prompts[i], generated))
+
+
+def _after(prompt: str, query: str) -> str | None:
+    """What follows the prompt.
+
+    Its white space need not be the same: some tokenizers decode with other spaces than they encoded
+    (transformers' `clean_up_tokenization_spaces`; SentencePiece after a special token).
+    """
+    if query.startswith(prompt):
+        return query[len(prompt) :]
+    wanted = _without_space(prompt)
+    if len(query) > _COMPARABLE or not _without_space(query).startswith(wanted):
+        return None
+    left = len(wanted)
+    for word in re.finditer(r"\S+", query):
+        if left <= len(word[0]):
+            return query[word.start() + left :].lstrip()
+        left -= len(word[0])
+    return ""
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,62 @@
+"""`POST /slime`, for slime's `--rm-type remote_rm --rm-url URL --reward-key score`.
+
+As slime's client sends it (slime/rollout/rm_hub/__init__.py, `remote_rm`): one sample a request. The prompt is text in
+the policy's template with `--apply-chat-template`, else what the data set holds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from ...chat_markers import split_response, strip_end
+from ..work import ERRORS
+from .common import (
+    DropInRoute,
+    Foreign,
+    ForeignMessage,
+    Pair,
+    QueryOptions,
+    direct_score_of,
+    score_of,
+    score_pairs,
+    text_or_list,
+)
+
+router = APIRouter(route_class=DropInRoute)
+
+
+class SlimeRequest(Foreign):
+    prompt: Annotated[
+        Annotated[str, Tag("<str>")] | Annotated[list[ForeignMessage], Field(min_length=1), Tag("<list>")],
+        Discriminator(text_or_list),
+    ]
+    response: str
+    label: Any = None
+
+
+class SlimeResponse(BaseModel):
+    """slime keeps the whole as `sample.reward` and trains on `--reward-key score`."""
+
+    score: float
+    direct_score: float
+    truncated: bool
+    critique: str | None = Field(description="Several are separated by an empty line; null with critique=false.")
+
+
+@router.post("/slime", responses=ERRORS, summary="slime's remote_rm")
+async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOptions, Query()]) -> SlimeResponse:
+    """Score one response."""
+    if isinstance(body.prompt, str):
+        pair = Pair(*split_response(body.prompt, body.response))
+    else:
+        pair = Pair([message.message() for message in body.prompt], strip_end(body.response))
+    (result,) = await score_pairs(request, [pair], options)
+    return SlimeResponse(
+        score=score_of(result),
+        direct_score=direct_score_of(result),
+        truncated=result.status == "truncated",
+        critique="\n\n".join(critique.text for critique in result.critiques) if result.critiques else None,
+    )

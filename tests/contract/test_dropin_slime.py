@@ -1,0 +1,88 @@
+"""`/slime`, called as slime's remote_rm calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Running
+from dropin import ASKED, PROMPT, result, score
+
+KEYS = {"score", "direct_score", "truncated", "critique"}
+
+
+async def ask(running: Running, url: str = "/slime", **body: object) -> httpx.Response:
+    return await running.client.post(url, json=body)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ASKED], ids=["templated", "messages"])
+@pytest.mark.parametrize("label", ["56", None, {"answer": 56}])
+async def test_one_sample_as_it_is_sent(running: Running, prompt: Any, label: Any) -> None:
+    answer = await ask(running, prompt=prompt, response="So.<|im_end|>", label=label)
+    expected = await result(running, ASKED, "So.")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "score": expected["score"],
+        "direct_score": expected["direct_score"],
+        "truncated": False,
+        "critique": expected["critiques"][0]["text"],
+    }
+
+
+async def test_a_plain_prompt_is_one_user_turn(running: Running) -> None:
+    answer = await ask(running, prompt="Why?", response="So.", label=None)
+    assert answer.json()["score"] == await score(running, "Why?", "So.")
+
+
+async def test_a_glm_policy_ends_with_the_marker_of_the_next_turn(running: Running) -> None:
+    prompt = "[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhy?<|assistant|>\n"
+    answer = await ask(running, prompt=prompt, response="So.<|user|>", label=None)
+    assert answer.json()["score"] == await score(running, ASKED, "So.")
+
+
+async def test_messages_in_parts(running: Running) -> None:
+    parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]
+    prompt = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts, "name": "me"}]
+    answer = await ask(running, prompt=prompt, response="So.")
+    assert answer.json()["score"] == await score(running, ASKED, "So.")
+
+
+async def test_the_keys_are_always_the_same(running: Running) -> None:
+    for query in ("", "?critique=false", "?include=false", "?n=3", "?normalize=true"):
+        answer = (await ask(running, f"/slime{query}", prompt="Why?", response="So.")).json()
+        assert set(answer) == KEYS
+        assert (answer["critique"] is None) == (query in ("?critique=false", "?include=false"))
+    several = (await ask(running, "/slime?n=3&max_tokens=4", prompt="Why?", response="So.")).json()
+    texts = (await result(running, "Why?", "So.", critique={"n": 3, "max_tokens": 4}))["critiques"]
+    assert several["critique"] == "\n\n".join(critique["text"] for critique in texts)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"response": "a"}, "prompt"),
+        ({"prompt": "q"}, "response"),
+        ({"prompt": "q", "response": None}, "response"),
+        ({"prompt": "q", "response": ["a"]}, "response"),
+        ({"prompt": 1, "response": "a"}, "prompt"),
+        ({"prompt": [], "response": "a"}, "prompt"),
+        ({"prompt": ["q"], "response": "a"}, "prompt[0]"),
+        ({"prompt": [{"role": "me", "content": "q"}], "response": "a"}, "prompt[0].role"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "response": "a"}, "prompt[0].content"),
+        (
+            {"prompt": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}], "response": "a"},
+            "prompt[0].tool_calls",
+        ),
+    ],
+)
+async def test_wrong_types_name_their_field(running: Running, body: dict[str, Any], field: str) -> None:
+    answer = await ask(running, **body)
+    assert answer.status_code == 422
+    assert any(detail["field"].startswith(field) for detail in answer.json()["error"]["details"])
+    assert field in answer.json()["error"]["message"]
+
+
+async def test_fields_that_are_not_ours_are_let_by(running: Running) -> None:
+    assert (await ask(running, prompt="q", response="a", index=3, metadata={})).status_code == 200
