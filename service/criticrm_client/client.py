@@ -58,11 +58,10 @@ class CriticRM:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread."""
+        """Close the connections and end the thread; calls of other threads that wait are cancelled."""
         self._closed = True
         running, self._running = self._running, None
         if running is not None and running.process == os.getpid():
-            running.call(running.client.close())
             running.stop()
 
     def score(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> ScoreResponse:
@@ -176,6 +175,14 @@ class _Running:
             raise
 
     def stop(self) -> None:
+        async def end() -> None:
+            waiting = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await self.client.close()
+
+        self.call(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -111,7 +111,14 @@ DEFAULT_COLUMNS = Columns()
 
 @dataclass(frozen=True, slots=True)
 class FileSummary:
-    """What came of a file. `taken_over` rows were scored by an earlier run; `failures` counts reasons."""
+    """What came of a file.
+
+    Attributes:
+        failed_rows: the file that names them and their reasons, None if there are none.
+        taken_over: rows that an earlier run had scored.
+        mean_score: over rows; of several responses a row, of the best ones. None if no row was scored.
+        failures: how many rows by reason: the server's code, "invalid_row", or the exception's name.
+    """
 
     out: Path
     failed_rows: Path | None
@@ -204,6 +211,7 @@ class _Job:
         self._run = json.dumps(run, sort_keys=True).encode()
         self._asked: deque[tuple[_Part, int]] = deque()
         self._open: dict[int, _Part] = {}
+        self._new = set(columns.example())
         self.taken_over = 0
 
     def parts(self, *, with_failures: bool) -> Iterator[tuple[list[Line], _Part]]:
@@ -237,7 +245,10 @@ class _Job:
                 if part.answers[index] is not None:
                     continue
                 try:
-                    item = self.columns.item(_row(line))
+                    row = _row(line)
+                    if taken := self._new & row.keys():
+                        raise ValueError(f"{min(taken)}: there already, unlike in the first row")
+                    item = self.columns.item(row)
                 except ValueError as error:
                     part.answers[index] = _failure("invalid_row", str(error))
                     taken_over(1)

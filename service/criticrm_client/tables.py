@@ -90,6 +90,12 @@ def rows_to(path: Path, schema: Any, added: Row) -> Iterator[Callable[[Sequence[
                 # With the example as a last row, whose columns are never empty, and then without it.
                 found = schema or pa.Table.from_pylist([*rows, {**rows[0], **added}]).schema
                 writer = parquet.ParquetWriter(path, found)
+            for row in rows:  # pyarrow would leave such columns out in silence
+                if strange := row.keys() - set(writer.schema.names):
+                    raise FileError(
+                        f"only some rows have the column {min(strange)!r}, so they don't fit one Parquet table; write "
+                        "to a .jsonl file"
+                    )
             writer.write_table(pa.Table.from_pylist(list(rows), schema=writer.schema))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise FileError(f"the rows don't fit one Parquet table ({error}); write to a .jsonl file") from error

@@ -414,6 +414,30 @@ def test_a_closed_client_says_so(url: str) -> None:
         client.health()
 
 
+def test_closing_ends_what_waits() -> None:
+    async def stall(_: httpx.Request) -> httpx.Response:
+        began.set()
+        await asyncio.sleep(60)
+        return httpx.Response(200)
+
+    began = threading.Event()
+    ended: list[BaseException] = []
+    client = CriticRM(transport=httpx.MockTransport(stall))
+
+    def wait() -> None:
+        try:
+            client.score("Why?", ["So."])
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert began.wait(10)
+    client.close()
+    thread.join(10)
+    assert [type(error).__name__ for error in ended] == ["CancelledError"]
+
+
 def test_a_client_that_is_not_closed_lets_the_process_end(url: str) -> None:
     program = "import sys; from criticrm_client import CriticRM; print(CriticRM(sys.argv[1]).health())"
     done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, timeout=60)

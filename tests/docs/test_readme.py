@@ -68,7 +68,7 @@ def test_the_answer_shown_has_the_shape_of_the_answer(server: Server) -> None:
 
 
 def test_python_prints_a_score_for_each_response(server: Server) -> None:
-    programs = blocks("python", "/score")
+    programs = blocks("python", "127.0.0.1:8000")
     assert programs
     for program in programs:
         lines = run(server, sys.executable, "-c", program).splitlines()

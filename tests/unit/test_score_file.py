@@ -117,6 +117,16 @@ def test_rows_that_are_none_are_named(server: NullServer, tmp_path: Path) -> Non
     assert failed[2]["input"] == {"prompt": "Why?"}
 
 
+def test_columns_that_only_some_rows_have(server: NullServer, tmp_path: Path) -> None:
+    some = [*rows(2), {**rows(1)[0], "note": "mine"}, {**rows(1)[0], "score": 3}]
+    source = write(tmp_path / "in.jsonl", some)
+    summary = score(server, source, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[2]["note"] == "mine"
+    assert summary.failures == {"invalid_row": 1}  # a score of the caller's is not written over
+    with pytest.raises(FileError, match="only some rows have the column 'note'"):
+        score(server, source, tmp_path / "out.parquet")
+
+
 @pytest.mark.parametrize(
     ("source", "out", "told"),
     [
