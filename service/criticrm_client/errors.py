@@ -37,8 +37,18 @@ class APIError(Exception):
         self.message = message
         self.request_id = request_id
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes, as frameworks' pools and Ray send exceptions: without calling the constructor again."""
+        return _remade, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         return f"{self.message} [request {self.request_id}]" if self.request_id else self.message
+
+
+def _remade(kind: type[APIError], args: tuple[Any, ...], state: dict[str, Any]) -> APIError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class APIConnectionError(APIError):

@@ -32,7 +32,7 @@ from .types import Item, ItemScores, Options, Result
 if TYPE_CHECKING:
     from .async_client import AsyncCriticRM
 
-_PART_ROWS = 256
+_PART_ROWS = 128  # what a kill can cost, besides what is in flight
 _RUN = "run.json"
 _ADDED = ("score", "direct_score", "score_std", "status", "critiques", "warnings")
 

@@ -72,7 +72,8 @@ class Score(BaseSettings):
 
     def run(self) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        for chatty in ("httpx", "criticrm.access"):  # a line a request
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         try:
             summary = asyncio.run(self._score())
         except (APIError, FileError, ValueError) as error:
@@ -123,12 +124,10 @@ async def _app_in_process(model: str) -> AsyncIterator[AsyncCriticRM]:
     from criticrm_model.default import resolve
 
     from .app import create_app
-    from .logs import configure_logging
     from .serve import require_engine, start_engine
     from .settings import Settings
 
     settings = Settings(model=model, host="127.0.0.1", api_keys=[])
-    configure_logging("warning", "text")
     require_engine(settings.engine)
     checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
     app = create_app(settings, checkpoint, start_engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -412,6 +413,14 @@ def test_a_closed_client_says_so(url: str) -> None:
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         client.health()
+
+
+@pytest.mark.parametrize("kind", [APIConnectionError, APITimeoutError, APIResponseError, *STATUS_ERRORS.values()])
+def test_exceptions_go_between_processes(kind: type[Exception]) -> None:
+    arguments = (418, "c", "m", [{"field": "f"}], "r") if issubclass(kind, APIStatusError) else ("m", "r")
+    error = kind(*arguments)
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), vars(back)) == (kind, str(error), vars(error))
 
 
 def test_closing_ends_what_waits() -> None:

@@ -1,0 +1,123 @@
+"""Reward functions for TRL's trainers: `GRPOTrainer(reward_funcs=critic_rm)`.
+
+TRL awaits real coroutine functions together, in an event loop on a thread of its own, and hands each one the columns
+of the data set with `log_extra(column, values)` and `log_metric(name, value)` (trl/trainer/grpo_trainer.py,
+`_calculate_rewards`). None leaves a sample out: its advantage is 0 and no mean counts it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, Unpack
+
+import httpx
+
+from ..async_client import AsyncCriticRM
+from ..retries import DEFAULT_RETRIES, Retries
+from ..types import Options
+from . import environment
+from .core import DEFAULT_CONCURRENCY, Reward, Scorer, scorer_of_environment
+from .pairs import Pair
+
+logger = logging.getLogger(__name__)
+
+
+class TRLReward(Protocol):
+    """What TRL calls."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> Awaitable[list[float | None]]: ...
+
+
+async def critic_rm(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001  # TRL passes it by name
+    **columns: Any,
+) -> list[float | None]:
+    """The reward function of the service that the variables name (`rewards.environment`).
+
+    Args:
+        prompts: texts or message lists, one a completion.
+        completions: texts or message lists.
+        columns: `log_extra` gets the critiques, where some were asked for; `log_metric` the share that failed.
+
+    Returns:
+        A reward a completion; None for one that failed, with a warning that says why.
+
+    Raises:
+        ValueError: a variable is missing or wrong.
+        APIStatusError: a fault of the job, such as a wrong key or an option that the server refuses.
+        APIConnectionError: the service has gone.
+    """
+    return await _rewards(scorer_of_environment(), "critic_rm", prompts, completions, columns)
+
+
+def critic_rm_reward(
+    url: str | Sequence[str] | None = None,
+    *,
+    key: str | None = None,
+    name: str = "critic_rm",
+    concurrency: int = DEFAULT_CONCURRENCY,
+    retries: Retries = DEFAULT_RETRIES,
+    timeout_s: float = 310.0,
+    deadline_s: float | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    **options: Unpack[Options],
+) -> TRLReward:
+    """As `critic_rm`, told by arguments. What is not given is read from the variables, at once.
+
+    Args:
+        name: in TRL's logs, and of the column with the critiques (`NAME/critique`).
+        concurrency: requests in flight a rank.
+        url, key, retries, timeout_s, deadline_s, transport: as those of `AsyncCriticRM`.
+        options: as those of `AsyncCriticRM.score`.
+
+    Raises:
+        ValueError: no URL, or a variable that is wrong.
+    """
+    urls = environment.urls() if url is None else url
+    key = environment.key() if key is None else key
+
+    def make_client() -> AsyncCriticRM:
+        return AsyncCriticRM(
+            urls, key=key, retries=retries, timeout_s=timeout_s, deadline_s=deadline_s, transport=transport
+        )
+
+    scorer = Scorer(make_client, options or environment.options(), concurrency)
+
+    async def reward(
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
+        **columns: Any,
+    ) -> list[float | None]:
+        return await _rewards(scorer, name, prompts, completions, columns)
+
+    reward.__name__ = reward.__qualname__ = name
+    return reward
+
+
+async def _rewards(
+    scorer: Scorer, name: str, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]
+) -> list[float | None]:
+    found = await scorer([Pair(*pair) for pair in zip(prompts, completions, strict=True)])
+    rewards = [reward if isinstance(reward, Reward) else None for reward in found]
+    failures = [failure for failure in found if isinstance(failure, Exception)]
+    if failures:
+        logger.warning("%s: %d of %d samples have no reward: %s", name, len(failures), len(found), failures[0])
+    log_extra: Callable[[str, list[Any]], None] | None = columns.get("log_extra")
+    if log_extra is not None and scorer.critiques:  # also where all failed: the table's columns stay equally long
+        log_extra(f"{name}/critique", [reward.critique if reward else None for reward in rewards])
+    log_metric: Callable[[str, float], None] | None = columns.get("log_metric")
+    if log_metric is not None and found:
+        log_metric(f"{name}/failed", len(failures) / len(found))
+    return [reward.score if reward else None for reward in rewards]
