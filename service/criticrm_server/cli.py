@@ -74,7 +74,7 @@ def _extras(command: EntryPoint) -> str:
     if command.module.startswith("criticrm_training."):
         return "'critic-rm[train]'"
     if command.name == "score":
-        return "'critic-rm[score]'"
+        return "'critic-rm[score]', for --offline also [serve] (GPU) or [serve-cpu]"
     if command.name in ("serve", "verify"):
         return "'critic-rm[serve]' (GPU) or [serve-cpu]"
     return "'critic-rm[serve]' (GPU), [serve-cpu] or [train]"
