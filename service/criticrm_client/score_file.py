@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -31,6 +32,9 @@ from .types import Item, ItemScores, Options, Result
 
 if TYPE_CHECKING:
     from .async_client import AsyncCriticRM
+
+if sys.platform != "win32":
+    import fcntl
 
 _PART_ROWS = 128  # what a kill can cost, besides what is in flight
 _RUN = "run.json"
@@ -166,7 +170,8 @@ async def score_file(
     """Write the rows of `source` to `out` with their scores. Rows that failed before are tried again.
 
     Raises:
-        FileError: a file can't be read or written, a column is missing, or the checkpoint changed on the way.
+        FileError: a file can't be read or written, a column is missing, another run writes `out`, or the checkpoint
+            changed on the way.
         APIError: the service refuses the job, or has gone; what is done is kept for the next run.
     """
     check_target(out)
@@ -185,18 +190,19 @@ async def score_file(
     if done := _done(out, digest):
         return done
     began = time.monotonic()
-    with progress_bar(table.count, "row", progress) as bar:
-        stream = client.score_stream(job.items(bar.update), concurrency=concurrency, pack=pack, **options)
-        async for scores in stream:
-            if scores.model_version not in (None, version):
-                raise FileError(
-                    f"the checkpoint changed from {version} to {scores.model_version} under the run; start it again "
-                    "to score all of it with the new one, or serve the old one"
-                )
-            job.answered(scores)
-            bar.update()
-        job.close()
-    return _merged(job, digest, out, time.monotonic() - began)
+    with _alone(job.folder, out):
+        with progress_bar(table.count, "row", progress) as bar:
+            stream = client.score_stream(job.items(bar.update), concurrency=concurrency, pack=pack, **options)
+            async for scores in stream:
+                if scores.model_version not in (None, version):
+                    raise FileError(
+                        f"the checkpoint changed from {version} to {scores.model_version} under the run; start it "
+                        "again to score all of it with the new one, or serve the old one"
+                    )
+                job.answered(scores)
+                bar.update()
+            job.close()
+        return _merged(job, digest, out, time.monotonic() - began)
 
 
 class _Job:
@@ -286,7 +292,6 @@ class _Job:
         if not part.is_whole or part.number not in self._open:
             return
         del self._open[part.number]
-        self.folder.mkdir(exist_ok=True)
         with _whole(self._path(part.number)) as path:
             path.write_bytes(b"".join(to_json(row) + b"\n" for row in (part.head, *part.answers)))
 
@@ -387,6 +392,33 @@ def _row(line: Line) -> Row:
 
 def _failure(code: str, message: str, request_id: str | None = None) -> Row:
     return {"error": {"code": code, "message": message, "request_id": request_id}}
+
+
+@contextmanager
+def _alone(folder: Path, out: Path) -> Iterator[None]:
+    """`folder`, for this run alone. The lock goes with the process, however that ends; Windows has none of the kind.
+
+    Raises:
+        FileError: another run holds it.
+    """
+    folder.mkdir(exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not folder.is_dir() or not os.path.samestat(os.fstat(held), folder.stat()):
+            raise BlockingIOError  # the other run has ended since, and removed it
+    except BlockingIOError as error:
+        os.close(held)
+        raise FileError(f"another run is writing {out}: let it end, or choose another output") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing was done
+        os.close(held)
 
 
 @contextmanager

@@ -224,6 +224,24 @@ def test_killed_twenty_times(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.jsonl", "out.jsonl.run.json"]
 
 
+def test_two_runs_on_one_output(server: NullServer, tmp_path: Path) -> None:
+    """The second is refused while the first one runs, and loses it nothing."""
+    source, out = write(tmp_path / "in.jsonl", rows(4000)), tmp_path / "out.jsonl"
+    program = (
+        "import sys; from criticrm_client import CriticRM; CriticRM(sys.argv[1]).score_file(*sys.argv[2:], pack=1)"
+    )
+    before = server.asked.total()
+    with subprocess.Popen(python(program, server.url, source, out)) as first:
+        while first.poll() is None and server.asked.total() < before + 100:
+            time.sleep(0.001)
+        with pytest.raises(FileError, match="another run is writing"):
+            score(server, source, out)
+        assert first.poll() is None, "ended before the second was refused"
+    assert first.returncode == 0
+    assert [row["id"] for row in read(out)] == list(range(4000))
+    assert score(server, source, out).taken_over == 4000
+
+
 def test_memory_is_flat(tmp_path: Path) -> None:
     """A hundred thousand rows in less than 300 MB, of the whole process."""
     source = tmp_path / "in.jsonl"
