@@ -112,7 +112,7 @@ def verl(url: str, how: str) -> list[float]:
         return asyncio.run(run())
 
 
-def ms_swift(url: str, _: str) -> list[float]:
+def ms_swift(_url: str, _: str) -> list[float]:
     """`compute_rewards_per_func` with the plugin that docs/frameworks/ms-swift.md shows."""
     import torch
     from swift.rewards import orms
@@ -145,7 +145,7 @@ def llama_factory(url: str, _: str) -> list[float]:
     return get_rewards_from_server(route, texts).tolist()
 
 
-def areal(url: str, _: str) -> list[float]:
+def areal(_url: str, _: str) -> list[float]:
     """`AsyncRewardWrapper`, which runs `reward_fn` in processes of its own."""
     bare("areal", "areal.api", "areal.utils")
     from areal.api.reward_api import AsyncRewardWrapper
@@ -164,35 +164,23 @@ class Framework:
     """What is installed, without dependencies, and the ways to ask; `ways` are handed to `ask`."""
 
     ask: Callable[[str, str], list[float]]
-    packages: tuple[str, ...]
+    packages: str
     ways: tuple[str, ...]
 
 
 FRAMEWORKS = {
-    "openrlhf": Framework(openrlhf, ("openrlhf==0.11.2", "pylatexenc"), ("get_reward",)),
+    "openrlhf": Framework(openrlhf, "openrlhf==0.11.2 pylatexenc", ("get_reward",)),
     "verl": Framework(
         verl,
-        # fmt: off
-        (
-            "verl==0.9.1",
-            "ray",
-            "tensordict",
-            "pyvers",
-            "hydra-core",
-            "omegaconf==2.3.0",
-            "antlr4-python3-runtime==4.9.3",
-            "codetiming",
-            "orjson",
-            "msgpack",
-        ),
-        # fmt: on
+        "verl==0.9.1 ray tensordict pyvers hydra-core omegaconf==2.3.0 antlr4-python3-runtime==4.9.3 codetiming orjson "
+        "msgpack",
         ("compute_score", "classify"),
     ),
     "ms-swift": Framework(
-        ms_swift, ("ms-swift==4.6.0", "dacite", "json_repair", "modelscope", "modelscope-hub"), ("CriticRMORM",)
+        ms_swift, "ms-swift==4.6.0 dacite json_repair modelscope modelscope-hub", ("compute_rewards_per_func",)
     ),
-    "llamafactory": Framework(llama_factory, ("llamafactory==0.9.5",), ("v1/score/evaluation",)),
-    "areal": Framework(areal, ("areal==1.0.4", "colorlog"), ("reward_fn",)),
+    "llamafactory": Framework(llama_factory, "llamafactory==0.9.5", ("v1/score/evaluation",)),
+    "areal": Framework(areal, "areal==1.0.4 colorlog", ("reward_fn",)),
 }
 
 
@@ -247,7 +235,7 @@ def try_all(url: str, folder: Path, names: list[str]) -> bool:
         framework, packages = FRAMEWORKS[name], folder / name
         if not packages.exists():
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages)]
-            subprocess.run([*install, *framework.packages], check=True)
+            subprocess.run([*install, *framework.packages.split()], check=True)
         variables = {
             "PYTHONPATH": str(packages),
             "CRITICRM_URL": url,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
+import uvicorn
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.app import create_app
@@ -105,3 +107,24 @@ def start_app(opened_checkpoint: Checkpoint) -> StartApp:
 async def running(start_app: StartApp) -> AsyncIterator[Running]:
     async with start_app() as app:
         yield app
+
+
+@contextmanager
+def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
+    """The app on the fake engine behind a real uvicorn on a free loopback port: its URL."""
+    app = create_app(
+        Settings(engine="fake", **settings),
+        checkpoint,
+        lambda checkpoint, _: (FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN),
+    )
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            thread.join(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 import criticrm_client
+from conftest import serving
 from criticrm_client import (
     APIConnectionError,
     APIResponseError,
@@ -35,10 +35,6 @@ from criticrm_client import (
 )
 from criticrm_client.errors import STATUS_ERRORS
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.app import create_app
-from criticrm_server.engines.base import Engine
-from criticrm_server.engines.fake import FakeEngine
-from criticrm_server.settings import Settings
 from null_server import NullServer, score_of
 
 KEY = "a-key"
@@ -66,21 +62,8 @@ def using(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def url(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    """The real app with its real server; only the engine is a fake."""
-
-    def start_engine(checkpoint: Checkpoint, _: Settings) -> tuple[Engine, int]:
-        return FakeEngine(checkpoint.renderer.stop_token_ids[0]), 512
-
-    settings = Settings(engine="fake", api_keys=[KEY], max_items=4)
-    app = create_app(settings, opened_checkpoint, start_engine)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+    with serving(opened_checkpoint, api_keys=(KEY,), max_items=4) as url:
+        yield url
 
 
 def transport(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.MockTransport:

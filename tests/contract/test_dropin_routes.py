@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +11,11 @@ import aiohttp
 import httpx
 import pytest
 import requests
-import uvicorn
 
-from conftest import MAX_MODEL_LEN, Running, StartApp
+from conftest import Running, StartApp, serving
 from criticrm_model import NonFiniteReward
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.app import create_app
 from criticrm_server.engines.base import Job, Output
-from criticrm_server.engines.fake import FakeEngine
-from criticrm_server.settings import Settings
 from dropin import ASKED, PROMPT, bodies, reward, score
 from tiny import make_checkpoint
 
@@ -219,21 +214,8 @@ async def test_the_refusal_says_how_to_put_a_key_into_the_url(start_app: StartAp
 
 @pytest.fixture(scope="module")
 def address(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    """The app on the fake engine behind a real uvicorn on a free loopback port, with a key."""
-    app = create_app(
-        Settings(engine="fake", api_keys=("secret",)),
-        opened_checkpoint,
-        lambda checkpoint, _: (FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN),
-    )
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(opened_checkpoint, api_keys=("secret",)) as url:
+        yield url.removeprefix("http://")
 
 
 @each_route

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from conftest import MAX_MODEL_LEN, Running
+from conftest import Running, serving
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.app import create_app
-from criticrm_server.engines.fake import FakeEngine
-from criticrm_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "openapi.json"
@@ -53,21 +47,8 @@ api = schemathesis.openapi.from_path(DOCUMENT)
 
 @pytest.fixture(scope="module")
 def live_url(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    """The app on the fake engine behind a real uvicorn on a free loopback port."""
-    app = create_app(
-        Settings(engine="fake", api_keys=(KEY,)),
-        opened_checkpoint,
-        lambda checkpoint, _: (FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN),
-    )
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(opened_checkpoint, api_keys=(KEY,)) as url:
+        yield url
 
 
 @api.parametrize()

@@ -62,7 +62,7 @@ class Fuzz:
     async def _send(self, case: Case) -> str:
         try:
             async with asyncio.timeout(case.hang_up_after_s):
-                answer = await self.client.post("/score", content=case.content, headers=case.headers)
+                answer = await self.client.post(case.path, content=case.content, headers=case.headers)
         except TimeoutError:
             return "hung up"
         except httpx.HTTPError as error:
@@ -116,6 +116,10 @@ def _fault(case: Case, answer: httpx.Response) -> str:
         return "" if error["code"] in expected else f"{answer.status_code} {error}, expected {expected or 200}"
     if case.must_fail:
         return "200 for a request that is invalid"
+    if case.path != "/score":
+        rewards = _rewards(case.path, answer.json())
+        fine = len(rewards) == case.responses and all(isinstance(r, float) and math.isfinite(r) for r in rewards)
+        return "" if fine else f"the rewards {rewards}"
     if case.headers.get("accept") == NDJSON:
         *results, end = map(json.loads, answer.text.splitlines())
         if end["error"] or end["count"] != len(results):
@@ -132,6 +136,21 @@ def _fault(case: Case, answer: httpx.Response) -> str:
         elif not all(isinstance(score, float) and math.isfinite(score) for score in scores):
             return f"a score that is not finite: {scores}"
     return ""
+
+
+def _rewards(path: str, body: dict[str, Any]) -> list[Any]:
+    """What a framework reads of a drop-in route's answer."""
+    match path.partition("?")[0]:
+        case "/get_reward":
+            return list(body["rewards"])
+        case "/v1/score/evaluation":
+            return list(body["scores"])
+        case "/classify":
+            return [one["probs"][-1] for one in body["data"]]
+        case "/slime":
+            return [body["score"]]
+        case _:
+            return [body["reward"]]
 
 
 def _critiques(answer: httpx.Response) -> list[dict[str, Any]]:

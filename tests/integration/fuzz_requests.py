@@ -14,6 +14,8 @@ import httpx
 NDJSON = "application/x-ndjson"
 _WORDS = ["a", "bee", "see", "day", "even", "half", "an", "hour", "after", "noon"]
 _TOO_LONG = frozenset({"prompt_too_long"})
+_NOT_A_PROMPT = frozenset({"invalid_request"})  # a conversation without a turn, as an empty text is
+_CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
 _TEXTS = (
     "abc xyz ",
     "\u65e5\u672c\u8a9e\u3002",
@@ -34,6 +36,7 @@ class Case:
         must_fail: a 200 would be wrong.
         seeded: to be repeated in the end.
         hang_up_after_s: the caller leaves then.
+        path: the route, with its options.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Case:
     seeded: bool = False
     hang_up_after_s: float | None = None
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    path: str = "/score"
 
 
 class Requests:
@@ -72,6 +76,8 @@ class Requests:
             self.too_long,
             self.truncated,
             self.invalid,
+            self.drop_in,
+            self.drop_in,
         ]
 
     @classmethod
@@ -90,7 +96,7 @@ class Requests:
     def draw(self, draw: random.Random) -> Case:
         """A case; one in six is streamed, one in eight abandoned."""
         case = draw.choice(self.kinds)(draw)
-        if draw.random() < 1 / 6:
+        if case.path == "/score" and draw.random() < 1 / 6:
             case = replace(case, headers={**case.headers, "accept": NDJSON}, seeded=False)
         if draw.random() < 1 / 8:
             case = replace(case, kind=f"{case.kind}, hung up", hang_up_after_s=draw.choice([0.001, 0.05, 0.5, 2.0]))
@@ -186,6 +192,31 @@ class Requests:
         contents = [json.dumps(valid | body).encode() for body in bodies] + broken
         codes = frozenset({"invalid_request", "invalid_json", "limit_exceeded"})
         return Case("invalid", draw.choice(contents), codes=codes, must_fail=True)
+
+    def drop_in(self, draw: random.Random) -> Case:
+        """A framework's own route, its text with or without a template's markers, and sometimes too long."""
+        long = self._of_length(draw.randint(self.max_model_len // 2, self.max_model_len * 2))
+        prompt = draw.choice([_words(draw, 60), draw.choice(_TEXTS), long])
+        response = draw.choice(["", _words(draw, 40), draw.choice(_TEXTS), long])
+        before, between, after = draw.choice([("", "", ""), _CHATML])
+        asked = before + prompt + between
+        whole = asked + response + after
+        bodies: dict[str, dict[str, Any]] = {
+            "/get_reward": {"query": [whole], "prompts": [asked], "labels": [""]},
+            "/slime": {"prompt": asked, "response": response + after, "label": None},
+            "/v1/score/evaluation": {"model": "model", "messages": [whole, whole]},
+            "/classify": {"model": "any", "input": whole, "use_activation": False},
+            "/verify": {
+                "responses_create_params": {"input": [{"role": "user", "content": prompt}]},
+                "response": {"output": [{"role": "assistant", "content": [{"type": "output_text", "text": response}]}]},
+            },
+        }
+        path = draw.choice(list(bodies))
+        options = [f"max_tokens={draw.randint(1, 32)}", f"n={draw.choice([2, 5])}&temperature=1", f"seed={_seed(draw)}"]
+        query = draw.choice(["critique=false", "on_overflow=truncate", *options, "&".join(options)])
+        responses = 2 if path == "/v1/score/evaluation" else 1
+        content = json.dumps(bodies[path]).encode()
+        return Case(f"drop-in {path}", content, responses, _TOO_LONG | _NOT_A_PROMPT, path=f"{path}?{query}")
 
     def _of_length(self, tokens: int) -> str:
         return " a" * ((tokens - self.base) // self.per_word)
