@@ -16,6 +16,8 @@ from live import CRITICRM, Server
 pytestmark = pytest.mark.integration
 ROWS = 2000
 ENGINE = ("--dtype", "float32", "--max-model-len", "512", "--critique-tokens", "8")
+# One sequence a step: with others beside it, a sum may be added up in another order and its last bit differ.
+ALONE = ("--max-num-seqs", "1")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_killed_twenty_times_and_its_server_restarted_twice(
     moments = random.Random(4)
     for lifetime, kills in enumerate((7, 7, 6)):
         log = tmp_path / f"server-{lifetime}.log"
-        with Server(str(tiny_checkpoint), *ENGINE, log=log) as server:
+        with Server(str(tiny_checkpoint), *ENGINE, *ALONE, log=log) as server:
             if not whole.exists():
                 subprocess.run(command(source, whole, "--url", server.url), check=True)
             for _ in range(kills):
@@ -73,10 +75,8 @@ def test_killed_twenty_times_and_its_server_restarted_twice(
                 server.kill()
             last.wait(120)
     assert last.returncode == 0
-    expected, found = read(whole), read(out)
-    assert [row["id"] for row in found] == list(range(ROWS))
-    assert texts(found) == texts(expected)
-    assert scores(found) == pytest.approx(scores(expected), abs=1e-5)
+    assert out.read_bytes() == whole.read_bytes()
+    assert [row["id"] for row in read(out)] == list(range(ROWS))
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl", "out.jsonl.run.json"]
 
 
