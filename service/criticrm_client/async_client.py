@@ -13,7 +13,14 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
-from .errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, status_error
+from .errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseError,
+    APITimeoutError,
+    CheckpointChangedError,
+    status_error,
+)
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries, Servers, retry_after_s
 from .score_file import DEFAULT_COLUMNS, Columns, FileSummary, score_file
@@ -34,6 +41,8 @@ class AsyncCriticRM:
         retries: how often, and how patiently.
         timeout_s: of one attempt. The server's own deadline is 300 s unless it was told otherwise.
         deadline_s: of a whole call with its retries (of each request of `score_many`); none unless given.
+        model_version: of the checkpoint whose rewards are wanted; that of the first answer unless given. Rewards of
+            two checkpoints can't be compared, so an answer of another one is an error (CheckpointChangedError).
         transport: an httpx transport in place of the network, such as `httpx.ASGITransport(app)`.
 
     Every method raises APIError, as one of the exceptions of `criticrm_client.errors`, and ValueError for arguments
@@ -48,11 +57,13 @@ class AsyncCriticRM:
         retries: Retries = DEFAULT_RETRIES,
         timeout_s: float = 310.0,
         deadline_s: float | None = None,
+        model_version: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._servers = Servers([url] if isinstance(url, str) else url)
         self._retries = retries
         self._deadline_s = deadline_s
+        self._model_version = model_version
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
@@ -158,7 +169,9 @@ class AsyncCriticRM:
     async def model_info(self) -> ModelInfo:
         """The checkpoint and the server's limits."""
         answer, request_id = await self._send("GET", "/v1/model", None)
-        return _parsed(ModelInfo, answer, request_id)
+        info = _parsed(ModelInfo, answer, request_id)
+        self._check_version(info.model_version, request_id)
+        return info
 
     async def _score(self, body: Mapping[str, Any], items: Sequence[Item]) -> ScoreResponse:
         answer, request_id = await self._send("POST", "/score", to_json(body))
@@ -166,7 +179,18 @@ class AsyncCriticRM:
         asked = [(item.id, index) for item in items for index in range(len(item.responses))]
         if [(result.id, result.index) for result in scored.results] != asked:
             raise APIResponseError("the results are not those of the responses that were sent", request_id)
+        self._check_version(scored.model_version, request_id)
         return scored
+
+    def _check_version(self, found: str, request_id: str) -> None:
+        if self._model_version is None:
+            self._model_version = found
+        elif found != self._model_version:
+            raise CheckpointChangedError(
+                f"the service answers with checkpoint {found}, and this client's is {self._model_version}; their "
+                "rewards can't be compared. To go on with the new one, begin anew with another client",
+                request_id,
+            )
 
     async def _send(
         self, method: str, path: str, content: bytes | None, retries: Retries | None = None

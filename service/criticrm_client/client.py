@@ -39,10 +39,17 @@ class CriticRM:
         retries: Retries = DEFAULT_RETRIES,
         timeout_s: float = 310.0,
         deadline_s: float | None = None,
+        model_version: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._make: Callable[[], AsyncCriticRM] = lambda: AsyncCriticRM(
-            url, key=key, retries=retries, timeout_s=timeout_s, deadline_s=deadline_s, transport=transport
+            url,
+            key=key,
+            retries=retries,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            model_version=model_version,
+            transport=transport,
         )
         self._running: _Running | None = None
         self._closed = False

@@ -4,6 +4,7 @@ APIError                        no reward; `request_id` finds the request in the
 ├── APIConnectionError          no server could be reached, or the connection broke
 │   └── APITimeoutError         an attempt, or the whole call, took too long
 ├── APIResponseError            the answer is not what /score answers: another server, or results missing
+├── CheckpointChangedError      the answer is of another checkpoint than those before it
 ├── ResultError                 the request worked, this response's reward did not
 └── APIStatusError              `status`, `code` and `details` as the server gave them
     ├── AuthenticationError     401
@@ -61,6 +62,10 @@ class APITimeoutError(APIConnectionError):
 
 class APIResponseError(APIError):
     """An answer with status 200 that is not /score's, or not to this request."""
+
+
+class CheckpointChangedError(APIError):
+    """The service answers with another checkpoint than the client began with, or was told to expect."""
 
 
 class ResultError(APIError):
@@ -142,7 +147,13 @@ STATUS_ERRORS: dict[int, type[APIStatusError]] = {
     504: GatewayTimeoutError,
 }
 # Of the whole job and not of its items: whoever sends many requests stops at the first.
-FATAL = (AuthenticationError, PermissionDeniedError, NotFoundError, UnsupportedMediaTypeError)
+FATAL = (
+    AuthenticationError,
+    CheckpointChangedError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnsupportedMediaTypeError,
+)
 
 
 def status_error(answer: httpx.Response, request_id: str) -> APIStatusError:

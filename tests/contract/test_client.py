@@ -25,6 +25,7 @@ from criticrm_client import (
     APITimeoutError,
     AsyncCriticRM,
     AuthenticationError,
+    CheckpointChangedError,
     CriticRM,
     CritiqueOptions,
     InternalServerError,
@@ -382,6 +383,36 @@ def test_ten_thousand_rows_through_a_faulty_server(using: Callable[..., Any]) ->
     assert {type(scores.error) for scores in named} <= {APIConnectionError, InternalServerError}
 
 
+@pytest.mark.parametrize("told", [None, "v"])
+def test_rewards_of_two_checkpoints_are_not_mixed(using: Callable[..., Any], told: str | None) -> None:
+    """One of two servers has another checkpoint, or the only one gets another."""
+    asked = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        version = "other" if asked > 3 or (told and request.url.host == "b.test") else "v"
+        items = json.loads(request.content)["items"]
+        return httpx.Response(200, json=_answer(*(_result(0) for _ in items)) | {"model_version": version})
+
+    for urls in ("http://a.test", ["http://a.test", "http://b.test"]):
+        asked = 0
+        with pytest.raises(CheckpointChangedError, match="checkpoint other, and this client's is v"):
+            using(
+                lambda client: client.score_many([("Why?", ["So."])] * 100, concurrency=1, pack=1),
+                urls,
+                transport=transport(answer),
+                model_version=told,
+            )
+        assert asked < 6
+
+
+def test_a_checkpoint_other_than_the_one_told(using: Callable[..., Any], url: str) -> None:
+    for ask in (lambda client: client.model_info(), lambda client: client.score("Why?", ["So."])):
+        with pytest.raises(CheckpointChangedError, match="this client's is the-old-one"):
+            using(ask, url, key=KEY, model_version="the-old-one")
+
+
 def test_a_service_that_has_gone_ends_the_job(using: Callable[..., Any]) -> None:
     def gone(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
@@ -402,7 +433,9 @@ def test_a_closed_client_says_so(url: str) -> None:
         client.health()
 
 
-@pytest.mark.parametrize("kind", [APIConnectionError, APITimeoutError, APIResponseError, *STATUS_ERRORS.values()])
+@pytest.mark.parametrize(
+    "kind", [APIConnectionError, APITimeoutError, APIResponseError, CheckpointChangedError, *STATUS_ERRORS.values()]
+)
 def test_exceptions_go_between_processes(kind: type[Exception]) -> None:
     arguments = (418, "c", "m", [{"field": "f"}], "r") if issubclass(kind, APIStatusError) else ("m", "r")
     error = kind(*arguments)

@@ -26,12 +26,13 @@ from criticrm_client import (
     APITimeoutError,
     AsyncCriticRM,
     AuthenticationError,
+    CheckpointChangedError,
     CriticRM,
     InvalidRequestError,
     Retries,
 )
 from criticrm_client.rewards import areal, core, environment, ms_swift, slime, trl, verl
-from null_server import NullServer, score_of
+from null_server import VERSION, NullServer, score_of
 
 ONCE = Retries(attempts=1)
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -44,9 +45,13 @@ KEYS = {"score", "direct_score", "truncated", "critique"}
 @pytest.fixture(autouse=True)
 def _variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """None is set, and none that was is remembered."""
-    for name in (environment.URL, environment.KEY, environment.REWARD_OPTIONS):
+    for name in (environment.URL, environment.KEY, environment.MODEL_VERSION, environment.REWARD_OPTIONS):
         monkeypatch.delenv(name, raising=False)
     yield
+    forget()
+
+
+def forget() -> None:
     core.scorer_of_environment.cache_clear()
     if areal._client.cache_info().currsize:
         areal._client()[0].close()
@@ -167,6 +172,25 @@ def test_a_wrong_key_ends_the_run() -> None:
     reward = trl.critic_rm_reward("http://a.test", key="wrong", transport=answering(status=401))
     with pytest.raises(AuthenticationError):
         asyncio.run(reward(["Why?"] * 2, ["So.", "fail"]))
+
+
+async def test_another_checkpoint_ends_the_run(server: NullServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a run begin at different times: each is told which checkpoint's rewards the run trains on."""
+    rewards = [
+        lambda: trl.critic_rm(PROMPTS, COMPLETIONS),
+        lambda: trl.critic_rm_reward(server.url)(PROMPTS, COMPLETIONS),
+        lambda: verl.compute_score("d", "So.", None, {"prompt": "Why?"}),
+        lambda: asyncio.to_thread(areal.reward_fn, "Why?", "So.", [1], [2]),
+    ]
+    for version in (VERSION, "the-old-one"):
+        monkeypatch.setenv(environment.MODEL_VERSION, version)
+        forget()
+        for reward in rewards:
+            if version == VERSION:
+                assert await reward()
+            else:
+                with pytest.raises(CheckpointChangedError):
+                    await reward()
 
 
 @pytest.mark.parametrize("samples", [1, 8, 200])

@@ -68,4 +68,5 @@ def _pair(prompt: str, completions: str, messages: Any) -> Pair:
 @cache
 def _client() -> tuple[CriticRM, Options]:
     """One a process, also where the process is a fork of one that has it."""
-    return CriticRM(environment.urls(), key=environment.key(), deadline_s=DEADLINE_S), environment.options()
+    urls, key, version = environment.urls(), environment.key(), environment.model_version()
+    return CriticRM(urls, key=key, deadline_s=DEADLINE_S, model_version=version), environment.options()

@@ -118,7 +118,8 @@ class Scorer:
 def scorer_of_environment() -> Scorer:
     """One a process. Raises ValueError for a variable that is missing or wrong; it is read again at the next call."""
     urls, key, options = environment.urls(), environment.key(), environment.options()
-    return Scorer(lambda: AsyncCriticRM(urls, key=key), options)
+    version = environment.model_version()
+    return Scorer(lambda: AsyncCriticRM(urls, key=key, model_version=version), options)
 
 
 def _is_of_options(failure: APIError) -> bool:

@@ -2,6 +2,7 @@
 
 CRITICRM_URL             of the service; several, separated by commas, share the load
 CRITICRM_KEY             of the service, where it asks for one
+CRITICRM_MODEL_VERSION   of the checkpoint, so that no worker of a run takes rewards from another one
 CRITICRM_REWARD_OPTIONS  as JSON: {"critique": {"n": 4, "seed": 1}, "on_overflow": "truncate", "normalize": true}
 """
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from ..types import CritiqueOptions, Options
 
 URL, KEY, REWARD_OPTIONS = "CRITICRM_URL", "CRITICRM_KEY", "CRITICRM_REWARD_OPTIONS"
+MODEL_VERSION = "CRITICRM_MODEL_VERSION"
 
 
 class _Options(BaseModel):
@@ -43,6 +45,10 @@ def urls() -> list[str]:
 
 def key() -> str | None:
     return os.environ.get(KEY) or None
+
+
+def model_version() -> str | None:
+    return os.environ.get(MODEL_VERSION) or None
 
 
 def options() -> Options:

@@ -70,6 +70,7 @@ def critic_rm_reward(
     retries: Retries = DEFAULT_RETRIES,
     timeout_s: float = 310.0,
     deadline_s: float | None = None,
+    model_version: str | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     **options: Unpack[Options],
 ) -> TRLReward:
@@ -78,7 +79,7 @@ def critic_rm_reward(
     Args:
         name: in TRL's logs, and of the column with the critiques (`NAME/critique`).
         concurrency: requests in flight a rank.
-        url, key, retries, timeout_s, deadline_s, transport: as those of `AsyncCriticRM`.
+        url, key, retries, timeout_s, deadline_s, model_version, transport: as those of `AsyncCriticRM`.
         options: as those of `AsyncCriticRM.score`.
 
     Raises:
@@ -86,10 +87,17 @@ def critic_rm_reward(
     """
     urls = environment.urls() if url is None else url
     key = environment.key() if key is None else key
+    version = model_version or environment.model_version()
 
     def make_client() -> AsyncCriticRM:
         return AsyncCriticRM(
-            urls, key=key, retries=retries, timeout_s=timeout_s, deadline_s=deadline_s, transport=transport
+            urls,
+            key=key,
+            retries=retries,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            model_version=version,
+            transport=transport,
         )
 
     scorer = Scorer(make_client, options or environment.options(), concurrency)
