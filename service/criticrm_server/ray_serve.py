@@ -1,0 +1,137 @@
+"""The service on Ray Serve: replicas that Ray starts, feeds, watches and replaces (docs/ray.md, docs/adr/0010).
+
+    serve run criticrm_server.ray_serve:app model=default
+
+Each replica is the whole service: the app that `criticrm serve` runs, with its engine, limits and metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from criticrm_model import CriticRMError
+
+from .errors import EngineDead
+from .fields import field_name
+from .logs import configure_logging
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+
+_LISTENING = ("host", "port")
+
+
+def app(arguments: dict[str, Any]) -> serve.Application:
+    """What `serve run` and a Serve configuration name.
+
+    Args:
+        arguments: of `criticrm serve`, with underscores; what is not given is read from `CRITICRM_` variables, by
+            this function and again by each replica. Replicas, autoscaling and actors are set where Ray has them, in
+            the configuration's `deployments`.
+
+    Raises:
+        CriticRMError: all that is wrong with them.
+    """
+    return deployment(arguments).bind()
+
+
+def deployment(arguments: Mapping[str, Any]) -> serve.Deployment:
+    """The deployment `CriticRM`, with what follows from the settings. Raises CriticRMError."""
+    given = dict(arguments)
+    settings = _settings(given)
+
+    def build() -> FastAPI:  # in the replica
+        return _build(given)
+
+    class CriticRM:
+        async def check_health(self) -> None:
+            """Raises EngineDead: Ray then replaces the replica."""
+            service = self.app.state.service  # type: ignore[attr-defined] # the ingress's
+            if service.engine_died.is_set():
+                raise EngineDead("the engine died")
+
+    made = serve.deployment(
+        name="CriticRM",
+        # The replica has a queue and a limit of its own, and its 503 says why: Ray should not refuse before it does.
+        max_ongoing_requests=settings.max_sequences + settings.max_waiting,
+        health_check_period_s=2,
+        # The replica is asked to stop when it is out of every proxy's sight, and has what it accepted to finish.
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + 10,
+        logging_config={"enable_access_log": False},  # the app writes a line a request itself
+        ray_actor_options={"num_cpus": 1, "num_gpus": _gpus(settings)},
+    )
+    found: serve.Deployment = made(serve.ingress(build)(CriticRM))
+    return found
+
+
+def _build(arguments: dict[str, Any]) -> FastAPI:
+    """The app of one replica; half a minute and more until its engine is up, which its start waits for."""
+    from criticrm_model.checkpoint import Checkpoint
+    from criticrm_model.default import resolve
+
+    from .app import create_app
+    from .serve import require_engine, start_engine
+
+    settings = _settings(arguments)
+    configure_logging(settings.log_level, settings.log_format)
+    require_engine(settings.engine)
+    checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
+    app = create_app(settings, checkpoint, start_engine)
+    app.add_middleware(_WithoutRequestId)
+    return app
+
+
+class _WithoutRequestId:
+    """ASGI middleware: takes our `X-Request-ID` off the answer, for Ray puts the same one on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_without)
+
+
+def _settings(arguments: Mapping[str, Any]) -> Settings:
+    """Raises CriticRMError.
+
+    Where Ray's proxies listen is the cluster's to say and can't be seen from here, so they are taken to be public:
+    without keys, `allow_unauthenticated` must be said.
+    """
+    if mine := [name for name in _LISTENING if name in arguments]:
+        raise CriticRMError(f"{', '.join(mine)}: where Ray listens is set by http_options of Serve's configuration")
+    try:
+        settings = Settings(**{**arguments, "host": "0.0.0.0"})
+    except ValidationError as error:
+        faults = [
+            f"{field_name(f['loc']) or 'settings'}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()
+        ]
+        raise CriticRMError("\n  ".join(["invalid arguments", *faults])) from error
+    if settings.engine == "remote":
+        raise CriticRMError("engine remote holds no model, so Ray has nothing to place: run gateways side by side")
+    return settings
+
+
+def _gpus(settings: Settings) -> int:
+    """Of one replica. The build of vLLM says whether it needs any: this may be asked on a head node without one."""
+    try:
+        distribution("vllm")
+    except PackageNotFoundError:
+        return 0
+    if settings.engine != "vllm":
+        return 0
+    return settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size

@@ -1,0 +1,250 @@
+"""The service on Ray Serve, a real cluster on this machine: the same answers, and nothing lost whatever Ray does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from criticrm_client import AsyncCriticRM, Retries
+from criticrm_model import CriticRMError
+from live import Server, wait_until
+
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray's own use of what pydantic deprecates
+    import ray
+    from ray import serve
+
+    from criticrm_server.ray_serve import deployment
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::ResourceWarning:ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
+ITEMS = [(f"What is {i} plus {i}?", [f"It is {2 * i}."]) for i in range(200)]
+ONE = {"prompt": "Why is the sky blue?", "responses": ["Air scatters blue light.", "Because."]}
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_checkpoint: Path) -> dict[str, Any]:
+    """A real model that starts in seconds."""
+    return {"model": str(tiny_checkpoint), "engine": "transformers", "max_model_len": 512, "critique_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def single(arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The single server with the same settings, and as many threads as Ray gives an actor with one CPU."""
+    model, *rest = [str(value) for value in arguments.values()]
+    flags = [f"--{name.replace('_', '-')}" for name in list(arguments)[1:]]
+    given = [word for pair in zip(flags, rest, strict=True) for word in pair]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # a sum over more threads differs in its last bit
+        server = Server(model, *given, log=tmp_path_factory.mktemp("single") / "log")
+    with server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def expected(single: str) -> list[float]:
+    return asyncio.run(scores_of(single))
+
+
+@pytest.fixture(scope="module")
+def cluster(free_port: int) -> Iterator[str]:
+    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    family = psutil.Process().children(recursive=True)
+    serve.start(http_options={"host": "127.0.0.1", "port": free_port})
+    yield f"http://127.0.0.1:{free_port}"
+    family += psutil.Process().children(recursive=True)
+    serve.shutdown()
+    ray.shutdown()
+    _, alive = psutil.wait_procs([p for p in family if "ray" in " ".join(_cmdline(p))], timeout=30)
+    assert not alive
+
+
+@pytest.fixture(scope="module")
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def two(cluster: str, arguments: dict[str, Any]) -> str:
+    run(arguments, num_replicas=2)
+    return cluster
+
+
+def run(arguments: dict[str, Any], **options: Any) -> None:
+    given = {**arguments, "allow_unauthenticated": True}
+    serve.run(deployment(given).options(ray_actor_options={"num_cpus": 1}, **options).bind(), name="critic")
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def replicas() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if " ".join(_cmdline(process)).startswith("ray::ServeReplica:critic:CriticRM")
+    ]
+
+
+async def scores_of(url: str, items: list[tuple[str, list[str]]] = ITEMS, attempts: int = 8) -> list[float]:
+    async with AsyncCriticRM(url, retries=Retries(attempts=attempts, first_wait_s=0.1)) as client:
+        found = await client.score_many(items, concurrency=16, pack=1, progress=False)
+    return [scores.rewards[0] for scores in found]
+
+
+def scored_by_replica(url: str) -> dict[str, float]:
+    """Requests for scores, by the replica's start; each answer of /metrics is that of one replica."""
+    found = {}
+    for _ in range(40):
+        text = httpx.get(f"{url}/metrics").text
+        (began,) = re.findall(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
+        found[began] = sum(
+            map(float, re.findall(r'^criticrm_requests_total{route="/score".*} (\S+)$', text, re.MULTILINE))
+        )
+    return found
+
+
+def during(url: str, act: Callable[[], Any], attempts: int) -> list[float]:
+    """Scores that were had, round after round, while `act` ran and for a round after it."""
+    over = threading.Event()
+    found: list[float] = []
+
+    async def load() -> None:
+        while not over.is_set():
+            found.extend(await scores_of(url, attempts=attempts))
+        found.extend(await scores_of(url, attempts=attempts))
+
+    thread = threading.Thread(target=act_and_tell, args=(act, over))
+    thread.start()
+    asyncio.run(load())
+    thread.join()
+    return found
+
+
+def act_and_tell(act: Callable[[], Any], over: threading.Event) -> None:
+    try:
+        act()
+    finally:
+        over.set()
+
+
+def test_the_same_answers_as_the_single_server(single: str, two: str) -> None:
+    requests: list[tuple[str, str, Any, dict[str, str]]] = [
+        ("POST", "/score", ONE, {}),
+        ("POST", "/score", ONE | {"critique": {"n": 2, "seed": 1, "temperature": 1.0}}, {}),
+        ("POST", "/score", ONE | {"critique": False}, {"accept": "application/x-ndjson"}),
+        ("POST", "/score", ONE | {"responses": []}, {}),
+        ("POST", "/score", ONE | {"prompt": "why " * 1000}, {}),
+        ("POST", "/get_reward", {"query": ["Why?So."], "prompts": ["Why?"], "labels": [""]}, {}),
+        ("POST", "/slime", {"prompt": "Why?", "response": "So."}, {}),
+        ("GET", "/v1/model", None, {}),
+        ("GET", "/health/ready", None, {}),
+        ("GET", "/nowhere", None, {}),
+    ]
+    for number, (method, path, body, headers) in enumerate(requests):
+        told = headers | {"x-request-id": f"golden-{number}"}
+        one, other = (httpx.request(method, url + path, json=body, headers=told, timeout=60) for url in (single, two))
+        assert other.content == one.content, path
+        assert (other.status_code, other.headers["content-type"]) == (one.status_code, one.headers["content-type"])
+        assert other.headers.get_list("x-request-id") == one.headers.get_list("x-request-id") == [f"golden-{number}"]
+
+
+def test_a_replica_is_killed_under_load(two: str, expected: list[float]) -> None:
+    assert asyncio.run(scores_of(two)) == expected
+    by_replica = scored_by_replica(two)
+    assert len(by_replica) == 2
+    assert min(by_replica.values()) > 20
+    before = replicas()
+    assert len(before) == 2
+
+    def kill() -> None:
+        time.sleep(0.5)
+        os.kill(before[0].pid, signal.SIGKILL)
+        wait_until(lambda: len(replicas()) == 2 and before[0] not in replicas(), 60)
+
+    found = during(two, kill, attempts=8)
+    assert found == expected * (len(found) // len(ITEMS))
+
+
+def test_a_rolling_update_under_load_fails_no_request(
+    two: str, arguments: dict[str, Any], expected: list[float]
+) -> None:
+    before = {process.pid for process in replicas()}
+    found = during(two, lambda: run(arguments | {"max_waiting": 1000}, num_replicas=2), attempts=1)
+    after = {process.pid for process in replicas()}
+    assert len(after) == 2
+    assert not before & after
+    assert found == expected * (len(found) // len(ITEMS))
+
+
+def test_to_zero_and_back(cluster: str, arguments: dict[str, Any], expected: list[float]) -> None:
+    automatic = {
+        "min_replicas": 0,
+        "max_replicas": 2,
+        "target_ongoing_requests": 4,
+        "metrics_interval_s": 0.5,
+        "look_back_period_s": 1,
+        "upscale_delay_s": 0.5,
+        "downscale_delay_s": 2,
+        "downscale_to_zero_delay_s": 2,
+    }
+    run(arguments, autoscaling_config=automatic)
+    for _ in range(2):
+        wait_until(lambda: not replicas(), 60)
+        assert asyncio.run(scores_of(cluster)) == expected
+
+
+def test_a_full_replica_says_so_as_the_single_server_does(cluster: str, arguments: dict[str, Any]) -> None:
+    run(arguments | {"max_sequences": 16, "max_waiting": 0}, num_replicas=1)
+    body = ONE | {"responses": ["So."] * 16}
+
+    async def many() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            return list(await asyncio.gather(*(client.post(f"{cluster}/score", json=body) for _ in range(12))))
+
+    answers = asyncio.run(many())
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in refused:
+        assert answer.json()["error"]["code"] == "overloaded"
+        assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, "no key is asked for"),
+        ({"api_keys": "k", "port": 1}, "port: where Ray listens"),
+        ({"api_keys": "k", "max_items": 0}, "max_items: Input should be greater than 0"),
+        ({"api_keys": "k", "engine": "remote", "remote_urls": "http://a:1"}, "engine remote holds no model"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], given: dict[str, Any], fault: str) -> None:
+    with pytest.raises(CriticRMError, match=fault):
+        deployment(arguments | given)
