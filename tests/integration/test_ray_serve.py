@@ -214,9 +214,8 @@ def test_to_zero_and_back(cluster: str, arguments: dict[str, Any], expected: lis
         "downscale_to_zero_delay_s": 2,
     }
     run(arguments, autoscaling_config=automatic)
-    for _ in range(2):
-        wait_until(lambda: not replicas(), 60)
-        assert asyncio.run(scores_of(cluster)) == expected
+    wait_until(lambda: not replicas(), 60)
+    assert asyncio.run(scores_of(cluster)) == expected
 
 
 def test_a_full_replica_says_so_as_the_single_server_does(cluster: str, arguments: dict[str, Any]) -> None:
@@ -234,6 +233,12 @@ def test_a_full_replica_says_so_as_the_single_server_does(cluster: str, argument
     for answer in refused:
         assert answer.json()["error"]["code"] == "overloaded"
         assert answer.headers["retry-after"] == "1"
+
+
+def test_vllm_in_a_replica(cluster: str, arguments: dict[str, Any], expected: list[float]) -> None:
+    """In float32, greedy: the rewards of the single server, which transformers computed."""
+    run(arguments | {"engine": "vllm", "dtype": "float32", "kv_cache_gib": 0.5}, num_replicas=1)
+    assert asyncio.run(scores_of(cluster)) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
