@@ -47,6 +47,10 @@ class EngineDead(ServiceError):
     """The engine is gone; the process will exit so that a supervisor starts another."""
 
 
+class NoServer(ServiceError):
+    """A gateway, and none of the servers behind it is up; it takes them back when they are."""
+
+
 class EngineFailed(ServiceError):
     """The engine answered, but not with a finished critique and its rewards."""
 
@@ -134,6 +138,7 @@ TABLE: Mapping[type[CriticRMError], Answer] = {
     Overloaded: Answer(503, "overloaded", retry_after_s=1),
     Draining: Answer(503, "draining", retry_after_s=2),
     EngineDead: Answer(503, "engine_dead", retry_after_s=30),
+    NoServer: Answer(503, "no_engine_server", retry_after_s=2),
     EngineFailed: Answer(503, "engine_failed", retry_after_s=1),
     DeadlineExceeded: Answer(504, "deadline_exceeded"),
     NonFiniteReward: Answer(500, "non_finite_reward"),

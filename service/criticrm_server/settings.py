@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, NoDecode, SettingsConfigDict
 
 from criticrm_model import Dtype
@@ -19,8 +29,11 @@ _VLLM_ONLY = (
     "gpu_memory_utilization",
     "kv_cache_gib",
     "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
     "enforce_eager",
 )
+_REMOTE_ONLY = ("remote_urls", "remote_api_key", "remote_wait_s")
 
 
 class Settings(BaseSettings):
@@ -48,10 +61,10 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="Larger request bodies are refused with 413.")
 
     # --- engine
-    engine: Literal["vllm", "transformers", "fake"] = Field(
+    engine: Literal["vllm", "remote", "transformers", "fake"] = Field(
         "vllm",
-        description="'vllm' batches; 'transformers' is the slow reference, for machines without vLLM; "
-        "'fake' answers at once with made-up rewards, for tests of clients.",
+        description="'vllm' batches; 'remote' is a gateway to stock vLLM servers (remote_urls); 'transformers' is the "
+        "slow reference, for machines without vLLM; 'fake' answers at once with made-up rewards, for tests of clients.",
     )
     dtype: Dtype = Field(
         "auto", description="Precision of the body; 'auto' is the checkpoint's, but bfloat16 for float32 ones on vLLM."
@@ -74,12 +87,27 @@ class Settings(BaseSettings):
     )
     kv_cache_gib: PositiveFloat = Field(2.0, description="Memory for the KV cache on a CPU, in GiB. Unused on a GPU.")
     tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share each layer.")
+    pipeline_parallel_size: PositiveInt = Field(1, description="Groups of such GPUs, each with a part of the layers.")
+    data_parallel_size: PositiveInt = Field(
+        1, description="Copies of the model, each on GPUs of its own (tensor times pipeline of them)."
+    )
     enforce_eager: bool | None = Field(
         None, description="Skip compilation: starts a minute sooner, runs slower on a GPU. On by default on a CPU."
     )
     trust_remote_code: CliImplicitFlag[bool] = Field(
         False,
         description="Run Python code that comes with the checkpoint. Only for checkpoints whose code you have read.",
+    )
+
+    # --- gateway
+    remote_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="vLLM servers that engine remote sends its work to, with commas between: http://a:8001,..."
+    )
+    remote_api_key: SecretStr | None = Field(
+        None, description="Their --api-key, the same for all. Better given in the environment."
+    )
+    remote_wait_s: NonNegativeFloat = Field(
+        600.0, description="At the start, how long to wait for the first of them, in seconds."
     )
 
     # --- limits of a request
@@ -103,6 +131,11 @@ class Settings(BaseSettings):
     deadline_s: PositiveFloat = Field(
         300.0, description="A request that takes longer is cancelled and gets 504, in seconds."
     )
+    drain_delay_s: NonNegativeFloat = Field(
+        0.0,
+        description="After SIGTERM, how long new requests are still taken while /health/ready already answers 503, in "
+        "seconds: longer than a balancer takes to notice. The SDK needs none.",
+    )
     drain_timeout_s: NonNegativeFloat = Field(
         60.0, description="After SIGTERM, how long accepted requests may take, in seconds."
     )
@@ -114,10 +147,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="'auto' is text on a terminal, else JSON.")
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "remote_urls", mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        """`a,b`, or a JSON list; nothing at all is no key."""
+    def _several(cls, value: Any, info: ValidationInfo) -> Any:
+        """`a,b`, or a JSON list; nothing at all is none."""
         if not isinstance(value, str):
             return value
         if not value.strip():
@@ -127,7 +160,20 @@ class Settings(BaseSettings):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"neither keys with commas between nor a JSON list of them: {error}") from error
+            what = "keys" if info.field_name == "api_keys" else "URLs"
+            raise ValueError(f"neither {what} with commas between nor a JSON list of them: {error}") from error
+
+    @field_validator("remote_urls")
+    @classmethod
+    def _urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc or parts.query:
+                raise ValueError(f"{url!r} is no server's address; one looks like http://host:8001")
+        urls = tuple(url.rstrip("/") for url in urls)
+        if len(set(urls)) < len(urls):
+            raise ValueError("the same server is named twice")
+        return urls
 
     @model_validator(mode="after")
     def _compatible(self) -> Self:
@@ -146,10 +192,15 @@ class Settings(BaseSettings):
             )
         if self.engine != "vllm":
             faults += [
-                f"{name} {getattr(self, name)} needs engine vllm, not {self.engine}"
-                for name in _VLLM_ONLY
-                if name in self.model_fields_set
+                f"{name} {getattr(self, name)} needs engine vllm, not {self.engine}" for name in self._given(_VLLM_ONLY)
             ]
+        if self.engine != "remote":
+            faults += [f"{name} needs engine remote, not {self.engine}" for name in self._given(_REMOTE_ONLY)]
+        else:
+            if not self.remote_urls:
+                faults.append("engine remote needs remote_urls, the vLLM servers to send work to")
+            if self._given(("dtype",)):
+                faults.append(f"dtype {self.dtype} is the servers' to choose: give it to them as --dtype")
         if self.max_critiques > self.max_sequences:
             faults.append(
                 f"max_critiques {self.max_critiques} exceeds max_sequences {self.max_sequences}: "
@@ -158,6 +209,9 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("\n  ".join(faults))
         return self
+
+    def _given(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if name in self.model_fields_set]
 
 
 def _is_loopback(host: str) -> bool:

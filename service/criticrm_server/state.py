@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .admission import Admission
 from .deadlines import Deadlines
 from .engines.base import Engine
-from .errors import Draining, EngineDead
+from .errors import Draining, EngineDead, NoServer
 from .metrics import Metrics
 from .scorer import Scorer
 from .settings import Settings
@@ -40,8 +40,8 @@ class Service:
         return self.settings.served_model_name or self.settings.model
 
     async def check_ready(self) -> None:
-        """Raises Draining, EngineDead."""
-        if self.admission.draining:
+        """Raises Draining, EngineDead, NoServer."""
+        if self.admission.leaving:
             raise Draining("the server is stopping")
         await self.engine.check_health()
 
@@ -54,4 +54,6 @@ class Service:
                 logger.critical("the engine died; answering 503, then exiting for a supervisor to restart")
                 self.engine_died.set()
                 return
+            except NoServer:
+                pass  # readiness tells; a server may come back
             await asyncio.sleep(every_s)

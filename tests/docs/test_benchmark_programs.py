@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["client.py", "run.py", "sampling.py", "training.py"])
+@pytest.mark.parametrize("name", ["client.py", "gateway.py", "run.py", "sampling.py", "training.py"])
 def test_a_benchmark_starts(name: str) -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / name, "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

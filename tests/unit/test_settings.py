@@ -81,3 +81,30 @@ def test_keys_are_not_printed() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_gateway_is_told_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITICRM_REMOTE_API_KEY", "topsecret")
+    settings = Settings(_cli_parse_args=["--engine", "remote", "--remote-urls", "http://a:8001,https://b:8001/"])
+    assert settings.remote_urls == ("http://a:8001", "https://b:8001")
+    assert "topsecret" not in repr(settings)
+    with pytest.raises(ValidationError) as caught:
+        Settings(engine="remote", dtype="float32", tensor_parallel_size=2, data_parallel_size=2)
+    for word in (
+        "engine remote needs remote_urls",
+        "dtype float32 is the servers' to choose",
+        "tensor_parallel_size 2 needs engine vllm, not remote",
+        "data_parallel_size 2 needs engine vllm, not remote",
+    ):
+        assert word in str(caught.value)
+    monkeypatch.delenv("CRITICRM_REMOTE_API_KEY")
+    with pytest.raises(ValidationError) as caught:
+        Settings(remote_urls="http://a:8001", remote_wait_s=1)
+    for word in ("remote_urls needs engine remote, not vllm", "remote_wait_s needs engine remote"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("urls", ["a:8001", "ftp://a", "http://", "http://key@a", "http://a?x=1", "http://a,http://a/"])
+def test_what_is_no_list_of_servers(urls: str) -> None:
+    with pytest.raises(ValidationError, match="remote_urls"):
+        Settings(engine="remote", remote_urls=urls)

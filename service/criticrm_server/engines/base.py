@@ -18,6 +18,7 @@ class Job:
         max_tokens: of each completion; 1 reads the reward without writing a critique.
         temperature: 0 is greedy.
         seed: of the sampling; completion k of n uses its own, derived from it.
+        group: the same for responses to one conversation, whose prompts begin alike.
     """
 
     token_ids: list[int]
@@ -25,6 +26,7 @@ class Job:
     max_tokens: int
     temperature: float
     seed: int | None
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,11 @@ class Engine(Protocol):
     """Runs jobs concurrently. A cancelled `run` frees what it held in the engine."""
 
     async def run(self, job: Job) -> Output:
-        """Raises EngineDead, EngineFailed, NonFiniteReward."""
+        """Raises EngineDead, EngineFailed, NoServer, NonFiniteReward."""
         ...
 
     async def check_health(self) -> None:
-        """Raises EngineDead."""
+        """Raises EngineDead, NoServer."""
         ...
 
     async def close(self) -> None: ...

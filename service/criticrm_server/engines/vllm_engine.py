@@ -17,12 +17,13 @@ import warnings
 from multiprocessing import resource_tracker
 from typing import Any
 
-from criticrm_model import CheckpointError, Completion, finite_reward
+from criticrm_model import Completion, CriticRMError
 from criticrm_model.checkpoint import Checkpoint
 
 from ..errors import EngineDead, EngineFailed
 from ..settings import Settings
 from .base import Job, Output, Timings
+from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, read_completion, sampling_parameters
 
 # vLLM's warnings are a line a weight for a float32 checkpoint in bfloat16.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -30,17 +31,18 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
 
-from vllm import AsyncEngineArgs, SamplingParams
+import torch
+from vllm import AsyncEngineArgs, SamplingParams, envs
 from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils.cpu_resource_utils import get_visible_memory_node
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 logger = logging.getLogger(__name__)
 
 _CPU_MAX_MODEL_LEN = 4096
-_BAN = -1e4  # below any logit, and within every dtype
 
 
 class VLLMEngine:
@@ -49,7 +51,7 @@ class VLLMEngine:
     def __init__(self, llm: AsyncLLM, reward_token_id: int, stop_token_ids: tuple[int, ...]) -> None:
         self._llm = llm
         self._reward_token_id = reward_token_id
-        self._stop_token_ids = list(stop_token_ids)
+        self._stop_token_ids = stop_token_ids
 
     @classmethod
     def start(cls, checkpoint: Checkpoint, settings: Settings) -> VLLMEngine:
@@ -66,15 +68,8 @@ class VLLMEngine:
 
     async def run(self, job: Job) -> Output:
         params = SamplingParams(
-            n=job.n,
-            max_tokens=job.max_tokens,
-            temperature=job.temperature,
-            seed=job.seed,
-            stop_token_ids=self._stop_token_ids,
-            logprob_token_ids=[self._reward_token_id],
-            logit_bias={self._reward_token_id: _BAN},
+            **sampling_parameters(job, self._reward_token_id, self._stop_token_ids),
             flat_logprobs=True,
-            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = None
@@ -107,27 +102,22 @@ class VLLMEngine:
         gc.collect()  # now: its finaliser fails with a traceback in an interpreter that is being taken down
 
     def _completion(self, completion: Any) -> Completion:
-        token_ids = list(completion.token_ids)
-        if completion.finish_reason not in ("stop", "length") or not token_ids:
-            raise EngineFailed(f"the engine ended a critique with {completion.finish_reason!r}")
-        if self._reward_token_id in token_ids:
-            raise CheckpointError("the reward token was written although it is banned: its reward row is far too large")
         # Two entries a step: the sampled token's, then the reward token's.
         flat = completion.logprobs
-        rewards = flat.logprobs[1::2]
-        if len(rewards) != len(token_ids) or set(flat.token_ids[1::2]) != {self._reward_token_id}:
-            raise EngineFailed("the engine did not return the reward logit of each step")
-        return Completion(
-            token_ids=token_ids,
-            finish_reason=completion.finish_reason,
-            direct_score=finite_reward(rewards[0]),
-            score=finite_reward(rewards[-1]),
-        )
+        steps = zip(flat.token_ids[1::2], flat.logprobs[1::2], strict=True)
+        rewards = [logit for token_id, logit in steps if token_id == self._reward_token_id]
+        return read_completion(list(completion.token_ids), completion.finish_reason, rewards, self._reward_token_id)
 
 
 def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
-    """vLLM's engine arguments for these settings; the readout's needs and the machine's limits are met here."""
+    """vLLM's engine arguments for these settings; the readout's needs and the machine's limits are met here.
+
+    Raises:
+        CriticRMError: the model can't be shared between processes in this way, or there are not enough GPUs.
+    """
     on_cpu = current_platform.is_cpu()
+    if faults := _parallelism_faults(checkpoint, settings):
+        raise CriticRMError("\n  ".join(["this model can't be shared like this here:", *faults]))
     max_model_len = max_model_len_for(checkpoint, settings)
     arguments: dict[str, Any] = {
         "model": str(checkpoint.folder),
@@ -135,27 +125,59 @@ def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, An
         "max_model_len": max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "data_parallel_size": settings.data_parallel_size,
         "enable_prefix_caching": settings.prefix_caching,
         "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         "trust_remote_code": settings.trust_remote_code,
-        "logprobs_mode": "raw_logits",
         "use_tqdm_on_load": False,
-        # The base's defaults (a repetition penalty, say) would change critiques; stop tokens come from the renderer.
-        "generation_config": "vllm",
+        **ENGINE_ARGUMENTS,
     }
     if settings.head_float32 or (settings.head_float32 is None and not on_cpu):
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     if on_cpu:
         # Given in bytes, vLLM neither asks for a share of all memory nor fails where that share is not free.
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-        # A seeded request whose prompt is prefilled in chunks kills the CPU worker ("CPU Generator does not use
-        # offset", vLLM 0.32 gpu_model_runner._bookkeeping_sync), so prompts are never chunked there.
-        arguments["enable_chunked_prefill"] = False
+        arguments |= CPU_ENGINE_ARGUMENTS
         # The longest prompt fits in a step beside a decode of every other sequence, or it would wait for all to end.
         arguments["max_num_batched_tokens"] = max(max_model_len + settings.max_num_seqs, 4096)
     elif settings.gpu_memory_utilization:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
     return arguments
+
+
+def _parallelism_faults(checkpoint: Checkpoint, settings: Settings) -> list[str]:
+    """All of what vLLM would fail at one after the other, after a minute, in a process whose words are lost."""
+    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    workers = tensor * pipeline * settings.data_parallel_size
+    config = checkpoint.config
+    heads: int = getattr(config, "num_attention_heads", tensor)  # Mamba has none
+    key_value_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    faults = []
+    if heads % tensor:
+        faults.append(f"tensor_parallel_size {tensor} does not divide the model's {heads} attention heads")
+    if max(key_value_heads, tensor) % min(key_value_heads, tensor):
+        faults.append(
+            f"tensor_parallel_size {tensor} neither divides nor is a multiple of the {key_value_heads} key-value heads"
+        )
+    if pipeline > config.num_hidden_layers:
+        faults.append(f"pipeline_parallel_size {pipeline} exceeds the model's {config.num_hidden_layers} layers")
+    product = "tensor_parallel_size x pipeline_parallel_size x data_parallel_size"
+    if current_platform.is_cpu():
+        if pipeline > 1:
+            # CPUWorker skips the dummy run that would allocate what stages hand on (intermediate_tensors is None).
+            faults.append(
+                f"pipeline_parallel_size {pipeline} needs GPUs: vLLM 0.32 dies of its first request with it on a CPU"
+            )
+        nodes = len(get_visible_memory_node())
+        if workers > nodes and envs.VLLM_CPU_OMP_THREADS_BIND == "auto":
+            faults.append(
+                f"{product} is {workers}, and without GPUs vLLM puts each of these on a NUMA node of its own; this "
+                f"machine has {nodes}. To share a node, say which cores each gets: VLLM_CPU_OMP_THREADS_BIND='0-3|4-7'"
+            )
+    elif workers > (gpus := torch.cuda.device_count()):  # does not initialise CUDA, which forked workers could not use
+        faults.append(f"{product} is {workers}, but there are {gpus} GPUs")
+    return faults
 
 
 def max_model_len_for(checkpoint: Checkpoint, settings: Settings) -> int:

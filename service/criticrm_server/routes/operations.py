@@ -39,7 +39,7 @@ async def live() -> Health:
 
 @open_router.get(
     "/health/ready",
-    responses={503: {"model": ErrorBody, "description": "Draining, or the engine died."}},
+    responses={503: {"model": ErrorBody, "description": "Draining, the engine died, or a gateway has no server."}},
     summary="The engine answers, and new work is taken",
 )
 async def ready(request: Request) -> Health:

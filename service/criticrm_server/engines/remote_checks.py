@@ -1,0 +1,249 @@
+"""What a stock vLLM server is asked before it is given work: whether it can carry the readout, and of which checkpoint.
+
+vLLM tells nothing of the weights it serves, so a server is known by a name that it was given with them, and by the
+rewards it gives to a few fixed prompts (docs/adr/0009).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from pydantic_core import from_json, to_json
+
+from .base import Job
+from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, sampling_parameters
+from .servers import Server
+
+if TYPE_CHECKING:
+    from criticrm_model.checkpoint import Checkpoint
+
+GENERATE = "/inference/v1/generate"
+_PROMPTS = 8
+_PROMPT_TOKENS = 256  # the longest of them
+_BAN = -1000.0
+_APART = 0.15  # standard deviations of the direct score; float32 and bfloat16 are 0.07 apart (docs/adr/0009)
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_FIRST_STEP_TIMEOUT = aiohttp.ClientTimeout(total=120)  # a server under load answers in its turn
+
+
+class Unreachable(Exception):
+    """The server does not answer, or says itself that it is not well: it may come back as it is."""
+
+
+class Unfit(Exception):
+    """The server answers, but must be started in another way. Its arguments are the faults, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a server that passed says of itself.
+
+    Attributes:
+        max_model_len: its longest sequence, in tokens.
+        rewards: `[prompts]`, direct scores of the fixed prompts.
+    """
+
+    max_model_len: int
+    rewards: list[float]
+
+
+def served_name(checkpoint: Checkpoint) -> str:
+    """The name by which a server says that it serves this checkpoint, started as `server_command` says."""
+    return f"critic-rm-{checkpoint.manifest.version}"
+
+
+def server_command(checkpoint: Checkpoint) -> str:
+    """How to start a server for this checkpoint; the same for every server, but for host and port."""
+    arguments = {
+        "model": str(checkpoint.folder),
+        "served_model_name": served_name(checkpoint),
+        "enable_scale_out": True,
+        "enable_prompt_tokens_details": True,
+        **ENGINE_ARGUMENTS,
+    }
+    on_cpu = " ".join(vllm_flags(CPU_ENGINE_ARGUMENTS))
+    on_gpu = " ".join(vllm_flags({"hf_overrides": json.dumps({"head_dtype": "float32"})}))
+    command = " ".join(["python -m vllm.entrypoints.openai.api_server", *vllm_flags(arguments)])
+    return f"{command}\nadding on a GPU: {on_gpu}\nadding on a CPU: {on_cpu}"
+
+
+def vllm_flags(arguments: dict[str, Any]) -> list[str]:
+    """Engine arguments as vLLM's server takes them, quoted for a shell."""
+    flags = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag} {shlex.quote(str(value))}")
+    return flags
+
+
+def request_body(token_ids: list[int], parameters: dict[str, Any]) -> bytes:
+    """Of `POST /inference/v1/generate`.
+
+    Without `logprobs` no logit is sent back, and of a step's entries as many as it says, the written token's first:
+    the reward's is the second. vLLM wants as many ids as that, so the reward's is named twice.
+    """
+    reward = parameters["logprob_token_ids"]
+    return to_json(
+        {"token_ids": token_ids, "sampling_params": {**parameters, "logprob_token_ids": reward * 2, "logprobs": 2}}
+    )
+
+
+def read_logits(choice: dict[str, Any]) -> list[tuple[int, float]]:
+    """`[completion_len]`, the last entry of each step: its token id and its logit. NaN is sent as -9999."""
+    entries = [step["top_logprobs"][-1] for step in choice["logprobs"]["content"]]
+    return [(entry["token_id"], math.nan if entry["logprob"] <= -9999 else entry["logprob"]) for entry in entries]
+
+
+class Checks:
+    """The checks for one checkpoint.
+
+    Args:
+        max_model_len: the longest sequence that every server must take, in tokens.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_model_len: int | None) -> None:
+        self.max_model_len = max_model_len
+        self.expected: list[float] | None = None
+        self._name = served_name(checkpoint)
+        self._reward_token_id = checkpoint.manifest.reward_token_id
+        self._stop_token_ids = checkpoint.renderer.stop_token_ids
+        self._least_log_probability = -math.log(checkpoint.config.vocab_size)
+        calibration = checkpoint.manifest.calibration
+        self._tolerance = _APART * (calibration.direct_score.std if calibration else 1.0)
+        longest = min(_PROMPT_TOKENS, max_model_len or _PROMPT_TOKENS)
+        rows = files("criticrm_server").joinpath("conversations.jsonl").read_text(encoding="utf-8").splitlines()
+        self._prompts = [
+            checkpoint.renderer.open(row["prompt"])
+            .render(row["responses"][0], max_model_len=longest, max_critique_tokens=1, truncate=True)
+            .token_ids
+            for row in map(json.loads, rows[:_PROMPTS])
+        ]
+
+    async def alive(self, session: aiohttp.ClientSession, server: Server) -> int:
+        """Whether it still is well and still has the checkpoint's name; its longest sequence, in tokens.
+
+        Raises:
+            Unreachable, Unfit
+        """
+        try:
+            async with session.get(f"{server.url}/health", timeout=_TIMEOUT) as health:
+                if health.status >= 500:
+                    raise Unreachable(f"/health answers {health.status}")
+            async with session.get(f"{server.url}/v1/models", timeout=_TIMEOUT) as models:
+                if models.status == 401:
+                    raise Unfit("it does not take our key: set CRITICRM_REMOTE_API_KEY to its --api-key")
+                if models.status != 200:
+                    raise Unfit(f"/v1/models answers {models.status}: this is no vLLM server")
+                served = {model["id"]: model["max_model_len"] for model in from_json(await models.read())["data"]}
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(words(error)) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unfit("/v1/models does not answer as vLLM does") from error
+        if self._name not in served:
+            raise Unfit(
+                f"it serves {', '.join(map(repr, served))} and not {self._name!r}: another checkpoint, or it was "
+                "started without --served-model-name"
+            )
+        length = int(served[self._name])
+        if self.max_model_len and length < self.max_model_len:
+            raise Unfit(f"its max_model_len {length} is less than ours, {self.max_model_len}: raise --max-model-len")
+        return length
+
+    async def look(self, session: aiohttp.ClientSession, server: Server) -> Look:
+        """All that can be checked of one server.
+
+        Raises:
+            Unreachable
+            Unfit: all that is wrong.
+        """
+        faults: list[str] = []
+        length = 0
+        try:
+            length = await self.alive(session, server)
+        except Unfit as unfit:
+            faults += unfit.args
+        try:
+            steps = await asyncio.gather(*(self._first_step(session, server, ids) for ids in self._prompts))
+        except Unfit as unfit:
+            raise Unfit(*dict.fromkeys([*faults, *unfit.args])) from unfit
+        rewards = [reward for _, reward in steps]
+        # The likeliest token's, were it not for the ban. GPT-2's logits are all far below, other models' above.
+        log_probabilities = all(self._least_log_probability <= max(step) <= 0 for step in steps)
+        if log_probabilities or any(reward < _BAN / 2 for reward in rewards):
+            faults.append("its log-probabilities are not raw logits: start it with --logprobs-mode raw_logits")
+        elif not all(map(math.isfinite, rewards)):
+            faults.append(f"its rewards are not finite: {rewards}")
+        elif apart := self.apart(rewards):
+            faults.append(apart)
+        if faults:
+            raise Unfit(*faults)
+        return Look(length, rewards)
+
+    def apart(self, rewards: Sequence[float]) -> str:
+        """How these differ from the expected rewards, if they do by more than precision explains."""
+        if self.expected is None:
+            return ""
+        distance = math.dist(rewards, self.expected) / math.sqrt(len(rewards))
+        if distance <= self._tolerance:
+            return ""
+        return (
+            f"its rewards are {distance:.3g} from those of the servers before it (root mean square over "
+            f"{len(rewards)} fixed prompts; {self._tolerance:.3g} is the limit): it serves other weights"
+        )
+
+    async def _first_step(
+        self, session: aiohttp.ClientSession, server: Server, token_ids: list[int]
+    ) -> tuple[float, float]:
+        """The logits of the token that is written after a prompt, and of the reward."""
+        job = Job(token_ids, n=1, max_tokens=1, temperature=0.0, seed=None)
+        parameters = sampling_parameters(job, self._reward_token_id, self._stop_token_ids)
+        # A smaller ban, since below -9999 nothing is told apart: where it is seen, the readout is not the raw logit.
+        parameters["logit_bias"] = {self._reward_token_id: _BAN}
+        body = request_body(token_ids, parameters)
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with session.post(
+                server.url + GENERATE, data=body, headers=headers, timeout=_FIRST_STEP_TIMEOUT
+            ) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(words(error)) from error
+        if answer.status in (403, 404):
+            raise Unfit(f"{GENERATE} answers {answer.status}: start it with --enable-scale-out")
+        if answer.status == 401:
+            raise Unfit("it does not take our key: set CRITICRM_REMOTE_API_KEY to its --api-key")
+        if answer.status >= 500:
+            raise Unreachable(f"{GENERATE} answers {answer.status}: {excerpt(content)}")
+        if answer.status != 200:
+            raise Unfit(f"it refuses to give the reward token's logit: {excerpt(content)}")
+        try:
+            choice = from_json(content)["choices"][0]
+            ((token_id, reward),) = read_logits(choice)
+            written = float(choice["logprobs"]["content"][0]["logprob"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise Unfit(f"{GENERATE} does not answer as vLLM does: {excerpt(content)}") from error
+        if token_id != self._reward_token_id:
+            raise Unfit("it does not give the reward token's logit")
+        return written, reward
+
+
+def excerpt(content: bytes) -> str:
+    return content[:300].decode(errors="replace")
+
+
+def words(error: Exception) -> str:
+    """What went wrong with a connection; aiohttp's words begin with how it was to be made."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error.strerror or error.os_error)
+    return str(error) or type(error).__name__
