@@ -25,13 +25,14 @@ class Server:
     Args:
         arguments: of `criticrm serve`, the checkpoint first.
         log: file for what it writes to the screen.
+        port: 0 picks a free one.
     """
 
-    def __init__(self, *arguments: str, log: Path, start_timeout_s: float = 240) -> None:
+    def __init__(self, *arguments: str, log: Path, start_timeout_s: float = 240, port: int = 0) -> None:
         self.log = log
         with log.open("wb") as sink:
             self.process = subprocess.Popen(
-                [CRITICRM, "serve", *arguments, "--port", "0", "--log-format", "text"],
+                [CRITICRM, "serve", *arguments, "--port", str(port), "--log-format", "text"],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )

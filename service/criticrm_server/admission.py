@@ -44,6 +44,7 @@ class Admission:
         self.max_waiting = max_waiting
         self.queue_timeout_s = queue_timeout_s
         self.in_house = 0
+        self.leaving = False  # about to drain: takes what comes, but asks for no more
         self.draining = False
         self._waiting: dict[asyncio.Future[None], int] = {}  # in order of arrival
         self._empty = asyncio.Event()
@@ -86,9 +87,13 @@ class Admission:
             raise
         return Permit(sequences, self._leave)
 
+    def leave(self) -> None:
+        """Readiness says no and connections end with their answers, so that callers go elsewhere before `drain`."""
+        self.leaving = True
+
     def drain(self) -> None:
         """Refuse new requests from now on; those admitted or waiting go on."""
-        self.draining = True
+        self.leaving = self.draining = True
 
     async def empty(self, timeout_s: float) -> bool:
         """Wait until nobody is in the house or the queue; False if that took too long."""

@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from .admission import Admission
 from .deadlines import Deadlines
 from .engines.base import Engine
+from .engines.remote import RemoteEngine
 from .errors import EXCEPTION_HANDLERS
 from .http import RequestContext
 from .metrics import Metrics
@@ -23,6 +24,7 @@ from .routes import dropin, operations, score
 from .scorer import Scorer
 from .settings import Settings
 from .state import Service
+from .tracing import exporting
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
@@ -52,8 +54,16 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with exporting():
+            async with running(app):
+                yield
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
         engine, max_model_len = start_engine(checkpoint, settings)
         scorer = Scorer(checkpoint, engine, settings, metrics, max_model_len)
+        if isinstance(engine, RemoteEngine):
+            metrics.registry.register(engine)
         service = Service(settings, checkpoint, engine, admission, deadlines, metrics, scorer, max_model_len)
         app.state.service = service
         watching = asyncio.create_task(service.watch_engine())
@@ -77,7 +87,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
     )
     app.state.settings = settings
     app.state.deadlines = deadlines
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, admission=admission)
     guarded = [Security(HTTPBearer(auto_error=False))]  # for the document; GuardedRoute does the checking
     app.include_router(score.router, dependencies=guarded, tags=["score"])
     app.include_router(

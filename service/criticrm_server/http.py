@@ -18,11 +18,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .admission import Admission
 from .auth import check_key
 from .deadlines import Deadlines
 from .errors import BodyTooLarge, UnsupportedMediaType, handle_unknown
 from .metrics import Metrics
 from .settings import Settings
+from .tracing import answered, request_span, trace_id
 
 T = TypeVar("T")
 logger = logging.getLogger("criticrm.access")
@@ -31,14 +33,15 @@ _QUIET = ("/health/", "/metrics")  # probes, every few seconds
 
 
 class RequestContext:
-    """ASGI middleware: request id in and out, metrics, one log line a request.
+    """ASGI middleware: request id in and out, metrics, one log line a request, no keep-alive before a stop.
 
     The id is the caller's `X-Request-ID` if it sent a sensible one.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, admission: Admission) -> None:
         self._app = app
         self._metrics = metrics
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,36 +58,41 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+                if self._admission.leaving:  # or the next request would meet the connection's end
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            response = await handle_unknown(Request(scope), error)
-            if status != 499:
-                raise  # half an answer is out; the server cuts the connection
-            await response(scope, receive, send_with_id)
-        finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            code = scope.get("error_code")
-            if code:
-                self._metrics.errors.labels(code).inc()
-            if not scope["path"].startswith(_QUIET) or status >= 500:
-                logger.info(
-                    "%s %s %d",
-                    scope["method"],
-                    scope["path"],
-                    status,
-                    extra={
-                        "request_id": request_id,
-                        "status": status,
-                        "seconds": round(seconds, 4),
-                        **({"code": code} if code else {}),
-                    },
-                )
+        with request_span(scope) as span:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                response = await handle_unknown(Request(scope), error)
+                if status != 499:
+                    raise  # half an answer is out; the server cuts the connection
+                await response(scope, receive, send_with_id)
+            finally:
+                seconds = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._metrics.requests.labels(route, str(status)).inc()
+                self._metrics.request_seconds.labels(route).observe(seconds)
+                code = scope.get("error_code")
+                if code:
+                    self._metrics.errors.labels(code).inc()
+                answered(span, request_id, route, status, code)
+                if not scope["path"].startswith(_QUIET) or status >= 500:
+                    logger.info(
+                        "%s %s %d",
+                        scope["method"],
+                        scope["path"],
+                        status,
+                        extra={
+                            "request_id": request_id,
+                            "status": status,
+                            "seconds": round(seconds, 4),
+                            **({"code": code} if code else {}),
+                            **trace_id(span),
+                        },
+                    )
 
 
 class GuardedRoute(APIRoute):

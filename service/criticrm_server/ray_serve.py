@@ -22,6 +22,7 @@ from .errors import EngineDead
 from .fields import field_name
 from .logs import configure_logging
 from .settings import Settings
+from .tracing import require_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -85,6 +86,7 @@ def _build(arguments: dict[str, Any]) -> FastAPI:
     settings = _settings(arguments)
     configure_logging(settings.log_level, settings.log_format)
     require_engine(settings.engine)
+    require_packages()
     checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
     app = create_app(settings, checkpoint, start_engine)
     app.add_middleware(_WithoutRequestId)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import zlib
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -27,6 +28,7 @@ from .schemas import (
     Usage,
 )
 from .settings import Settings
+from .tracing import ran, span
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
@@ -117,6 +119,10 @@ class Scorer:
             PromptTooLong, ConversationError: if no response of the request could be rendered, or one could not
                 and the plan must not be `partial`.
         """
+        with span("render"):
+            return await self._plan(request, request_id, partial)
+
+    async def _plan(self, request: ScoreOne | ScoreMany, request_id: str, partial: bool) -> Plan:
         critique = self._critique_options(request)
         responses: list[_Sequence] = []
         truncate = request.on_overflow == "truncate"
@@ -134,7 +140,7 @@ class Scorer:
         """Results as they finish.
 
         Raises:
-            EngineDead, EngineFailed: the request as a whole failed; what runs is cancelled.
+            EngineDead, EngineFailed, NoServer: the request as a whole failed; what runs is cancelled.
         """
         tasks = [asyncio.ensure_future(self._score(plan, position)) for position in range(len(plan.responses))]
         try:
@@ -149,7 +155,7 @@ class Scorer:
         """All results, in the request's order.
 
         Raises:
-            EngineDead, EngineFailed: as `stream`.
+            EngineDead, EngineFailed, NoServer: as `stream`.
             NonFiniteReward: no response of the request has a finite reward, or one has not and the plan is not
                 `partial`.
         """
@@ -183,12 +189,14 @@ class Scorer:
                 )
 
     def _render_item(self, item: Item, critique: CritiqueOptions | None, truncate: bool) -> list[_Sequence]:
+        messages = _messages(item.prompt)
         try:
-            conversation = self._renderer.open(_messages(item.prompt))
+            conversation = self._renderer.open(messages)
         except ConversationError as error:
             return [_Sequence(item.id, i, not r.strip(), False, None, error) for i, r in enumerate(item.responses)]
+        group = zlib.crc32(repr(messages).encode())
         return [
-            self._render_response(item.id, index, response, conversation, critique, truncate)
+            self._render_response(item.id, index, response, conversation, group, critique, truncate)
             for index, response in enumerate(item.responses)
         ]
 
@@ -198,6 +206,7 @@ class Scorer:
         index: int,
         response: str,
         conversation: OpenConversation,
+        group: int,
         critique: CritiqueOptions | None,
         truncate: bool,
     ) -> _Sequence:
@@ -210,9 +219,10 @@ class Scorer:
         except PromptTooLong as error:
             return _Sequence(item_id, index, empty, False, None, error)
         if critique is None:
-            job = Job(rendered.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None)
+            job = Job(rendered.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, group=group)
         else:
-            job = Job(rendered.token_ids, critique.n, max_tokens, critique.effective_temperature, critique.seed)
+            temperature, seed = critique.effective_temperature, critique.seed
+            job = Job(rendered.token_ids, critique.n, max_tokens, temperature, seed, group)
         return _Sequence(item_id, index, empty, rendered.truncated, job, None)
 
     async def _score(self, plan: Plan, position: int) -> Scored:
@@ -221,7 +231,9 @@ class Scorer:
         error = response.error
         if response.job is not None:
             try:
-                output = await self._engine.run(response.job)
+                with span("engine") as running:
+                    output = await self._engine.run(response.job)
+                    ran(running, response.job, output)
             except _RESULT_ERRORS as failed:
                 error = failed
         result = self._result(plan, response, output, error)

@@ -11,6 +11,7 @@ from ..admission import Permit
 from ..http import while_connected
 from ..schemas import ErrorBody, Result, ScoreMany, ScoreOne
 from ..state import Service
+from ..tracing import span
 
 # For the document.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -37,7 +38,8 @@ async def admit(service: Service, body: ScoreOne | ScoreMany) -> Permit:
     """
     sequences = service.scorer.sequences(body)
     began = time.perf_counter()
-    permit = await service.admission.admit(sequences)
+    with span("admission"):
+        permit = await service.admission.admit(sequences)
     service.metrics.admission_seconds.observe(time.perf_counter() - began)
     return permit
 

@@ -1,0 +1,147 @@
+"""OpenTelemetry traces, where the standard variables ask for them; else nothing of it is imported.
+
+    POST /score                     the request; goes on with the caller's trace (W3C `traceparent`)
+    ├── admission                   waiting for room in the house
+    ├── render                      from text to token ids
+    └── engine                      one for each response: its tokens, and the engine's own times where it gives any
+
+No text of a prompt, a response or a critique is in any span.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from criticrm_model import CriticRMError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Span, Tracer
+    from starlette.types import Scope
+
+    from .engines.base import Job, Output
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+_tracer: Tracer | None = None
+
+
+def is_asked_for() -> bool:
+    """Whether the environment names a collector."""
+    return any(map(os.environ.get, _ENDPOINTS)) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+def require_packages() -> None:
+    """Raises CriticRMError if traces are asked for and can't be sent; cheap, so asked before anything is loaded."""
+    if is_asked_for() and (find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp") is None):
+        asked = next(name for name in _ENDPOINTS if os.environ.get(name))
+        raise CriticRMError(f"{asked} asks for traces, which need the extra 'otel': pip install 'critic-rm[otel]'")
+
+
+@contextmanager
+def exporting(processor: SpanProcessor | None = None) -> Iterator[None]:
+    """Record spans until the context is left, and send what is left of them then.
+
+    Args:
+        processor: what takes the spans, in place of the collector that the environment names.
+    """
+    global _tracer
+    if processor is None and not is_asked_for():
+        yield
+        return
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    if processor is None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        processor = BatchSpanProcessor(OTLPSpanExporter())
+    name = os.environ.get("OTEL_SERVICE_NAME", "critic-rm")
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name, SERVICE_VERSION: version("critic-rm")}))
+    provider.add_span_processor(processor)
+    _tracer = provider.get_tracer("criticrm")
+    try:
+        yield
+    finally:
+        _tracer = None
+        provider.shutdown()
+
+
+@contextmanager
+def request_span(scope: Scope) -> Iterator[Span | None]:
+    """The span of an HTTP request, begun; `answered` says how it went."""
+    if _tracer is None:
+        yield None
+        return
+    from opentelemetry.propagate import extract
+    from opentelemetry.trace import SpanKind
+
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
+    with _tracer.start_as_current_span(
+        f"{scope['method']} {scope['path']}", extract(headers), SpanKind.SERVER, attributes
+    ) as span:
+        yield span
+
+
+def answered(span: Span | None, request_id: str, route: str, status: int, code: str | None) -> None:
+    """Args:
+    code: of the error, None if there was none.
+    """
+    if span is None:
+        return
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attributes({"http.route": route, "http.response.status_code": status, "criticrm.request_id": request_id})
+    if code is not None:
+        span.set_attribute("error.type", code)
+    if status >= 500 or code is not None:
+        span.set_status(Status(StatusCode.ERROR, code or str(status)))
+
+
+@contextmanager
+def span(name: str) -> Iterator[Span | None]:
+    """A part of what the current request is doing. An exception that leaves it is recorded by its class alone."""
+    if _tracer is None:
+        yield None
+        return
+    from opentelemetry.trace import Status, StatusCode
+
+    with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as begun:
+        try:
+            yield begun
+        except BaseException as error:
+            begun.set_attribute("error.type", type(error).__name__)
+            begun.set_status(Status(StatusCode.ERROR))
+            raise
+
+
+def ran(span: Span | None, job: Job, output: Output) -> None:
+    """Put what came of a job on its span."""
+    if span is None:
+        return
+    attributes: dict[str, Any] = {
+        "criticrm.prompt_tokens": len(job.token_ids),
+        "criticrm.cached_tokens": output.cached_tokens,
+        "criticrm.critiques": job.n if job.max_tokens > 1 else 0,
+        "criticrm.critique_tokens": sum(len(c.token_ids) for c in output.completions) if job.max_tokens > 1 else 0,
+        "criticrm.finish_reasons": [completion.finish_reason for completion in output.completions],
+    }
+    if output.timings is not None:
+        attributes |= {
+            "criticrm.queue_seconds": output.timings.queue_s,
+            "criticrm.prefill_seconds": output.timings.prefill_s,
+            "criticrm.decode_seconds": output.timings.decode_s,
+        }
+    span.set_attributes(attributes)
+
+
+def trace_id(span: Span | None) -> dict[str, str]:
+    """For the request's line in the log."""
+    return {} if span is None else {"trace_id": f"{span.get_span_context().trace_id:032x}"}
