@@ -103,9 +103,14 @@ def build_base(cache: Path | None = None) -> Path:
     return _built("base", "base of the default", [], fill, cache)
 
 
+def cache_folder() -> Path:
+    """Where what is built is kept: `CRITICRM_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("CRITICRM_CACHE") or platformdirs.user_cache_path("criticrm"))
+
+
 def _built(name: str, label: str, files: list[Path], fill: Callable[[Path], None], cache: Path | None) -> Path:
     """The folder `NAME-DIGEST` in the cache, filled first unless it is there; `files` go into it, like the base."""
-    cache = cache or Path(os.environ.get("CRITICRM_CACHE") or platformdirs.user_cache_path("criticrm"))
+    cache = cache or cache_folder()
     folder = cache / f"{name}-{_digest(files)}"
     if folder.is_dir():
         logger.info("%s: cached in %s", label, folder)

@@ -74,7 +74,8 @@ class Servers:
     def choose(self) -> Server:
         """Least in flight, in turn where several are."""
         now = time.monotonic()
-        able = [server for server in self._servers if self._is_able(server, now)] or self._servers
+        back = [server for server in self._servers if server.away_until <= now]
+        able = [server for server in back if self._is_able(server, now)] or back or self._servers
         self._turn += 1
         start = self._turn % len(able)
         return min(able[start:] + able[:start], key=lambda server: server.in_flight)
@@ -87,7 +88,7 @@ class Servers:
         now = time.monotonic()
         server.failures += 1
         server.away_until = max(server.away_until, now + wait_s)
-        return any(self._is_able(other, now) for other in self._servers if other is not server)
+        return any(other.away_until <= now for other in self._servers if other is not server)
 
     @staticmethod
     def _is_able(server: Server, now: float) -> bool:

@@ -75,7 +75,7 @@ def _extras(command: EntryPoint) -> str:
         return "'critic-rm[train]'"
     if command.name == "score":
         return "'critic-rm[score]', for --offline also [serve] (GPU) or [serve-cpu]"
-    if command.name in ("serve", "verify"):
+    if command.name in ("doctor", "serve", "verify"):
         return "'critic-rm[serve]' (GPU) or [serve-cpu]"
     return "'critic-rm[serve]' (GPU), [serve-cpu] or [train]"
 

@@ -7,27 +7,28 @@ Each replica is the whole service: the app that `criticrm serve` runs, with its 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
+import ray
+from prometheus_client import REGISTRY
 from pydantic import ValidationError
 from ray import serve
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from criticrm_model import CriticRMError
 
-from .errors import EngineDead
 from .fields import field_name
 from .logs import configure_logging
+from .ray_metrics import hand_over
 from .settings import Settings
 from .tracing import require_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-logger = logging.getLogger(__name__)
 
 _LISTENING = ("host", "port")
 
@@ -56,15 +57,14 @@ def deployment(arguments: Mapping[str, Any]) -> serve.Deployment:
 
     class CriticRM:
         async def check_health(self) -> None:
-            """Raises EngineDead: Ray then replaces the replica."""
-            service = self.app.state.service  # type: ignore[attr-defined] # the ingress's
-            if service.engine_died.is_set():
-                raise EngineDead("the engine died")
+            """Raises EngineDead: at the third time in a row Ray replaces the replica."""
+            await self.app.state.service.engine.check_health()  # type: ignore[attr-defined] # the ingress's
 
     made = serve.deployment(
         name="CriticRM",
-        # The replica has a queue and a limit of its own, and its 503 says why: Ray should not refuse before it does.
-        max_ongoing_requests=settings.max_sequences + settings.max_waiting,
+        # The replica has a queue and a limit of its own, and its 503 says why. Ray must neither refuse before it does
+        # nor keep the request that would be refused: more than it ever takes in, and room for probes.
+        max_ongoing_requests=settings.max_sequences + settings.max_waiting + 100,
         health_check_period_s=2,
         # The replica is asked to stop when it is out of every proxy's sight, and has what it accepted to finish.
         graceful_shutdown_timeout_s=settings.drain_timeout_s + 10,
@@ -77,20 +77,38 @@ def deployment(arguments: Mapping[str, Any]) -> serve.Deployment:
 
 def _build(arguments: dict[str, Any]) -> FastAPI:
     """The app of one replica; half a minute and more until its engine is up, which its start waits for."""
-    from criticrm_model.checkpoint import Checkpoint
-    from criticrm_model.default import resolve
-
     from .app import create_app
-    from .serve import require_engine, start_engine
+    from .serve import open_checkpoint, require_engine, start_engine
 
     settings = _settings(arguments)
     configure_logging(settings.log_level, settings.log_format)
     require_engine(settings.engine)
     require_packages()
-    checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
-    app = create_app(settings, checkpoint, start_engine)
+    if (needs := _gpus(settings)) > (has := len(ray.get_gpu_ids())):
+        # Ray hides no GPU from a replica that asked for none, and two replicas would take the same one.
+        raise CriticRMError(
+            f"a replica needs {needs} GPUs and was given {has}: ray_actor_options in the configuration replace those "
+            f"that are made here, so say num_gpus: {needs} there"
+        )
+    app = create_app(settings, open_checkpoint(settings), start_engine)
     app.add_middleware(_WithoutRequestId)
+    app.router.lifespan_context = _with_metrics(app.router.lifespan_context)
     return app
+
+
+def _with_metrics(lifespan: Lifespan[FastAPI]) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def handing_over(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            task = asyncio.create_task(hand_over([app.state.service.metrics.registry, REGISTRY]))
+            try:
+                yield
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    return handing_over
 
 
 class _WithoutRequestId:

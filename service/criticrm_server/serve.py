@@ -44,22 +44,11 @@ class Serve(Settings):
         configure_logging(self.log_level, self.log_format)
         require_engine(self.engine)
         require_packages()
-        with _bind(self.host, self.port) as listener:  # first: a port in use should not cost half a minute
+        with bind(self.host, self.port) as listener:  # first: a port in use should not cost half a minute
             return self._serve(listener)
 
     def _serve(self, listener: socket.socket) -> int:
-        from criticrm_model.checkpoint import Checkpoint
-        from criticrm_model.default import resolve
-
-        logger.info("1/4 reading the checkpoint %r", self.model)
-        checkpoint = Checkpoint.open(resolve(self.model), trust_remote_code=self.trust_remote_code)
-        logger.info(
-            "2/4 checkpoint %s verified: base %s, version %s",
-            checkpoint.folder.name,
-            checkpoint.manifest.base_model,
-            checkpoint.manifest.version,
-        )
-        self._check_lengths(checkpoint)
+        checkpoint = open_checkpoint(self)
         app = create_app(self, checkpoint, self._engine_starter(checkpoint))
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = _Server(config, lambda: getattr(app.state, "service", None))
@@ -82,18 +71,6 @@ class Serve(Settings):
             engine_arguments(checkpoint, self)
         return start_engine
 
-    def _check_lengths(self, checkpoint: Checkpoint) -> None:
-        """Refuse lengths with which every request would fail, or which would be cut down in silence."""
-        longest = checkpoint.max_model_len
-        if self.max_model_len and self.max_model_len > longest:
-            raise CriticRMError(f"max_model_len {self.max_model_len} exceeds what the model was made for, {longest}")
-        critique = min(self.critique_tokens or checkpoint.manifest.max_critique_tokens, self.max_critique_tokens)
-        if critique >= (self.max_model_len or longest):
-            raise CriticRMError(
-                f"critiques of {critique} tokens leave no room for a prompt in max_model_len "
-                f"{self.max_model_len or longest}: lower critique_tokens"
-            )
-
 
 def require_engine(name: str) -> None:
     """Raises CriticRMError if the engine's package is not installed; cheap, so asked before anything is loaded."""
@@ -102,6 +79,36 @@ def require_engine(name: str) -> None:
             "vLLM is not installed: install the extra 'serve' (GPU) or 'serve-cpu', or use --engine transformers, or "
             "--engine remote with servers elsewhere"
         )
+
+
+def open_checkpoint(settings: Settings) -> Checkpoint:
+    """The checkpoint that the settings name, verified.
+
+    Raises:
+        CheckpointError: it is no Critic-RM, or damaged.
+        CriticRMError: lengths with which every request would fail, or which would be cut down in silence.
+    """
+    from criticrm_model.checkpoint import Checkpoint
+    from criticrm_model.default import resolve
+
+    logger.info("1/4 reading the checkpoint %r", settings.model)
+    checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
+    logger.info(
+        "2/4 checkpoint %s verified: base %s, version %s",
+        checkpoint.folder.name,
+        checkpoint.manifest.base_model,
+        checkpoint.manifest.version,
+    )
+    longest = checkpoint.max_model_len
+    if settings.max_model_len and settings.max_model_len > longest:
+        raise CriticRMError(f"max_model_len {settings.max_model_len} exceeds what the model was made for, {longest}")
+    critique = min(settings.critique_tokens or checkpoint.manifest.max_critique_tokens, settings.max_critique_tokens)
+    if critique >= (settings.max_model_len or longest):
+        raise CriticRMError(
+            f"critiques of {critique} tokens leave no room for a prompt in max_model_len "
+            f"{settings.max_model_len or longest}: lower critique_tokens"
+        )
+    return checkpoint
 
 
 def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, int]:
@@ -208,13 +215,17 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: callers are refused, not left waiting, until the engine is up."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
     except OSError as error:
         another = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise CriticRMError(

@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     def _compatible(self) -> Self:
         """Refuse values that don't go together, all of them at once."""
         faults = []
-        if not self.api_keys and not self.allow_unauthenticated and not _is_loopback(self.host):
+        if not self.api_keys and not self.allow_unauthenticated and not is_loopback(self.host):
             faults.append(
                 f"host {self.host} can be reached by others, but no key is asked for: set CRITICRM_API_KEYS, "
                 "or --allow-unauthenticated if something else guards the service"
@@ -214,7 +214,7 @@ class Settings(BaseSettings):
         return [name for name in names if name in self.model_fields_set]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 
 from criticrm_client import AsyncCriticRM, Retries
 from criticrm_model import CriticRMError
@@ -27,22 +30,33 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of what pydantic deprecates
     import ray
     from ray import serve
+    from ray.serve.schema import ServeDeploySchema
 
-    from criticrm_server.ray_serve import deployment
+    from criticrm_server import ray_serve
+    from criticrm_server.ray_serve import app, deployment
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::ResourceWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]
+HOP_BY_HOP = ("date", "connection", "transfer-encoding")
 ITEMS = [(f"What is {i} plus {i}?", [f"It is {2 * i}."]) for i in range(200)]
+KEY = "k"
+ASKS = {"authorization": f"Bearer {KEY}"}
 ONE = {"prompt": "Why is the sky blue?", "responses": ["Air scatters blue light.", "Because."]}
 
 
 @pytest.fixture(scope="module")
 def arguments(tiny_checkpoint: Path) -> dict[str, Any]:
     """A real model that starts in seconds."""
-    return {"model": str(tiny_checkpoint), "engine": "transformers", "max_model_len": 512, "critique_tokens": 8}
+    return {
+        "model": str(tiny_checkpoint),
+        "engine": "transformers",
+        "max_model_len": 512,
+        "critique_tokens": 8,
+        "api_keys": KEY,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +78,17 @@ def expected(single: str) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def cluster(free_port: int) -> Iterator[str]:
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    family = psutil.Process().children(recursive=True)
+def cluster(free_port: int, single: str) -> Iterator[str]:
+    assert single  # runs before and after: what is left of Ray is what was not there
+    before = psutil.Process().children(recursive=True)
+    # "local": never a cluster that happens to run here, or that RAY_ADDRESS names.
+    ray.init("local", num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": free_port})
     yield f"http://127.0.0.1:{free_port}"
-    family += psutil.Process().children(recursive=True)
+    family = psutil.Process().children(recursive=True)
     serve.shutdown()
     ray.shutdown()
-    _, alive = psutil.wait_procs([p for p in family if "ray" in " ".join(_cmdline(p))], timeout=30)
+    _, alive = psutil.wait_procs([process for process in family if process not in before], timeout=30)
     assert not alive
 
 
@@ -91,9 +107,14 @@ def two(cluster: str, arguments: dict[str, Any]) -> str:
     return cluster
 
 
+@pytest.fixture(scope="module")
+def small(cluster: str, arguments: dict[str, Any]) -> str:
+    run(arguments | {"max_sequences": 16, "max_waiting": 0}, num_replicas=1)
+    return cluster
+
+
 def run(arguments: dict[str, Any], **options: Any) -> None:
-    given = {**arguments, "allow_unauthenticated": True}
-    serve.run(deployment(given).options(ray_actor_options={"num_cpus": 1}, **options).bind(), name="critic")
+    serve.run(deployment(arguments).options(**options).bind(), name="critic")
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
@@ -112,7 +133,7 @@ def replicas() -> list[psutil.Process]:
 
 
 async def scores_of(url: str, items: list[tuple[str, list[str]]] = ITEMS, attempts: int = 8) -> list[float]:
-    async with AsyncCriticRM(url, retries=Retries(attempts=attempts, first_wait_s=0.1)) as client:
+    async with AsyncCriticRM(url, key=KEY, retries=Retries(attempts=attempts, first_wait_s=0.1)) as client:
         found = await client.score_many(items, concurrency=16, pack=1, progress=False)
     return [scores.rewards[0] for scores in found]
 
@@ -123,10 +144,13 @@ def scored_by_replica(url: str) -> dict[str, float]:
     for _ in range(40):
         text = httpx.get(f"{url}/metrics").text
         (began,) = re.findall(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
-        found[began] = sum(
-            map(float, re.findall(r'^criticrm_requests_total{route="/score".*} (\S+)$', text, re.MULTILINE))
-        )
+        found[began] = metric(text, 'criticrm_requests_total{route="/score"')
     return found
+
+
+def metric(page: str, begins: str) -> float:
+    """The sum over the labels that the beginning of the line leaves open."""
+    return sum(map(float, re.findall(rf"^{re.escape(begins)}.* (\S+)$", page, re.MULTILINE)))
 
 
 def during(url: str, act: Callable[[], Any], attempts: int) -> list[float]:
@@ -154,6 +178,7 @@ def act_and_tell(act: Callable[[], Any], over: threading.Event) -> None:
 
 
 def test_the_same_answers_as_the_single_server(single: str, two: str) -> None:
+    without_key = {"authorization": ""}
     requests: list[tuple[str, str, Any, dict[str, str]]] = [
         ("POST", "/score", ONE, {}),
         ("POST", "/score", ONE | {"critique": {"n": 2, "seed": 1, "temperature": 1.0}}, {}),
@@ -162,16 +187,47 @@ def test_the_same_answers_as_the_single_server(single: str, two: str) -> None:
         ("POST", "/score", ONE | {"prompt": "why " * 1000}, {}),
         ("POST", "/get_reward", {"query": ["Why?So."], "prompts": ["Why?"], "labels": [""]}, {}),
         ("POST", "/slime", {"prompt": "Why?", "response": "So."}, {}),
+        ("POST", "/score", ONE, without_key),
+        ("POST", "/score", ONE, {"content-type": "text/plain"}),
         ("GET", "/v1/model", None, {}),
+        ("GET", "/health/live", None, {}),
         ("GET", "/health/ready", None, {}),
+        ("GET", "/docs", None, {}),
+        ("GET", "/openapi.json", None, {}),
         ("GET", "/nowhere", None, {}),
     ]
     for number, (method, path, body, headers) in enumerate(requests):
-        told = headers | {"x-request-id": f"golden-{number}"}
+        told = ASKS | headers | {"x-request-id": f"golden-{number}"}
         one, other = (httpx.request(method, url + path, json=body, headers=told, timeout=60) for url in (single, two))
-        assert other.content == one.content, path
-        assert (other.status_code, other.headers["content-type"]) == (one.status_code, one.headers["content-type"])
-        assert other.headers.get_list("x-request-id") == one.headers.get_list("x-request-id") == [f"golden-{number}"]
+        assert (other.status_code, other.content) == (one.status_code, one.content), path
+        assert headers_of(other) == headers_of(one), path
+        assert ("x-request-id", f"golden-{number}") in headers_of(one)
+
+
+def headers_of(answer: httpx.Response) -> list[tuple[str, str]]:
+    return sorted((name, value) for name, value in answer.headers.multi_items() if name not in HOP_BY_HOP)
+
+
+def test_an_id_that_the_caller_did_not_send_is_one(two: str) -> None:
+    answer = httpx.post(f"{two}/score", json=ONE, headers=ASKS)
+    assert answer.headers.get_list("x-request-id") == [answer.json()["id"]]
+
+
+def test_a_node_shows_the_metrics_of_all_its_replicas(two: str) -> None:
+    asyncio.run(scores_of(two))
+    by_replica = sorted(scored_by_replica(two).values())
+    assert len(by_replica) == 2
+    page = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+
+    def shown() -> dict[str, str]:
+        series = r'^ray_criticrm_requests_total{.*application="critic".*replica="(\w+)".*route="/score".*} (\S+)$'
+        found: dict[str, float] = defaultdict(float)
+        for replica, value in re.findall(series, httpx.get(page).text, re.MULTILINE):
+            found[replica] += float(value)
+        return found
+
+    wait_until(lambda: sorted(shown().values()) == by_replica, 60, lambda: f"{shown()}, not {by_replica}")
+    assert 'le="+Inf"' in httpx.get(page).text
 
 
 def test_a_replica_is_killed_under_load(two: str, expected: list[float]) -> None:
@@ -218,13 +274,13 @@ def test_to_zero_and_back(cluster: str, arguments: dict[str, Any], expected: lis
     assert asyncio.run(scores_of(cluster)) == expected
 
 
-def test_a_full_replica_says_so_as_the_single_server_does(cluster: str, arguments: dict[str, Any]) -> None:
-    run(arguments | {"max_sequences": 16, "max_waiting": 0}, num_replicas=1)
-    body = ONE | {"responses": ["So."] * 16}
+@pytest.mark.parametrize("responses", [1, 16])
+def test_a_full_replica_says_so_as_the_single_server_does(small: str, responses: int) -> None:
+    body = ONE | {"responses": ["So."] * responses, "critique": {"max_tokens": 64}}
 
     async def many() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=60) as client:
-            return list(await asyncio.gather(*(client.post(f"{cluster}/score", json=body) for _ in range(12))))
+        async with httpx.AsyncClient(timeout=60, headers=ASKS) as client:
+            return list(await asyncio.gather(*(client.post(f"{small}/score", json=body) for _ in range(40))))
 
     answers = asyncio.run(many())
     refused = [answer for answer in answers if answer.status_code == 503]
@@ -235,21 +291,81 @@ def test_a_full_replica_says_so_as_the_single_server_does(cluster: str, argument
         assert answer.headers["retry-after"] == "1"
 
 
-def test_vllm_in_a_replica(cluster: str, arguments: dict[str, Any], expected: list[float]) -> None:
+def test_a_stream_comes_as_it_is_made_and_ends_with_its_caller(small: str) -> None:
+    slow = ONE | {"responses": ["So."] * 16, "critique": {"max_tokens": 300}}
+
+    def in_house() -> float:
+        return metric(httpx.get(f"{small}/metrics").text, "criticrm_sequences")
+
+    assert in_house() == 0
+    headers = ASKS | {"accept": "application/x-ndjson"}
+    with httpx.stream("POST", f"{small}/score", json=slow, headers=headers, timeout=60) as answer:
+        assert json.loads(next(answer.iter_lines()))["status"] == "ok"
+        assert in_house() == 16  # a request leaves with its last result
+    wait_until(lambda: in_house() == 0, 10)
+    page = httpx.get(f"{small}/metrics").text
+    assert metric(page, 'criticrm_critiques_total{finish_reason="length"') < 16
+
+
+def test_a_caller_that_hangs_up_is_cancelled_in_the_replica(small: str) -> None:
+    slow = ONE | {"responses": ["So."] * 16, "critique": {"max_tokens": 300}}
+    with httpx.Client(timeout=httpx.Timeout(60, read=1), headers=ASKS) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(f"{small}/score", json=slow)
+    hung_up = 'criticrm_requests_total{route="/score",status="499"}'
+    wait_until(lambda: metric(httpx.get(f"{small}/metrics").text, hung_up) == 1, 10)
+
+
+def test_vllm_in_a_replica_whose_engine_dies(cluster: str, arguments: dict[str, Any], expected: list[float]) -> None:
     """In float32, greedy: the rewards of the single server, which transformers computed."""
     run(arguments | {"engine": "vllm", "dtype": "float32", "kv_cache_gib": 0.5}, num_replicas=1)
     assert asyncio.run(scores_of(cluster)) == pytest.approx(expected, abs=1e-4)
+    (before,) = replicas()
+    family = [before, *before.children(recursive=True)]
+    next(process for process in family if "EngineCore" in " ".join(_cmdline(process))).kill()
+    assert asyncio.run(scores_of(cluster)) == pytest.approx(expected, abs=1e-4)
+    (after,) = replicas()
+    assert after != before
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    # The other way round: an engine that outlived its replica would keep the GPU from the next one.
+    family = [after, *after.children(recursive=True)]
+    assert "EngineCore" in str([_cmdline(process) for process in family])
+    after.kill()
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({}, "no key is asked for"),
-        ({"api_keys": "k", "port": 1}, "port: where Ray listens"),
-        ({"api_keys": "k", "max_items": 0}, "max_items: Input should be greater than 0"),
-        ({"api_keys": "k", "engine": "remote", "remote_urls": "http://a:1"}, "engine remote holds no model"),
+        ({"api_keys": ""}, "no key is asked for"),
+        ({"port": 1}, "port: where Ray listens"),
+        ({"max_items": 0}, "max_items: Input should be greater than 0"),
+        ({"engine": "remote", "remote_urls": "http://a:1"}, "engine remote holds no model"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], given: dict[str, Any], fault: str) -> None:
     with pytest.raises(CriticRMError, match=fault):
         deployment(arguments | given)
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_replica_without_the_gpus_it_needs_is_refused(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_serve, "_gpus", lambda settings: 2 * settings.max_waiting)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [0])
+    with pytest.raises(CriticRMError, match=r"a replica needs 2 GPUs and was given 1: .*say num_gpus: 2 there"):
+        ray_serve._build(arguments | {"max_waiting": 1})
+
+
+def test_the_configuration_in_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "ray.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(http_options.*?)```", text, re.DOTALL)
+    config = ServeDeploySchema.model_validate(yaml.safe_load(block))
+    (application,) = config.applications
+    assert application.import_path == f"{app.__module__}:{app.__name__}"
+    for name, value in application.runtime_env["env_vars"].items():
+        monkeypatch.setenv(name, value)
+    made = deployment(application.args)
+    (options,) = [given.model_dump(exclude_unset=True) for given in application.deployments]
+    assert options.pop("name") == made.name
+    made.options(**options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from live import Server
 pytestmark = pytest.mark.integration
 
 ROUNDS = 2
-ENGINE = os.environ.get("ROLLING_ENGINE", "transformers")
 ITEMS = [(f"Question {number}?", ["An answer.", "Another."]) for number in range(32)]
 
 
@@ -47,7 +45,7 @@ class Pair:
     def _start(self, port: int) -> Server:
         self._started += 1
         log = self._logs / f"{self._started}.log"
-        return Server(str(self._checkpoint), "--engine", ENGINE, "--dtype", "float32", log=log, port=port)
+        return Server(str(self._checkpoint), "--engine", "transformers", "--dtype", "float32", log=log, port=port)
 
 
 @pytest.fixture(scope="module")
@@ -118,4 +116,4 @@ async def _call(url: str, kept_alive: int, outcomes: Counter[str], done: asyncio
                 outcomes[repr(error)] += 1
             else:
                 outcomes[str(answer.status_code)] += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)

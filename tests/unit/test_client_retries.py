@@ -58,6 +58,17 @@ def test_one_that_failed_is_asked_by_one_request_at_a_time() -> None:
     assert {servers.choose().url for _ in range(4)} == {"http://a", "http://b"}
 
 
+def test_one_on_trial_is_asked_rather_than_one_that_is_away() -> None:
+    """A has come back and has its first request in work; B begins to drain."""
+    servers = Servers(["http://a", "http://b"])
+    a, b = servers.choose(), servers.choose()
+    assert a is not b
+    servers.failed(a, wait_s=0)
+    a.in_flight = 1
+    assert servers.failed(b, wait_s=60)
+    assert all(servers.choose() is a for _ in range(4))
+
+
 def test_where_all_are_away_one_is_asked_all_the_same() -> None:
     servers = Servers(["http://a"])
     only = servers.choose()
