@@ -9,7 +9,6 @@ import re
 import signal
 import threading
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,14 +25,12 @@ from live import Server, wait_until
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Ray's own use of what pydantic deprecates
-    import ray
-    from ray import serve
-    from ray.serve.schema import ServeDeploySchema
+import ray
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
-    from criticrm_server import ray_serve
-    from criticrm_server.ray_serve import app, deployment
+from criticrm_server import ray_serve
+from criticrm_server.ray_serve import app, deployment
 
 pytestmark = [
     pytest.mark.integration,
