@@ -138,9 +138,11 @@ def _settings(arguments: Mapping[str, Any]) -> Settings:
         settings = Settings(**{**arguments, "host": "0.0.0.0"})
     except ValidationError as error:
         faults = [
-            f"{field_name(f['loc']) or 'settings'}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()
+            (f"{field_name(fault['loc'])}: " if fault["loc"] else "") + fault["msg"].removeprefix("Value error, ")
+            for fault in error.errors()
         ]
-        raise CriticRMError("\n  ".join(["invalid arguments", *faults])) from error
+        head = "invalid arguments (Ray's proxies may listen anywhere, so the host counts as 0.0.0.0)"
+        raise CriticRMError("\n  ".join([head, *faults])) from error
     if settings.engine == "remote":
         raise CriticRMError("engine remote holds no model, so Ray has nothing to place: run gateways side by side")
     return settings

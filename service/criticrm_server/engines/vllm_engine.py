@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import uuid
 import warnings
@@ -57,6 +58,10 @@ class VLLMEngine:
     def start(cls, checkpoint: Checkpoint, settings: Settings) -> VLLMEngine:
         """Load the weights; half a minute and more. Needs a running event loop."""
         arguments = engine_arguments(checkpoint, settings)
+        if current_platform.is_cpu() and arguments["enforce_eager"] and not shutil.which(os.environ.get("CXX", "g++")):
+            # Eager or not, vLLM 0.32 compiles parts of its sampler at the first request (v1/sample/ops/logprobs.py),
+            # and without a compiler the engine dies of that request.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         # A terminal sends Ctrl-C to the engine's processes too. They inherit this mask, and so live through the drain.
         resource_tracker.ensure_running()  # it lifts the mask when it starts
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
