@@ -67,7 +67,7 @@ def body(number: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):  # a busy machine
         while not condition():
             await asyncio.sleep(0.01)
 
