@@ -24,7 +24,7 @@ from .deadlines import Deadlines
 from .errors import BodyTooLarge, UnsupportedMediaType, handle_unknown
 from .metrics import Metrics
 from .settings import Settings
-from .tracing import answered, request_span, trace_id
+from .tracing import answered, failed, request_span, trace_id
 
 T = TypeVar("T")
 logger = logging.getLogger("criticrm.access")
@@ -68,6 +68,7 @@ class RequestContext:
             except Exception as error:
                 response = await handle_unknown(Request(scope), error)
                 if status != 499:
+                    failed("internal")
                     raise  # half an answer is out; the server cuts the connection
                 await response(scope, receive, send_with_id)
             finally:
@@ -78,7 +79,7 @@ class RequestContext:
                 code = scope.get("error_code")
                 if code:
                     self._metrics.errors.labels(code).inc()
-                answered(span, request_id, route, status, code)
+                answered(span, scope["method"], route, status, code, request_id)
                 if not scope["path"].startswith(_QUIET) or status >= 500:
                     logger.info(
                         "%s %s %d",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
+_PROBES = ("/health/", "/metrics")
+
 _tracer: Tracer | None = None
 
 
@@ -38,9 +40,16 @@ def is_asked_for() -> bool:
 
 def require_packages() -> None:
     """Raises CriticRMError if traces are asked for and can't be sent; cheap, so asked before anything is loaded."""
-    if is_asked_for() and (find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp") is None):
+    if is_asked_for() and not _is_installed():
         asked = next(name for name in _ENDPOINTS if os.environ.get(name))
         raise CriticRMError(f"{asked} asks for traces, which need the extra 'otel': pip install 'critic-rm[otel]'")
+
+
+def _is_installed() -> bool:
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:  # of a parent
+        return False
 
 
 @contextmanager
@@ -75,34 +84,48 @@ def exporting(processor: SpanProcessor | None = None) -> Iterator[None]:
 
 @contextmanager
 def request_span(scope: Scope) -> Iterator[Span | None]:
-    """The span of an HTTP request, begun; `answered` says how it went."""
-    if _tracer is None:
+    """The span of an HTTP request, begun; `answered` says how it went. Probes have none."""
+    if _tracer is None or scope["path"].startswith(_PROBES):
         yield None
         return
     from opentelemetry.propagate import extract
     from opentelemetry.trace import SpanKind
 
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
     with _tracer.start_as_current_span(
-        f"{scope['method']} {scope['path']}", extract(headers), SpanKind.SERVER, attributes
+        scope["method"],
+        extract(headers),
+        SpanKind.SERVER,
+        {"http.request.method": scope["method"]},
+        record_exception=False,  # its message may quote what was sent
+        set_status_on_exception=False,
     ) as span:
         yield span
 
 
-def answered(span: Span | None, request_id: str, route: str, status: int, code: str | None) -> None:
-    """Args:
-    code: of the error, None if there was none.
-    """
+def answered(span: Span | None, method: str, route: str, status: int, code: str | None, request_id: str) -> None:
+    """Put what came of a request on its span; `code` is its error's, None if there was none."""
     if span is None:
         return
+    span.update_name(f"{method} {route}")
+    span.set_attributes({"http.route": route, "http.response.status_code": status, "criticrm.request_id": request_id})
+    if code is not None or status >= 500:
+        _fail(span, code or str(status))
+
+
+def failed(code: str) -> None:
+    """The request that is in work failed after its status was sent: a stream."""
+    if _tracer is not None:
+        from opentelemetry.trace import get_current_span
+
+        _fail(get_current_span(), code)
+
+
+def _fail(span: Span, kind: str) -> None:
     from opentelemetry.trace import Status, StatusCode
 
-    span.set_attributes({"http.route": route, "http.response.status_code": status, "criticrm.request_id": request_id})
-    if code is not None:
-        span.set_attribute("error.type", code)
-    if status >= 500 or code is not None:
-        span.set_status(Status(StatusCode.ERROR, code or str(status)))
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR))
 
 
 @contextmanager
@@ -111,14 +134,11 @@ def span(name: str) -> Iterator[Span | None]:
     if _tracer is None:
         yield None
         return
-    from opentelemetry.trace import Status, StatusCode
-
     with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as begun:
         try:
             yield begun
         except BaseException as error:
-            begun.set_attribute("error.type", type(error).__name__)
-            begun.set_status(Status(StatusCode.ERROR))
+            _fail(begun, type(error).__name__)
             raise
 
 

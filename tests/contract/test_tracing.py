@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -84,6 +85,38 @@ async def test_what_failed(
     assert request.attributes["error.type"] == code
     if body is None:
         assert found["engine"][0].status.status_code is StatusCode.ERROR
+
+
+async def test_a_stream_that_fails_late_and_an_exception_that_quotes_its_text(
+    running: Running, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"prompt": "Why?", "responses": ["So."]}
+    headers = {"accept": "application/x-ndjson"}
+    running.engine.die()
+    answer = await running.client.post("/score", json=body, headers=headers)
+    assert json.loads(answer.text.splitlines()[-1])["error"]["code"] == "engine_dead"
+
+    async def broken(_: object) -> None:
+        raise ValueError("a secret prompt")
+
+    monkeypatch.setattr(running.engine, "run", broken)
+    for asked in ({}, headers):
+        with suppress(ValueError):
+            await running.client.post("/score", json=body, headers=asked)
+    requests = by_name(spans)["POST /score"]
+    assert len(requests) == 3
+    kinds = [span.attributes["error.type"] for span in requests if span.attributes]
+    assert kinds == ["engine_dead", "internal", "internal"]
+    assert all(span.status.status_code is StatusCode.ERROR for span in requests)
+    assert "secret" not in "".join(span.to_json() for span in spans.get_finished_spans())
+
+
+async def test_probes_have_no_spans_and_unknown_paths_no_name_of_theirs(
+    running: Running, spans: InMemorySpanExporter
+) -> None:
+    for path in ("/health/ready", "/metrics", "/secret"):
+        await running.client.get(path)
+    assert set(by_name(spans)) == {"GET unmatched"}
 
 
 def test_nothing_is_imported_where_nobody_asked() -> None:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from criticrm_model import CriticRMError
 
+from .. import tracing
 from ..admission import Permit
 from ..errors import answer_for
 from ..http import GuardedRoute, while_connected
@@ -101,6 +102,7 @@ async def _lines(service: Service, plan: Plan, deadline: float) -> AsyncIterator
             code=answer_for(error).code, message=str(error), request_id=plan.request_id, details=error.details
         )
         service.metrics.errors.labels(failed.code).inc()
+        tracing.failed(failed.code)
     if failed is None and all(result.status == "error" for result in results):
         failed = results[0].error  # as the whole request would have
     end = StreamEnd(**_envelope(service, plan.request_id, results), count=len(results), error=failed)
