@@ -137,11 +137,11 @@ async def scores_of(url: str, items: list[tuple[str, list[str]]] = ITEMS, attemp
 
 
 def scored_by_replica(url: str) -> dict[str, float]:
-    """Requests for scores, by the replica's start; each answer of /metrics is that of one replica."""
+    """Requests for scores, by the moment (in µs) of the first; each answer of /metrics is that of one replica."""
     found = {}
     for _ in range(40):
         text = httpx.get(f"{url}/metrics").text
-        (began,) = re.findall(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
+        began = min(re.findall(r'^criticrm_requests_created{route="/score".* (\S+)$', text, re.MULTILINE), default="")
         found[began] = metric(text, 'criticrm_requests_total{route="/score"')
     return found
 
