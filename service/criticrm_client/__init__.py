@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from .async_client import AsyncCriticRM
 from .client import CriticRM
+from .columns import Columns
 from .errors import (
     APIConnectionError,
     APIError,
@@ -33,7 +34,7 @@ from .errors import (
     UnsupportedMediaTypeError,
 )
 from .retries import Retries
-from .score_file import Columns, FileSummary
+from .score_file import FileSummary
 from .types import (
     BestOf,
     Comparison,

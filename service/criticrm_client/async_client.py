@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from .columns import DEFAULT_COLUMNS, Columns
 from .errors import (
     APIConnectionError,
     APIError,
@@ -23,7 +24,7 @@ from .errors import (
 )
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries, Servers, retry_after_s
-from .score_file import DEFAULT_COLUMNS, Columns, FileSummary, score_file
+from .score_file import FileSummary, score_file
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, as_item, scored_in_order
 from .types import BestOf, Comparison, Item, ItemLike, ItemScores, ModelInfo, Options, Prompt, Result, ScoreResponse
 

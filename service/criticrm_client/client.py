@@ -17,8 +17,9 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from .async_client import AsyncCriticRM
+from .columns import DEFAULT_COLUMNS, Columns
 from .retries import DEFAULT_RETRIES, Retries
-from .score_file import DEFAULT_COLUMNS, Columns, FileSummary
+from .score_file import FileSummary
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK
 from .types import BestOf, Comparison, Item, ItemLike, ItemScores, ModelInfo, Options, Prompt, ScoreResponse
 

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
+from .columns import Columns
 from .errors import APIStatusError, FileError, ResultError
 from .progress import progress_bar
-from .score_many import as_item
 from .tables import Line, Row, Source, check_target, open_source, rows_to
-from .types import Item, ItemScores, Options, Result
+from .types import Item, ItemScores, Options
 
 if TYPE_CHECKING:
     from .async_client import AsyncCriticRM
@@ -38,79 +38,6 @@ if sys.platform != "win32":
 
 _PART_ROWS = 128  # what a kill can cost, besides what is in flight
 _RUN = "run.json"
-_ADDED = ("score", "direct_score", "score_std", "status", "critiques", "warnings")
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Where a row has what is scored. What is None is found by its usual name.
-
-    Attributes:
-        prompt: text or messages ("prompt").
-        response: one text ("response", "completion"); its row gets one score.
-        responses: a list of texts ("responses"); the row gets a list of scores, and `best`, the index of the highest.
-        messages: a whole conversation that ends with the response, instead of the others ("messages").
-        prefix: of the names of the columns that are added.
-    """
-
-    prompt: str | None = None
-    response: str | None = None
-    responses: str | None = None
-    messages: str | None = None
-    prefix: str = ""
-
-    def found_in(self, row: Row) -> Columns:
-        """Raises FileError."""
-        for name in (given := [self.prompt, self.response, self.responses, self.messages]):
-            if name is not None and name not in row:
-                raise FileError(f"no column {name!r}; there are: {', '.join(row)}")
-        if sum(name is not None for name in given[1:]) > 1:
-            raise FileError("give one of the columns response, responses and messages")
-        if self.messages or (not any(given) and "messages" in row and "prompt" not in row):
-            return Columns(messages=self.messages or "messages", prefix=self.prefix)
-        prompt = self.prompt or "prompt"
-        response, responses = self.response, self.responses
-        if not response and not responses:
-            response = next((name for name in ("response", "completion") if name in row), None)
-            responses = None if response else "responses"
-        for name in (prompt, response or responses):
-            if name not in row:
-                raise FileError(f"no column {name!r}; there are: {', '.join(row)}. Say which to use (columns)")
-        return Columns(prompt, response, responses, None, self.prefix)
-
-    def item(self, row: Row) -> Item:
-        """Raises ValueError, with what is wrong with the row."""
-        wanted = [name for name in (self.prompt, self.response, self.responses, self.messages) if name]
-        for name in wanted:
-            if row.get(name) is None:
-                raise ValueError(f"{name}: missing")
-        if self.messages:
-            *before, last = row[self.messages]
-            if not before or not isinstance(last, dict) or last.get("role") != "assistant":
-                raise ValueError(f"{self.messages}: must be a conversation that ends with the assistant's response")
-            return as_item({"prompt": _messages(before), "responses": [last.get("content")]})
-        responses = [row[self.response]] if self.response else row[self.responses or ""]
-        return as_item({"prompt": _messages(row[self.prompt or ""]), "responses": responses})
-
-    def added(self, results: Sequence[Result]) -> Row:
-        """The columns that a row gets."""
-        each = [_of_response(result) for result in results]
-        if not self.responses:
-            return {self.prefix + name: value for name, value in each[0].items()}
-        scores = [result.reward for result in results]
-        lists = {self.prefix + name: [one[name] for one in each] for name in _ADDED}
-        return {**lists, f"{self.prefix}best": scores.index(max(scores))}
-
-    def example(self) -> Row:
-        """`added` with nothing empty in it, for its types."""
-        critique = {"text": "", "score": 0.0, "finish_reason": "", "tokens": 0}
-        one = dict(zip(_ADDED, (0.0, 0.0, 0.0, "", [critique], [""]), strict=True))
-        if not self.responses:
-            return {self.prefix + name: value for name, value in one.items()}
-        return {**{self.prefix + name: [value] for name, value in one.items()}, f"{self.prefix}best": 0}
-
-
-DEFAULT_COLUMNS = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,19 +291,6 @@ def _in_parts(lines: Iterator[Line]) -> Iterator[list[Line]]:
             part = []
     if part:
         yield part
-
-
-def _messages(prompt: Any) -> Any:
-    """Role and content alone: datasets carry more, such as names and weights."""
-    if isinstance(prompt, list):
-        return [{k: turn.get(k) for k in ("role", "content")} if isinstance(turn, dict) else turn for turn in prompt]
-    return prompt
-
-
-def _of_response(result: Result) -> Row:
-    critiques = [critique.model_dump() for critique in result.critiques]
-    values = (result.reward, result.direct_score, result.score_std, result.status, critiques, result.warnings)
-    return dict(zip(_ADDED, values, strict=True))
 
 
 def _row(line: Line) -> Row:

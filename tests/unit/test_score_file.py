@@ -117,6 +117,17 @@ def test_rows_that_are_none_are_named(server: NullServer, tmp_path: Path) -> Non
     assert failed[2]["input"] == {"prompt": "Why?"}
 
 
+def test_conversations_without_a_response_are_named(server: NullServer, tmp_path: Path) -> None:
+    user, assistant = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    rows = [{"messages": messages} for messages in ([user, assistant], 7, [], "Why?", [assistant], [assistant, user])]
+    source = write(tmp_path / "in.jsonl", rows)
+    summary = score(server, source, tmp_path / "out.jsonl")
+    assert [row["score"] for row in read(tmp_path / "out.jsonl")] == [score_of("So.")]
+    assert summary.failed_rows
+    messages = [row["error"]["message"] for row in read(summary.failed_rows)]
+    assert messages == ["messages: must be a conversation that ends with the assistant's response"] * 5
+
+
 def test_columns_that_only_some_rows_have(server: NullServer, tmp_path: Path) -> None:
     some = [*rows(2), {**rows(1)[0], "note": "mine"}, {**rows(1)[0], "score": 3}]
     source = write(tmp_path / "in.jsonl", some)
