@@ -22,7 +22,7 @@ import aiohttp
 import psutil
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training.data import in_question_order, read_pairs
+from criticrm_training.data.pairs import in_question_order, read_pairs
 
 HERE = Path(__file__).parent
 CRITICRM = str(Path(sys.executable).with_name("criticrm"))

@@ -31,10 +31,10 @@ from typing import Any
 from common import environment, pair_ratios, print_table, say, write_pairs
 
 from criticrm_model.manifest import DEFAULT_NAME
-from criticrm_training.cli import Sample
-from criticrm_training.critiques.critics import Critic
+from criticrm_training.commands.critiques import Sample
 from criticrm_training.critiques.records import read_critiques
-from criticrm_training.critiques.vllm_critic import VLLMCritic
+from criticrm_training.critiques.vllm_writer import VLLMWriter
+from criticrm_training.critiques.writers import Critic
 
 SCORES = ("written", "reward")
 
@@ -88,7 +88,7 @@ class Recorder:
         return self._generate(prompts, params, **options)
 
 
-def bench_sampling(arguments: argparse.Namespace, critic: VLLMCritic, score: str, folder: Path) -> dict[str, Any]:
+def bench_sampling(arguments: argparse.Namespace, critic: VLLMWriter, score: str, folder: Path) -> dict[str, Any]:
     """One figure: as many rounds of both sides, after one of ours that shows what the engine is asked for."""
     from vllm import SamplingParams
 
@@ -154,7 +154,7 @@ def main() -> None:
         folder = Path(scratch)
         fields = Sample.model_fields
         say("starting the engine")
-        critic = VLLMCritic(
+        critic = VLLMWriter(
             arguments.model, max_model_len=fields["max_model_len"].default, dtype=fields["dtype"].default
         )
         for score in arguments.only:

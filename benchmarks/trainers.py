@@ -17,10 +17,10 @@ from transformers import AutoTokenizer, TrainerCallback, TrainerState, TrainingA
 from worker import answer
 
 from criticrm_model.prompt import Renderer
-from criticrm_training.config import TrainConfig
-from criticrm_training.data import in_question_order, read_pairs, split_by_prompt
-from criticrm_training.examples import make_examples
-from criticrm_training.train import train
+from criticrm_training.data.pairs import in_question_order, read_pairs, split_by_prompt
+from criticrm_training.training.config import TrainConfig
+from criticrm_training.training.dataset import make_examples
+from criticrm_training.training.run import train
 
 
 class Turns(TrainerCallback):

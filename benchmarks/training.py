@@ -46,7 +46,7 @@ from worker import Worker
 from criticrm_model.default import load_default_base
 from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
-from criticrm_training.data import read_pairs
+from criticrm_training.data.pairs import read_pairs
 from criticrm_training.parts import write_in_parts
 
 TRAINERS = ("trl", "scalar", "joint")

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
-from criticrm_training.batches import Example, PairCollator, Side
-from criticrm_training.joint import JointModel
-from criticrm_training.objective import Objective
-from criticrm_training.trainer import JointTrainer
+from criticrm_training.training.collator import Example, PairCollator, Side
+from criticrm_training.training.model import JointModel
+from criticrm_training.training.objective import Objective
+from criticrm_training.training.trainer import JointTrainer
 from tiny import make_model
 
 VOCABULARY = 300

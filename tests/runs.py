@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from criticrm_training.config import TrainConfig
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.parts import write_in_parts
+from criticrm_training.training.config import TrainConfig
 from tiny import INSTRUCTION
 
 TOPICS = ["sky", "sea", "light", "water"]

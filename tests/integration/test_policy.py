@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from criticrm_training.evaluation.cli import BestOfN
+from criticrm_training.commands.best_of_n import BestOfN
 from criticrm_training.parts import read_parts
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("logging_as_before")]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_training.critiques.records import read_critiques, score_request, split_score
-from criticrm_training.data import in_question_order, read_pairs
+from criticrm_training.data.pairs import in_question_order, read_pairs
 from live import CRITICRM
 from references import load_reference
 from tiny import INSTRUCTION

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.policies import answers as answers_module
 from criticrm_training.evaluation.policies.answers import equal, final_answer, votes
 from criticrm_training.evaluation.policies.questions import questions_sha256, read_questions
-from criticrm_training.sources import DataError
 
 
 def test_the_examples() -> None:

@@ -16,14 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from criticrm_training.commands.benchmark import Benchmark
+from criticrm_training.commands.probe import Probe
+from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.benchmarks import benchmark as module
 from criticrm_training.evaluation.benchmarks.formats import FORMATS, REWARDBENCH, read_items
 from criticrm_training.evaluation.benchmarks.metrics import METRICS
-from criticrm_training.evaluation.cli import Benchmark, Probe
 from criticrm_training.evaluation.estimates import mean, rank_correlation
 from criticrm_training.evaluation.items import drawn
 from criticrm_training.evaluation.serving import served
-from criticrm_training.sources import DataError
 from scripted import Scripted, in_place_of_a_service
 
 REWARDBENCH_ROWS: list[dict[str, Any]] = [

@@ -16,15 +16,15 @@ import pytest
 
 from criticrm_model import NonFiniteReward
 from criticrm_model.reward import finite_reward
-from criticrm_training.cli import Report
-from criticrm_training.critiques.critics import CriticError
+from criticrm_training.commands.best_of_n import BestOfN
+from criticrm_training.commands.report import Report
+from criticrm_training.critiques.writers import WriterError
+from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
-from criticrm_training.evaluation.cli import BestOfN
 from criticrm_training.evaluation.policies import choosing
 from criticrm_training.evaluation.policies.choosing import any_of_k, best_of_k, majority_of_k
 from criticrm_training.evaluation.policies.policy import in_child
 from criticrm_training.parts import PartsError
-from criticrm_training.sources import DataError
 from graded import Fakes, Messages, serving
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -200,5 +200,5 @@ def test_a_child_says_what_went_wrong() -> None:
     assert in_child(len, "four") == 4
     with pytest.raises(NonFiniteReward, match="the reward logit is nan"):
         in_child(finite_reward, math.nan)
-    with pytest.raises(CriticError, match="the policy's process died"):
+    with pytest.raises(WriterError, match="the policy's process died"):
         in_child(os._exit, 9)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from criticrm_training.evaluation.cli import Correct
+from criticrm_training.commands.correct import Correct
 from criticrm_training.evaluation.policies.correction import CONTROL, CRITIQUE, CRITIQUED, REQUEST, summary
 from criticrm_training.parts import PartsError
 from graded import Fakes, Messages, serving

@@ -14,20 +14,20 @@ import pytest
 
 from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
-from criticrm_training.cli import Critiques
-from criticrm_training.critiques import endpoint_critic, records, vllm_critic
+from criticrm_training.commands.critiques import Critiques
+from criticrm_training.critiques import endpoint_writer, records, vllm_writer
 from criticrm_training.critiques import filter as filter_module
-from criticrm_training.critiques.critics import Conversation, CriticError, Draft, Sampling, Task
-from criticrm_training.critiques.endpoint_critic import EndpointCritic
+from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import sample
-from criticrm_training.critiques.vllm_critic import VLLMCritic
-from criticrm_training.data import PreferencePair
+from criticrm_training.critiques.vllm_writer import VLLMWriter
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
-from criticrm_training.sources import DataError
 from tiny import make_tokenizer
 
 PAIRS = [
@@ -265,8 +265,8 @@ def test_another_run_is_not_gone_on_from(
     differing: str | None,
 ) -> None:
     critic = Scripted(lambda *_: "It is a review. Score: 5")
-    monkeypatch.setattr(vllm_critic, "VLLMCritic", lambda *_, **__: critic)
-    monkeypatch.setattr(endpoint_critic, "EndpointCritic", lambda *_, **__: critic)
+    monkeypatch.setattr(vllm_writer, "VLLMWriter", lambda *_, **__: critic)
+    monkeypatch.setattr(endpoint_writer, "EndpointWriter", lambda *_, **__: critic)
     rows = [{"id": str(i), "prompt": f"Q{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
     given = [critique(str(i), side, 5).row() for i in range(3) for side in records.SIDES]
     write_in_parts(tmp_path / "given", {}, [[0]], lambda _: given, SCHEMA, "made")
@@ -295,7 +295,7 @@ def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return f"merged review of {task.response}"
         return f"A review of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"
 
-    monkeypatch.setattr(vllm_critic, "VLLMCritic", lambda *_, **__: Scripted(say))
+    monkeypatch.setattr(vllm_writer, "VLLMWriter", lambda *_, **__: Scripted(say))
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
@@ -353,7 +353,7 @@ TASKS = [Task(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i
 
 def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoint]]) -> None:
     url, handler = endpoint
-    critic = EndpointCritic(Endpoint(url, key="secret", concurrency=2), "big")
+    critic = EndpointWriter(Endpoint(url, key="secret", concurrency=2), "big")
     drafts = critic.write(TASKS, Sampling(2, 0.7, 32))
     assert drafts == [[Draft("fine. Score: 7", "stop", 6)] * 2] * 5
     (body,) = [b for b in handler.bodies if b["seed"] == 3]
@@ -366,21 +366,21 @@ def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoi
 
 
 def test_an_answer_that_does_not_fit_is_refused() -> None:
-    policy = VLLMCritic.__new__(VLLMCritic)  # without its engine
+    policy = VLLMWriter.__new__(VLLMWriter)  # without its engine
     policy._renderer, policy._max_model_len = Renderer(make_tokenizer(), ""), 64
     conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
-    with pytest.raises(CriticError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
+    with pytest.raises(WriterError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
         policy.answer([conversation], Sampling(1, 0.0, 60))
 
 
 def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[str, type[_Endpoint]]) -> None:
     url, handler = endpoint
     handler.faults += [500, 429, 503]
-    assert len(EndpointCritic(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
+    assert len(EndpointWriter(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
     assert len(handler.bodies) == 8
     handler.faults += [404]
     with pytest.raises(EndpointError, match="answered 404"):
-        EndpointCritic(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))
+        EndpointWriter(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))
 
 
 def test_parts_hold_one_run(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from criticrm_training.data import PreferencePair, content_sha256, read_pairs, split_by_prompt
-from criticrm_training.sources import DataError
+from criticrm_training.data.pairs import PreferencePair, content_sha256, read_pairs, split_by_prompt
+from criticrm_training.data.sources import DataError
 
 ROW: dict[str, Any] = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
 

@@ -13,17 +13,17 @@ from typing import Any
 import psutil
 import pytest
 
-from criticrm_training.accuracy import paired_difference
-from criticrm_training.data import PreferencePair
+from criticrm_training.commands.evaluate import Evaluate
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import quality, scoring, serving
-from criticrm_training.evaluation.cli import Evaluate
 from criticrm_training.evaluation.items import Item, as_item
 from criticrm_training.evaluation.quality import critique_quality
 from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items
 from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
-from criticrm_training.sources import DataError
+from criticrm_training.stats import paired_difference
 from live import CRITICRM, wait_until
 from scripted import Scripted
 

@@ -14,12 +14,12 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
-from criticrm_training import features as features_module
-from criticrm_training import fit_head as fit_head_module
-from criticrm_training.cli import FitHead
-from criticrm_training.data import read_pairs
-from criticrm_training.features import PairFeatures, extract
-from criticrm_training.sources import DataError
+from criticrm_training.commands.fit_head import FitHead
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.sources import DataError
+from criticrm_training.linear_probe import features as features_module
+from criticrm_training.linear_probe import fit as fit_head_module
+from criticrm_training.linear_probe.features import PairFeatures, extract
 from tiny import INSTRUCTION, make_tokenizer
 
 TOPICS = ["sky", "sea", "light", "water", "answer", "question", "model", "source"]

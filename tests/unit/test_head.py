@@ -8,10 +8,10 @@ import tracemalloc
 import pytest
 import torch
 
-from criticrm_training import accuracy as accuracy_module
-from criticrm_training.accuracy import pair_accuracy
-from criticrm_training.head import fit_head
-from criticrm_training.objective import bradley_terry_loss
+from criticrm_training import stats as stats_module
+from criticrm_training.linear_probe.regression import fit_head
+from criticrm_training.stats import pair_accuracy
+from criticrm_training.training.objective import bradley_terry_loss
 
 
 def made_features(pairs: int, seed: int, signal: float) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_an_interval_takes_little_memory() -> None:
 def test_an_interval_is_the_same_in_one_piece_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
     margin, groups = [1.0, -1.0, 1.0, 0.0] * 20, [str(i // 2) for i in range(80)]
     whole = pair_accuracy(margin, groups)
-    monkeypatch.setattr(accuracy_module, "_DRAWS_AT_ONCE", 40 * 77)
+    monkeypatch.setattr(stats_module, "_DRAWS_AT_ONCE", 40 * 77)
     assert pair_accuracy(margin, groups) == whole
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import joint
-from criticrm_training import batches
-from criticrm_training.batches import PairCollator
-from criticrm_training.joint import JointOutput
-from criticrm_training.objective import Objective, bradley_terry_loss
+from criticrm_training.training import collator
+from criticrm_training.training.collator import PairCollator
+from criticrm_training.training.model import JointOutput
+from criticrm_training.training.objective import Objective, bradley_terry_loss
 from joint import EXAMPLES, fit, make_joint, weights
 
 
 def test_the_collator_does_what_its_example_says() -> None:
-    assert doctest.testmod(batches).failed == 0
+    assert doctest.testmod(collator).failed == 0
 
 
 def test_losses_by_hand() -> None:

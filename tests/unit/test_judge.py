@@ -11,12 +11,13 @@ import torch
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
+from criticrm_training.commands.evaluate import Evaluate
+from criticrm_training.commands.judge import Judge
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
-from criticrm_training.data import PreferencePair
-from criticrm_training.evaluation.cli import Evaluate, Judge
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
-from criticrm_training.sources import DataError
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")

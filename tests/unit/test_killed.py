@@ -20,16 +20,23 @@ import httpx
 import pytest
 
 from criticrm_model.manifest import MANIFEST_NAME
-from criticrm_training.cli import Critiques, FitHead, Report
-from criticrm_training.critiques import endpoint_critic, records, refine, sample
-from criticrm_training.critiques.critics import Draft, Sampling, Task
+from criticrm_training.commands.benchmark import Benchmark
+from criticrm_training.commands.best_of_n import BestOfN
+from criticrm_training.commands.correct import Correct
+from criticrm_training.commands.critiques import Critiques
+from criticrm_training.commands.evaluate import Evaluate
+from criticrm_training.commands.fit_head import FitHead
+from criticrm_training.commands.judge import Judge
+from criticrm_training.commands.probe import Probe
+from criticrm_training.commands.report import Report
+from criticrm_training.critiques import endpoint_writer, records, refine, sample
+from criticrm_training.critiques.writers import Draft, Sampling, Task
 from criticrm_training.endpoint import Endpoint
 from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
 from criticrm_training.evaluation.benchmarks import benchmark
-from criticrm_training.evaluation.cli import Benchmark, BestOfN, Correct, Evaluate, Judge, Probe
 from criticrm_training.evaluation.policies import answer_scores, best_of_n, correction, policy
 from criticrm_training.parts import write_in_parts
-from criticrm_training.train import train
+from criticrm_training.training.run import train
 from graded import Fakes, Messages
 from killer import killed
 from runs import write_config
@@ -130,7 +137,7 @@ def at_every_point(command: Callable[[Path], object], folder: Path, points: Iter
 
 @pytest.mark.parametrize("step", ["sample", "filter", "summ", "rank"])
 def test_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    monkeypatch.setattr(endpoint_critic, "EndpointCritic", Critic)
+    monkeypatch.setattr(endpoint_writer, "EndpointWriter", Critic)
     endpoint = ["--endpoint", "http://nowhere/v1", "--model", "made"]
     arguments: dict[str, list[object]] = {
         "sample": [inputs / "pairs.jsonl", "-n", 2, *endpoint],

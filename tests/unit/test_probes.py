@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from criticrm_training.cli import Report
+from criticrm_training.commands.probe import Probe
+from criticrm_training.commands.report import Report
+from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation import probes
-from criticrm_training.evaluation.cli import Probe
 from criticrm_training.evaluation.probes import FILLER, KEYS
-from criticrm_training.sources import DataError
 from scripted import CALIBRATION, Scripted, in_place_of_a_service
 
 # Characters of the chosen and of the rejected response.

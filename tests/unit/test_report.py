@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from criticrm_training.cli import Report
-from criticrm_training.data import PreferencePair
+from criticrm_training.commands.report import Report
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.quality import Quality
 from criticrm_training.evaluation.results import write_results
-from criticrm_training.sources import DataError
 from criticrm_training.tables import accuracy_report
 
 PAIRS = [

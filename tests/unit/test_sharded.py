@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 import sharded
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training import config as config_module
-from criticrm_training import train as train_module
 from criticrm_training.base import load_base, logit_scale
-from criticrm_training.config import TrainConfig
-from criticrm_training.joint import JointModel
-from criticrm_training.sharded import load_trained, trained_weights
-from criticrm_training.train import train
+from criticrm_training.training import config as config_module
+from criticrm_training.training import run as train_module
+from criticrm_training.training.config import TrainConfig
+from criticrm_training.training.model import JointModel
+from criticrm_training.training.run import train
+from criticrm_training.training.sharded import load_trained, trained_weights
 from joint import make_joint
 from runs import write_config
 from tiny import make_model

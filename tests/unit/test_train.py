@@ -16,14 +16,14 @@ from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
-from criticrm_training import train as train_module
-from criticrm_training.batches import PairCollator
-from criticrm_training.config import ConfigError, TrainConfig
 from criticrm_training.critiques.records import SCHEMA, read_critiques
-from criticrm_training.data import read_pairs, split_by_prompt
-from criticrm_training.joint import JointModel
+from criticrm_training.data.pairs import read_pairs, split_by_prompt
 from criticrm_training.parts import PartsError, write_in_parts
-from criticrm_training.train import train
+from criticrm_training.training import run as train_module
+from criticrm_training.training.collator import PairCollator
+from criticrm_training.training.config import ConfigError, TrainConfig
+from criticrm_training.training.model import JointModel
+from criticrm_training.training.run import train
 from runs import write_config
 from tiny import INSTRUCTION, card, reward_vector
 

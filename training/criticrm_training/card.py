@@ -9,8 +9,8 @@ import torch
 from criticrm_model import Calibration, Moments, RewardCard, TrainingData
 
 from .base import base_name
-from .data import PreferencePair, content_sha256
-from .features import PairFeatures
+from .data.pairs import PreferencePair, content_sha256
+from .linear_probe.features import PairFeatures
 
 
 def reward_card(

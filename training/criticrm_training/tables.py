@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .accuracy import pair_accuracy
-from .data import PreferencePair
+from .data.pairs import PreferencePair
+from .stats import pair_accuracy
 
 
 def accuracy_report(

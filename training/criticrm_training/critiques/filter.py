@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
+from ..data.sources import DataError
 from ..evaluation.quality import names_something, repetition
-from ..sources import DataError
 from .records import SIDES, Critique, SideName, by_response
 
 _SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")

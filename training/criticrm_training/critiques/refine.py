@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data import PreferencePair
+from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
-from .critics import Critic, Sampling, Task
 from .records import LEAST_SCORE, SCHEMA, SIDES, Critique, SideName, by_response, greatest_score, split_score
 from .sample import task_seed
+from .writers import Critic, Sampling, Task
 
 Method = Literal["summ", "rank"]
 RateBy = Literal["written", "expected"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import PreferencePair
+from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
-from .critics import Critic, Draft, Sampling, Task
 from .records import SCHEMA, SIDES, Critique, SideName, score_request, split_score
+from .writers import Critic, Draft, Sampling, Task
 
 # Pairs in a part: enough to keep an engine busy, few enough to lose to a crash.
 _PAIRS_PER_PART = 64

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..accuracy import Accuracy
+from ..stats import Accuracy
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 10_000

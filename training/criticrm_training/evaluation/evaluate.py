@@ -10,8 +10,8 @@ from typing import Any
 
 from criticrm_model.default import resolve
 
-from ..data import PreferencePair, content_sha256
-from ..sources import DataError
+from ..data.pairs import PreferencePair, content_sha256
+from ..data.sources import DataError
 from ..tables import accuracy_report
 from .items import as_item
 from .quality import critique_quality

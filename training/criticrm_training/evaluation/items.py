@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from criticrm_model.prompt import Message
 
-from ..data import PreferencePair
+from ..data.pairs import PreferencePair
 
 
 @dataclass(frozen=True, slots=True)

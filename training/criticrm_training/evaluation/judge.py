@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..critiques.records import SIDES, Critique, by_response, read_critiques
-from ..data import PreferencePair
-from ..sources import DataError
+from ..data.pairs import PreferencePair
+from ..data.sources import DataError
 from ..tables import accuracy_report
 from .results import write_results
 

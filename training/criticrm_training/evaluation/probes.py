@@ -12,8 +12,8 @@ import numpy as np
 
 from criticrm_model.files import write_json
 
-from ..accuracy import Accuracy, pair_accuracy
-from ..data import PreferencePair
+from ..data.pairs import PreferencePair
+from ..stats import Accuracy, pair_accuracy
 from ..tables import as_rows
 from .estimates import Floats, mean, rank_correlation
 from .items import Item, items_sha256

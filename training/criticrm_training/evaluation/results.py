@@ -15,9 +15,9 @@ import torch
 
 from criticrm_model.files import whole, write_json
 
-from ..accuracy import paired_difference
-from ..data import PreferencePair
-from ..sources import DataError
+from ..data.pairs import PreferencePair
+from ..data.sources import DataError
+from ..stats import paired_difference
 from ..tables import as_table
 
 logger = logging.getLogger(__name__)

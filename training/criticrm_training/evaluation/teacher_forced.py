@@ -13,9 +13,9 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
 from ..critiques.records import SIDES, by_response, read_critiques
-from ..data import PreferencePair
+from ..data.pairs import PreferencePair
+from ..data.sources import DataError
 from ..parts import in_chunks, read_parts, run_digest, write_in_parts
-from ..sources import DataError
 
 _SCHEMA = pa.schema([("pair_id", pa.string()), ("side", pa.string()), ("score", pa.float64())])
 _PAIRS_PER_PART = 32

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 
 from criticrm_model.files import write_text
 
+from ..data.sources import DataError
 from ..evaluation import probes as bias
 from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
 from ..evaluation.results import MARGINS, RESULTS
-from ..sources import DataError
 from .best_of_n_plot import best_of_n_plot
 from .figures import figure as _figure
 from .pair_plots import BASELINE, pair_parts

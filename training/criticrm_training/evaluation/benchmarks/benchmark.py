@@ -12,7 +12,7 @@ import torch
 
 from criticrm_model.files import write_json
 
-from ...sources import source_name
+from ...data.sources import source_name
 from ...tables import as_table
 from ..items import drawn, items_sha256
 from ..scoring import by_item, method_scores, score_items

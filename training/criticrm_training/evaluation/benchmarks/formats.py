@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data import as_messages, question_group
-from ...sources import DataError, parsed
+from ...data.pairs import as_messages, question_group
+from ...data.sources import DataError, parsed
 from ..items import Item
 
 # RewardBench's subsets by section, with the weights of its code (rewardbench/constants.py): the subsets' sizes, but

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ...accuracy import Accuracy
-from ...sources import DataError
+from ...data.sources import DataError
+from ...stats import Accuracy
 from ..estimates import Floats, estimate
 from ..items import Item
 from .formats import JUDGEBENCH, REWARDBENCH, RM_BENCH_DOMAINS, RM_BENCH_STYLES, TIES

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from criticrm_model.files import write_json
 
-from ...accuracy import mean_accuracy
-from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
+from ...critiques.writers import Conversation, Sampling
+from ...stats import mean_accuracy
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer, votes
@@ -56,7 +56,7 @@ def best_of_n(
         model: the Critic-RM, served for as long as it takes, unless `url` names a service that runs.
 
     Raises:
-        CriticError, EndpointError, PartsError, ServingError
+        WriterError, EndpointError, PartsError, ServingError
     """
     if policy:
         asked = [(q.id, Conversation(q.prompt, task_seed("best-of-n", seed, q.id))) for q in questions]

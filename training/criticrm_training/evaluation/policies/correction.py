@@ -15,9 +15,9 @@ from typing import Any
 from criticrm_model.files import write_json
 from criticrm_model.prompt import Message
 
-from ...accuracy import pair_accuracy, paired_difference
-from ...critiques.critics import Conversation, Sampling
 from ...critiques.sample import task_seed
+from ...critiques.writers import Conversation, Sampling
+from ...stats import pair_accuracy, paired_difference
 from ..serving import scoring_service
 from .answer_scores import score_answers
 from .answers import equal, final_answer
@@ -55,7 +55,7 @@ def correct(
         model: the Critic-RM, served for as long as it takes, unless `url` names a service that runs.
 
     Raises:
-        CriticError, EndpointError, PartsError, ServingError
+        WriterError, EndpointError, PartsError, ServingError
     """
     greedy = Sampling(n=1, temperature=0.0, max_tokens=max_tokens)
     asked = [(q.id, Conversation(q.prompt, task_seed("answer", q.id))) for q in questions]

@@ -19,7 +19,7 @@ import pyarrow as pa
 from criticrm_model.reward import Dtype
 
 from ...children import end_with_parent
-from ...critiques.critics import Conversation, CriticError, Policy, Sampling, open_writer
+from ...critiques.writers import Conversation, Policy, Sampling, WriterError, open_writer
 from ...parts import in_chunks, read_parts, write_in_parts
 
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ def answer(
         run: what identifies this run besides the policy and the sampling.
 
     Raises:
-        CriticError, EndpointError, PartsError
+        WriterError, EndpointError, PartsError
     """
     described = run | {
         "policy": policy.model,
@@ -87,13 +87,13 @@ def in_child(function: Callable[..., T], *arguments: Any) -> T:
     """Call in a process that ends with it, and takes an engine's memory along.
 
     Raises:
-        CriticError: the process died. Whatever `function` raises.
+        WriterError: the process died. Whatever `function` raises.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as child:
         try:
             return child.submit(function, *arguments).result()
         except BrokenProcessPool as error:
-            raise CriticError("the policy's process died; was there too little memory?") from error
+            raise WriterError("the policy's process died; was there too little memory?") from error
 
 
 def rows_sha256(rows: Sequence[dict[str, Any]]) -> str:

@@ -15,13 +15,13 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
-from .critics import Conversation, CriticError, Draft, Sampling, Task
 from .records import GREATEST_EXPECTED, LEAST_SCORE, split_score
+from .writers import Conversation, Draft, Sampling, Task, WriterError
 
 _SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
 
 
-class VLLMCritic:
+class VLLMWriter:
     """vLLM in this process: token ids of our own renderer in, as training and serving see them.
 
     Args:
@@ -30,13 +30,13 @@ class VLLMCritic:
             `on_overflow=truncate`.
 
     Raises:
-        CriticError: vLLM is not installed.
+        WriterError: vLLM is not installed.
         UnsupportedModel: the tokenizer can't be rendered for.
     """
 
     def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto", **engine_arguments: Any) -> None:
         if find_spec("vllm") is None:
-            raise CriticError("vLLM is not installed: install the extra 'serve' or 'serve-cpu', or give an --endpoint")
+            raise WriterError("vLLM is not installed: install the extra 'serve' or 'serve-cpu', or give an --endpoint")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from transformers import AutoTokenizer
@@ -94,7 +94,7 @@ class VLLMCritic:
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
         prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
         if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
-            raise CriticError(
+            raise WriterError(
                 f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
                 f"max_model_len {self._max_model_len}"
             )
@@ -109,7 +109,7 @@ class VLLMCritic:
 
         by_reward = sampling.score_by == "reward"
         if by_reward and self._reward_token_id is None:
-            raise CriticError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
+            raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
         reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
         params = [
             SamplingParams(
@@ -154,7 +154,7 @@ class VLLMCritic:
         return scores
 
     def _score_line(self) -> tuple[list[int], list[int]]:
-        """The tokens before the number of a score line, and the token of each number. Raises CriticError."""
+        """The tokens before the number of a score line, and the token of each number. Raises WriterError."""
 
         def tokens(text: str) -> list[int]:
             return list(self._tokenizer(text, add_special_tokens=False).input_ids)
@@ -162,7 +162,7 @@ class VLLMCritic:
         lead = tokens("\nScore: ")
         lines = [tokens(f"\nScore: {number}") for number in range(LEAST_SCORE, GREATEST_EXPECTED + 1)]
         if any(line[:-1] != lead for line in lines):
-            raise CriticError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
+            raise WriterError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
         return lead, [line[-1] for line in lines]
 
     def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:

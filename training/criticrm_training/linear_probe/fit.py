@@ -12,14 +12,14 @@ from criticrm_model.head import save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .base import load_base
-from .card import reward_card
-from .cli import FitHead
-from .data import PreferencePair, in_question_order, read_pairs
+from ..base import load_base
+from ..card import reward_card
+from ..cli import FitHead
+from ..data.pairs import PreferencePair, in_question_order, read_pairs
+from ..data.sources import DataError, source_name
+from ..tables import accuracy_report, as_table
 from .features import PairFeatures, extract
-from .head import fit_head
-from .sources import DataError, source_name
-from .tables import accuracy_report, as_table
+from .regression import fit_head
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from .batches import IGNORED
-from .joint import JointModel, JointOutput
+from .collator import IGNORED
+from .model import JointModel, JointOutput
 from .objective import Objective, bradley_terry_loss
 from .sharded import load_trained_file, trained_weights
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from .batches import IGNORED
+from .collator import IGNORED
 
 
 @dataclass(frozen=True)  # without slots: ZeRO-3 looks for the tensors in `vars` of it

@@ -16,7 +16,7 @@ from criticrm_model.files import whole
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .data import PreferencePair
+from ..data.pairs import PreferencePair
 
 # Padded prompt tokens in one forward pass: bounds memory whatever the lengths.
 _TOKENS_PER_BATCH = 16_384

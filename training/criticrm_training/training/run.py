@@ -26,19 +26,19 @@ from criticrm_model.head import load_head, save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from .base import base_name, load_base, logit_scale
-from .batches import Example, PairCollator, Side
-from .card import reward_card
+from ..base import base_name, load_base, logit_scale
+from ..card import reward_card
+from ..critiques.records import SIDES, by_response, read_critiques
+from ..data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
+from ..data.sources import source_name
+from ..linear_probe.features import extract
+from ..parts import run_digest, same_run
+from .collator import Example, PairCollator, Side
 from .config import ConfigError, TrainConfig
-from .critiques.records import SIDES, by_response, read_critiques
-from .data import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
-from .examples import Critiques, make_examples
-from .features import extract
-from .joint import JointModel
+from .dataset import Critiques, make_examples
+from .model import JointModel
 from .objective import Objective
-from .parts import run_digest, same_run
 from .sharded import load_trained, loading, splits_weights, trained_weights
-from .sources import source_name
 from .trainer import JointTrainer, LogWhatIsSaved, last_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from criticrm_model.prompt import Renderer
 
-from .batches import Example, Side
-from .critiques.records import SIDES, Critique, SideName
-from .data import PreferencePair
+from ..critiques.records import SIDES, Critique, SideName
+from ..data.pairs import PreferencePair
+from .collator import Example, Side
 
 Critiques = Mapping[tuple[str, SideName], Sequence[Critique]]  # by pair id and side
 

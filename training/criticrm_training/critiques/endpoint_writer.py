@@ -8,10 +8,10 @@ from typing import Any
 from criticrm_model.prompt import Message
 
 from ..endpoint import Endpoint
-from .critics import Conversation, CriticError, Draft, Sampling, Task
+from .writers import Conversation, Draft, Sampling, Task, WriterError
 
 
-class EndpointCritic:
+class EndpointWriter:
     """An OpenAI-style `/chat/completions`.
 
     Args:
@@ -25,7 +25,7 @@ class EndpointCritic:
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         if sampling.score_by != "written":
-            raise CriticError(f"scores that are {sampling.score_by} need the model in this process: no --endpoint")
+            raise WriterError(f"scores that are {sampling.score_by} need the model in this process: no --endpoint")
         return self.answer([Conversation(_asking(task), task.seed) for task in tasks], sampling)
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
@@ -58,7 +58,7 @@ def _asking(task: Task) -> tuple[Message, ...]:
 def _drafts(answer: Any, n: int, url: str) -> list[Draft]:
     choices = answer.get("choices", [])
     if len(choices) != n:
-        raise CriticError(f"{url} gave {len(choices)} choices where {n} were asked for")
+        raise WriterError(f"{url} gave {len(choices)} choices where {n} were asked for")
     # How many tokens each choice took is not told; the share of all is.
     tokens = int(answer.get("usage", {}).get("completion_tokens", 0)) // n
     return [Draft((c["message"]["content"] or "").strip(), str(c["finish_reason"]), tokens) for c in choices]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .objective import bradley_terry_loss
+from ..training.objective import bradley_terry_loss
 
 # Ridge strengths on standardised features, strong to weak; the path is left once unseen pairs stop improving.
 _PENALTIES = tuple(10 ** (k / 4) for k in range(4, -13, -1))

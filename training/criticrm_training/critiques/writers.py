@@ -15,18 +15,24 @@ from ..endpoint import Endpoint
 from .records import ScoreBy
 
 
-class CriticError(CriticRMError):
+class WriterError(CriticRMError):
     """The model that should write can't be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One response to be critiqued `n` times; a `seed` of its own makes it independent of its neighbours."""
+    """One response to be critiqued `n` times.
+
+    Attributes:
+        seed: of its own, so that its drafts are independent of its neighbours.
+        prefix: text that every draft begins with; the model goes on from there.
+    """
 
     prompt: tuple[Message, ...]
     response: str
     instruction: str
     seed: int
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class Critic(Protocol):
     name: str
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        """`n` drafts for each task, in order. Raises CriticError."""
+        """`n` drafts for each task, in order. Raises WriterError."""
         ...
 
 
@@ -73,7 +79,7 @@ class Policy(Protocol):
     name: str
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        """`n` drafts for each conversation, in order. Raises CriticError."""
+        """`n` drafts for each conversation, in order. Raises WriterError."""
         ...
 
     def close(self) -> None:
@@ -89,10 +95,10 @@ def open_writer(
     model: str, *, endpoint: str | None, key: str | None, concurrency: int, max_model_len: int, dtype: Dtype = "auto"
 ) -> Writer:
     """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do."""
-    from .endpoint_critic import EndpointCritic  # these import this module
-    from .vllm_critic import VLLMCritic
+    from .endpoint_writer import EndpointWriter  # these import this module
+    from .vllm_writer import VLLMWriter
 
     if endpoint:
-        return EndpointCritic(Endpoint(endpoint, key=key, concurrency=concurrency), model)
+        return EndpointWriter(Endpoint(endpoint, key=key, concurrency=concurrency), model)
     exit_on_sigterm()
-    return VLLMCritic(model, max_model_len=max_model_len, dtype=dtype)
+    return VLLMWriter(model, max_model_len=max_model_len, dtype=dtype)

@@ -1,0 +1,32 @@
+"""`criticrm correct`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from .options import PolicyOptions
+
+
+class Correct(PolicyOptions):
+    """Hand a policy the critiques of its answers, and grade what it makes of them.
+
+    Beside it, the control: the same request to revise, without a critique.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_CORRECT_", frozen=True, cli_kebab_case=True)
+
+    policy: str = Field(description="The model that answers: a folder or a hub name; with --policy-endpoint, its name.")
+
+    def run(self) -> int:
+        from ..evaluation.policies.correction import correct
+        from ..evaluation.policies.questions import read_questions
+
+        correct(
+            read_questions(self.data, limit=self.limit),
+            self.out,
+            policy=self.settings_of(self.policy),
+            max_tokens=self.max_tokens,
+            **self.service(),
+        )
+        return 0

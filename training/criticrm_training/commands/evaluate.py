@@ -1,0 +1,45 @@
+"""`criticrm evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
+
+from .options import AGAINST, SAMPLES, PairOptions
+
+
+class Evaluate(PairOptions):
+    """Measure a Critic-RM on preference pairs it has not seen: before a critique, after it, and over several.
+
+    The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
+    inputs goes on where the first stopped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_EVALUATE_", frozen=True, cli_kebab_case=True)
+
+    samples: tuple[PositiveInt, ...] = Field((), description=SAMPLES)
+    teacher_forced: Path | None = Field(
+        None,
+        description="A finished `critiques sample` of these pairs by another model: also report the reward after its "
+        "critiques. Needs --model, not --url.",
+    )
+    direct_only: CliImplicitFlag[bool] = Field(
+        False, description="No critiques: all that there is to a scalar baseline, and much faster."
+    )
+    against: dict[str, Path] = Field(default_factory=dict, description=AGAINST)
+
+    def run(self) -> int:
+        from ..evaluation.evaluate import evaluate
+
+        evaluate(
+            pairs=self.pairs(),
+            out=self.out,
+            **self.service(),
+            samples=self.samples,
+            against=self.against,
+            teacher_forced=self.teacher_forced,
+            critiques=not self.direct_only,
+        )
+        return 0

@@ -1,0 +1,33 @@
+"""`criticrm judge`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from .options import AGAINST, PAIRS
+
+
+class Judge(BaseSettings):
+    """Measure a language model as the judge of preference pairs, by the scores that its sampled critiques give.
+
+    What a Critic-RM must beat: `criticrm critiques sample DATA --model BASE`, then this.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_JUDGE_", frozen=True, cli_kebab_case=True)
+
+    data: CliPositionalArg[str] = Field(description=PAIRS)
+    critiques: Path = Field(description="A finished `critiques sample` of these pairs by the judge.")
+    out: Path = Field(description="Folder for evaluation.json and margins.parquet.")
+    against: dict[str, Path] = Field(default_factory=dict, description=AGAINST)
+
+    def run(self) -> int:
+        from ..data.pairs import in_question_order, read_pairs
+        from ..evaluation.judge import judge
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        judge(in_question_order(read_pairs(self.data)), self.critiques, self.out, self.against)
+        return 0

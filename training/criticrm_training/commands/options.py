@@ -1,0 +1,131 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, CliPositionalArg
+
+from criticrm_model.manifest import DEFAULT_NAME
+
+if TYPE_CHECKING:
+    from ..critiques.writers import Critic
+    from ..data.pairs import PreferencePair
+    from ..evaluation.policies.policy import PolicySettings
+
+
+PAIRS = (
+    "Preference pairs: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split], "
+    "with prompt, chosen and rejected; optional id and category."
+)
+QUESTIONS = (
+    "Questions: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split]; rows with "
+    "prompt and reference, a solution that ends in its answer; optional id. Others are left out."
+)
+SAMPLES = "Also report the mean reward over m sampled critiques of a response, for each m given: --samples 1,4,8."
+AGAINST = (
+    "A finished `evaluate` or `judge` of the same pairs to compare with pair by pair, under a name: "
+    "--against scalar=FOLDER; may be given several times."
+)
+
+
+class ServiceOptions(BaseSettings):
+    """Whom is asked."""
+
+    model: str = Field(DEFAULT_NAME, description="The Critic-RM: 'default', a checkpoint folder or a hub name.")
+    url: str | None = Field(None, description="Address of a `criticrm serve` that runs already, instead of --model.")
+    key: SecretStr | None = Field(None, description="API key for the service at --url.")
+    concurrency: PositiveInt = Field(32, description="Requests to a service at a time.")
+
+    def service(self) -> dict[str, Any]:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        key = self.key.get_secret_value() if self.key else None
+        return {"model": self.model, "url": self.url, "key": key, "concurrency": self.concurrency}
+
+
+class PairOptions(ServiceOptions):
+    """On preference pairs."""
+
+    data: CliPositionalArg[str] = Field(description=PAIRS)
+    out: Path = Field(description="Folder for the scores and the report.")
+    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+
+    def pairs(self) -> list[PreferencePair]:
+        from ..data.pairs import in_question_order, read_pairs
+
+        pairs = in_question_order(read_pairs(self.data))
+        return pairs[: self.limit] if self.limit else pairs
+
+
+class PolicyOptions(ServiceOptions):
+    """Who answers, and who judges."""
+
+    data: CliPositionalArg[str] = Field(description=QUESTIONS)
+    out: Path = Field(description="Folder for every stage and the report; a second run goes on where the first ended.")
+    policy_endpoint: str | None = Field(
+        None, description="OpenAI-style address up to /v1 that serves the policy, instead of vLLM on this machine."
+    )
+    policy_key: SecretStr | None = Field(None, description="API key for --policy-endpoint.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the policy.")
+    max_model_len: PositiveInt = Field(4096, description="Longest conversation of the policy, in tokens.")
+    max_tokens: PositiveInt = Field(512, description="Longest answer of the policy, in tokens.")
+    limit: NonNegativeInt = Field(0, description="Only so many questions, drawn by hash (0: all).")
+
+    def settings_of(self, policy: str) -> PolicySettings:
+        from ..evaluation.policies.policy import PolicySettings
+
+        return PolicySettings(
+            policy,
+            endpoint=self.policy_endpoint,
+            key=self.policy_key.get_secret_value() if self.policy_key else None,
+            concurrency=self.concurrency,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+        )
+
+
+class WriterOptions(BaseModel):
+    """Who writes."""
+
+    model: str = Field(
+        DEFAULT_NAME, description="The model that writes: 'default', a folder or a hub name; with --endpoint, its name."
+    )
+    endpoint: str | None = Field(
+        None, description="OpenAI-style address up to /v1, instead of vLLM in this process: a bigger model can write."
+    )
+    key: SecretStr | None = Field(None, description="Key for the endpoint.")
+    concurrency: PositiveInt = Field(32, description="Requests to the endpoint at a time.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the model.")
+    max_model_len: PositiveInt = Field(2048, description="Longest prompt with its critique, in tokens; others are cut.")
+    out: Path = Field(description="Folder for the Parquet parts; a second run goes on where the first stopped.")
+    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+
+    def critic(self) -> Critic:
+        from ..critiques.writers import open_writer
+
+        return open_writer(
+            self.model,
+            endpoint=self.endpoint,
+            key=self.key.get_secret_value() if self.key else None,
+            concurrency=self.concurrency,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+        )
+
+    def run_on(self, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+        """What the run depends on, of these settings; an endpoint has its own precision and length."""
+        from ..data.pairs import pairs_sha256
+
+        here = {} if self.endpoint else {"dtype": self.dtype, "max_model_len": self.max_model_len}
+        return here | {"pairs": pairs_sha256(pairs)}
+
+    def pairs(self, data: str) -> list[PreferencePair]:
+        from ..data.pairs import in_question_order, read_pairs
+
+        pairs = in_question_order(read_pairs(data))
+        return pairs[: self.limit] if self.limit else pairs

@@ -1,0 +1,36 @@
+"""`criticrm train`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+
+
+class Train(BaseSettings):
+    """Train a Critic-RM on preference pairs and their critiques.
+
+    CONFIG is a YAML file; `criticrm_training/configs/smollm2-135m.yaml` is one to start from. A second run with the
+    same arguments goes on where the first stopped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
+
+    config: CliPositionalArg[Path] = Field(description="YAML file that describes the run.")
+    out: Path = Field(
+        description="Folder for the checkpoint; its subfolder `trainer` is what a second run goes on from."
+    )
+    scalar: CliImplicitFlag[bool] = Field(
+        False,
+        description="Train the matched scalar baseline: the same examples and steps, without their critiques.",
+    )
+
+    def run(self) -> int:
+        from ..training.config import TrainConfig
+        from ..training.run import train
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        train(TrainConfig.read(self.config), self.out, self.scalar)
+        return 0

@@ -1,0 +1,1 @@
+"""Preference pairs: where they come from, how they are read, split and cleaned."""

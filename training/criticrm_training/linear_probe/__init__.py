@@ -1,0 +1,1 @@
+"""A reward row fitted on the frozen hidden states of any causal LM."""

@@ -1,0 +1,1 @@
+"""Stage 2: joint training of a Critic-RM (arXiv 2411.16646)."""
