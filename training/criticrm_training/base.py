@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from criticrm_model import CheckpointError, Manifest
 from criticrm_model.checkpoint import measure_logit_scale
 from criticrm_model.default import BASE_NAME, load_default_base
+from criticrm_model.gguf import load_gguf
 from criticrm_model.manifest import DEFAULT_NAME, MANIFEST_NAME
 
 
 def load_base(
     name: str, dtype: torch.dtype, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`default` (SmolLM2-135M-Instruct from its package), a folder, or a hub name.
+    """`default` (SmolLM2-135M-Instruct from its package), a folder, a GGUF file, or a hub name.
 
     Args:
         device: the GPU if there is one, unless given; "auto" spreads it over all of them.
@@ -27,8 +28,8 @@ def load_base(
     """
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = device or best
-    if name == DEFAULT_NAME:
-        model, tokenizer = load_default_base(dtype)
+    if name == DEFAULT_NAME or name.endswith(".gguf"):
+        model, tokenizer = load_default_base(dtype) if name == DEFAULT_NAME else load_gguf(Path(name), dtype)
         torch.nn.Module.to(model, torch.device(best if device == "auto" else device))
         return model, tokenizer
     try:

@@ -1,0 +1,38 @@
+"""Base models that come as a GGUF file: dequantised into an ordinary transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import CheckpointError
+
+
+def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in a GGUF file, dequantised, and its tokenizer.
+
+    The tokenizer is read from the file, unless a folder beside it holds one (`tokenizer.json`), which takes half a
+    minute less.
+
+    Raises:
+        CheckpointError: the file is missing or can't be read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        if path.with_name("tokenizer.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            # Without dequantize=True the model stays quantised and can't be saved.
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=dtype,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is no GGUF file that transformers can read: {error}") from error
+    return model, tokenizer

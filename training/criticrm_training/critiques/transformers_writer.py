@@ -1,0 +1,176 @@
+"""Critiques and answers by plain transformers, for machines without vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import psutil
+import torch
+
+from criticrm_model.manifest import REWARD_TOKEN
+from criticrm_model.prompt import Renderer
+from criticrm_model.reward import Dtype, finite_reward
+
+from ..base import load_base
+from .decoding import Decoded, decode
+from .records import GREATEST_EXPECTED, LEAST_SCORE, split_score
+from .score_line import SCORE_LINE_TOKENS, score_line
+from .writers import Conversation, Draft, Sampling, Task, WriterError
+
+# Sequences in one batch at the most; what they need in memory may allow fewer.
+_ROWS = {"cuda": 1024, "cpu": 32}
+# A share of the free memory for the KV cache, which is copied as it grows.
+_CACHE_SHARE = 0.3
+
+T = TypeVar("T")
+
+
+class TransformersWriter:
+    """A causal LM in this process, in batches of similar length with a KV cache; on the GPU where there is one.
+
+    Args:
+        model: `default`, a folder, a GGUF file or a hub name: any instruction-tuned causal LM, or a Critic-RM.
+        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does on
+            `on_overflow=truncate`.
+
+    Raises:
+        CheckpointError: there is no such model.
+        UnsupportedModel: the tokenizer can't be rendered for.
+    """
+
+    def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto") -> None:
+        cuda = torch.cuda.is_available()
+        # Where a CPU has no bfloat16 instructions, float32 is several times faster.
+        fast = cuda or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = getattr(torch, dtype if dtype != "auto" else "bfloat16" if fast else "float32")
+        self.name = model
+        self._max_model_len = max_model_len
+        self._model, self._tokenizer = load_base(model, precision)
+        self._model.eval()
+        self._renderer = Renderer(self._tokenizer, "")
+        self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
+        self._rows = _ROWS["cuda" if cuda else "cpu"]
+
+    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        by_reward, by_expected = sampling.score_by == "reward", sampling.score_by == "expected"
+        if by_reward and self._reward_token_id is None:
+            raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
+        spare = SCORE_LINE_TOKENS if by_expected else 0
+        prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
+        prompts = [
+            self._renderer.asking(task.instruction)
+            .open(task.prompt)
+            .render(
+                task.response,
+                max_model_len=self._max_model_len,
+                max_critique_tokens=sampling.max_tokens + spare + len(prefix),
+                truncate=True,
+            )
+            .token_ids
+            + prefix
+            for task, prefix in zip(tasks, prefixes, strict=True)
+        ]
+        written = self._decode(prompts, [task.seed for task in tasks], sampling)
+        drafts = [
+            [self._draft(prefix, sequence, by_reward) for sequence in several]
+            for prefix, several in zip(prefixes, written, strict=True)
+        ]
+        if not by_expected:
+            return drafts
+        contexts = [
+            prompt[: len(prompt) - len(prefix)] + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
+            for prompt, prefix, several in zip(prompts, prefixes, drafts, strict=True)
+            for draft in several
+        ]
+        scores = iter(self._expected_scores(contexts))
+        return [[Draft(d.text, d.finish_reason, d.tokens, next(scores)) for d in several] for several in drafts]
+
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
+        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
+            raise WriterError(
+                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
+                f"max_model_len {self._max_model_len}"
+            )
+        written = self._decode(prompts, [conversation.seed for conversation in conversations], sampling)
+        return [[self._draft([], sequence, scored=False) for sequence in several] for several in written]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        del self._model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _draft(self, prefix: list[int], sequence: Decoded, scored: bool) -> Draft:
+        return Draft(
+            self._renderer.decode([*prefix, *sequence.token_ids]),
+            "stop" if sequence.stopped else "length",
+            len(sequence.token_ids),
+            sequence.reward if scored else None,
+        )
+
+    def _decode(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Decoded]]:
+        def run(places: list[int]) -> list[list[Decoded]]:
+            return decode(
+                self._model,
+                [prompts[i] for i in places],
+                [seeds[i] for i in places],
+                n=sampling.n,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                stop_token_ids=self._renderer.stop_token_ids,
+                reward_token_id=self._reward_token_id,
+            )
+
+        return self._in_batches(prompts, sampling.n, sampling.max_tokens, run)
+
+    @torch.inference_mode()
+    def _expected_scores(self, contexts: list[list[int]]) -> list[float]:
+        """The mean of the score that the model would write next, over the digits that it may write."""
+        lead, digits = score_line(self._tokenizer, self.name)
+        values = torch.arange(LEAST_SCORE, GREATEST_EXPECTED + 1, dtype=torch.float64)
+        asked = [context + lead for context in contexts]
+
+        def run(places: list[int]) -> list[float]:
+            batch = [asked[i] for i in places]
+            width = max(map(len, batch))
+            pad = self._renderer.stop_token_ids[0]
+            device = self._model.device
+            ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=device)  # [batch, width]
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = self._model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
+            ).logits[:, -1, digits]
+            return [finite_reward(score) for score in (logits.double().softmax(-1).cpu() @ values).tolist()]
+
+        return self._in_batches(asked, 1, 1, run)
+
+    def _in_batches(
+        self, prompts: Sequence[list[int]], n: int, more: int, run: Callable[[list[int]], list[T]]
+    ) -> list[T]:
+        """`run` on batches of prompts of similar length, longest first; what it returned, in the prompts' order.
+
+        Args:
+            n: sequences a prompt.
+            more: tokens that may follow each prompt.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+        tokens = self._cache_tokens()
+        found: dict[int, T] = {}
+        while order:
+            longest = len(prompts[order[0]]) + more
+            size = max(1, min(self._rows, tokens // longest) // n)
+            places, order = order[:size], order[size:]
+            found |= zip(places, run(places), strict=True)
+        return [found[i] for i in range(len(prompts))]
+
+    def _cache_tokens(self) -> int:
+        """How many tokens' keys and values fit in the memory that is free now."""
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = 2 * config.num_hidden_layers * heads * width * self._model.dtype.itemsize
+        free = torch.cuda.mem_get_info()[0] if self._model.device.type == "cuda" else psutil.virtual_memory().available
+        return int(_CACHE_SHARE * free / size)
