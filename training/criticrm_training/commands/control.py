@@ -1,0 +1,31 @@
+"""`criticrm control`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+
+class Control(BaseSettings):
+    """Check a training configuration with critiques whose worth is known, before a long experiment.
+
+    CONFIG is a file of `criticrm train`, whose pairs have a `reference` that ends in an answer; its critiques are not
+    used. Five short trainings: without critiques, with critiques that tell the truth, with the same ones shuffled, and
+    with critiques of a coin, coupled and decoupled. Exit status 1 if a check fails. A second run goes on where the
+    first stopped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_CONTROL_", frozen=True, cli_kebab_case=True)
+
+    config: CliPositionalArg[Path] = Field(description="YAML file of `criticrm train`.")
+    out: Path = Field(description="Folder for the five runs and control.json.")
+
+    def run(self) -> int:
+        from ..control import control
+        from ..training.config import TrainConfig
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        return 0 if all(control(TrainConfig.read(self.config), self.out)["checks"].values()) else 1

@@ -1,0 +1,1 @@
+"""Rounds of self-training: sample critiques, filter, refine, train, and again from the new critic."""
