@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from criticrm_training.data.pairs import PreferencePair, content_sha256, read_pairs, split_by_prompt
+from criticrm_training.data.pairs import PreferencePair, content_sha256, read_pairs
 from criticrm_training.data.sources import DataError
 
 ROW: dict[str, Any] = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
@@ -58,8 +58,10 @@ def test_a_parquet_file_damaged_inside(tmp_path: Path) -> None:
         read_pairs(path)
 
 
-def test_duplicates_are_dropped(tmp_path: Path) -> None:
-    assert len(read_pairs(written(tmp_path, ROW, ROW, ROW | {"chosen": "other"}))) == 2
+def test_duplicates_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert len(read_pairs(written(tmp_path, ROW, ROW, ROW | {"chosen": "other"}))) == 2
+    assert caplog.records[0].getMessage() == "pairs.jsonl: 2 pairs of 1 questions; 1 exact duplicates were dropped"
 
 
 @pytest.mark.parametrize(
@@ -132,17 +134,13 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
             read_pairs(path)
 
 
-def test_a_split_keeps_questions_together(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Question  {i % 100}" if i % 2 else f"question {i % 100}", "chosen": f"a{i}", "rejected": "b"}
-        for i in range(400)
-    ]
+def test_near_duplicates_are_of_one_group(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(40)]
+    prompts = [" ".join(words), " ".join([*words[:-1], "another"]), "Unlike them."]
+    rows = [ROW | {"prompt": prompt} for prompt in prompts]
     pairs = read_pairs(written(tmp_path, *rows))
-    training, validation = split_by_prompt(pairs, 0.25)
-    assert len(training) + len(validation) == 400
-    assert not {pair.group for pair in training} & {pair.group for pair in validation}
-    assert 0.1 < len(validation) / 400 < 0.4
-    assert split_by_prompt(reversed(pairs), 0.25)[1] == validation[::-1]  # of each pair alone, not of the order
+    assert [pair.group for pair in pairs] == [min(prompts[:2]), min(prompts[:2]), "unlike them."]
+    assert [p.group for p in read_pairs(written(tmp_path, *reversed(rows)))] == [p.group for p in reversed(pairs)]
 
 
 def test_the_content_has_a_name_whatever_holds_it(tmp_path: Path) -> None:
@@ -168,7 +166,7 @@ def test_text_in_turns(tmp_path: Path) -> None:
         ("assistant", "Hello."),
         ("user", "Why?"),
     ]
-    assert (pair.chosen, pair.rejected, pair.group) == ("Good: so.", "Bad.", "why?")
+    assert (pair.chosen, pair.rejected, pair.group) == ("Good: so.", "Bad.", "hi")
 
 
 def test_a_dataset_folder(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class PairOptions(ServiceOptions):
     def pairs(self) -> list[PreferencePair]:
         from ..data.pairs import in_question_order, read_pairs
 
+        logging.basicConfig(level=logging.INFO, format="%(message)s")  # reading counts what it drops
         pairs = in_question_order(read_pairs(self.data))
         return pairs[: self.limit] if self.limit else pairs
 

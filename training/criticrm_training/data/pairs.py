@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from criticrm_model.prompt import Message
 
-from .sources import DataError, parsed
+from .labels import read_agreement, read_margin, read_reference
+from .sources import DataError, parsed, source_name
+from .splits import in_question_order as in_question_order  # for all that reads pairs
+from .splits import merged_groups
+from .splits import question_group as question_group
+from .splits import split_by_prompt as split_by_prompt
+
+logger = logging.getLogger(__name__)
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -24,8 +32,11 @@ class PreferencePair:
     """One prompt with a preferred and a dispreferred response.
 
     Attributes:
-        group: equal for pairs of one question (its last user turn, case and white space folded): what a split
-            must keep together.
+        group: equal for pairs of one question, whose conversations begin with the same user turn or with nearly the
+            same: what a split must keep together (see `splits`).
+        margin: by how much the chosen response is better, in reward; the loss asks for at least that difference.
+        agreement: probability that the label is right, from 0.5 to 1.
+        reference: a correct solution of the prompt.
     """
 
     id: str
@@ -34,6 +45,15 @@ class PreferencePair:
     rejected: str
     category: str
     group: str
+    margin: float = 0.0
+    agreement: float = 1.0
+    reference: str | None = None
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What the pair says: all but its names (id, category and group). Equal for exact duplicates."""
+        turns = tuple((m["role"], m["content"]) for m in self.prompt)
+        return turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference
 
 
 def read_pairs(source: Path | str) -> list[PreferencePair]:
@@ -43,61 +63,45 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     - each of them text, or messages; `chosen` and `rejected` may be the response alone or the whole conversation;
     - text in turns (`\\n\\nHuman: ...\\n\\nAssistant: ...`, as hh-rlhf has it) is read as messages.
 
-    `id` (the row's number unless given) and `category` are optional. Exact duplicates are dropped.
+    Optional are `id` (the row's number unless given), `category`, `margin` (a number, 0 unless given), `agreement` (a
+    probability as 0.67, votes as "2/3", or how many of three annotators agree with the label: 2 or 3; 1.0 unless
+    given) and `reference` (a correct solution). Exact duplicates are dropped.
 
     Raises:
         DataError: the source is missing, empty or broken, a row is malformed, or two different rows share an id.
     """
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
+    duplicates = 0
     for number, pair in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
-        key = (*((m["role"], m["content"]) for m in pair.prompt), pair.chosen, pair.rejected)
+        key = pair.content
         first, content = seen.setdefault(pair.id, (number, key))
         if content != key:
             raise DataError(f"{source}, row {number}: the id {pair.id!r} is that of row {first}, which is another pair")
+        duplicates += key in pairs
         pairs.setdefault(key, pair)
     if not pairs:
         raise DataError(f"{source} holds no preference pairs")
-    return list(pairs.values())
-
-
-class _Grouped(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-
-
-_G = TypeVar("_G", bound=_Grouped)
-
-
-def in_question_order(items: Iterable[_G]) -> list[_G]:
-    """By the hash of their question: the first n are a random sample, and the same one in a run that resumes."""
-    return sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id))
-
-
-def split_by_prompt(
-    pairs: Iterable[PreferencePair], validation_share: float, seed: int = 0
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """`(training, validation)`: no question is in both. A pair's side depends on its question and the seed alone."""
-    training: list[PreferencePair] = []
-    validation: list[PreferencePair] = []
-    for pair in pairs:
-        digest = hashlib.sha256(f"{seed}\0{pair.group}".encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        (validation if share < validation_share else training).append(pair)
-    return training, validation
+    groups = merged_groups(pair.group for pair in pairs.values())
+    logger.info(
+        "%s: %d pairs of %d questions; %d exact duplicates were dropped",
+        source_name(source),
+        len(pairs),
+        len(set(groups.values())),
+        duplicates,
+    )
+    return [replace(pair, group=groups[pair.group]) for pair in pairs.values()]
 
 
 def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:
     """Of what the pairs say, of their ids and of their order: all that a run depends on that writes about them."""
-    said = [[p.id, p.prompt, p.chosen, p.rejected] for p in pairs]
+    said = [[p.id, p.content] for p in pairs]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     """Of what the pairs say, in any order and from any kind of file."""
-    digests = sorted(hashlib.sha256(json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs)
+    digests = sorted(hashlib.sha256(json.dumps(p.content).encode()).hexdigest() for p in pairs)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -118,12 +122,6 @@ def as_messages(value: Any, field: str) -> tuple[Message, ...]:
             raise ValueError(f"{field}[{i}].role: {turn.get('role')!r} is none of system, user, assistant, tool")
         messages.append(Message(role=turn["role"], content=turn["content"]))
     return tuple(messages)
-
-
-def question_group(prompt: Sequence[Message]) -> str:
-    """Equal for prompts that ask the same: the last user turn, case and white space folded."""
-    question = next((m["content"] for m in reversed(prompt) if m["role"] == "user"), prompt[-1]["content"])
-    return " ".join(question.lower().split())
 
 
 def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
@@ -152,6 +150,9 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         rejected=rejected,
         category="all" if category is None else str(category),
         group=question_group(prompt),
+        margin=read_margin(row.get("margin")),
+        agreement=read_agreement(row.get("agreement")),
+        reference=read_reference(row.get("reference")),
     )
 
 
