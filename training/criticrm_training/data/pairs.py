@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from criticrm_model.prompt import Message
 
+from .labels import read_agreement, read_margin, read_reference
 from .sources import DataError, parsed
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -26,6 +27,9 @@ class PreferencePair:
     Attributes:
         group: equal for pairs of one question (its last user turn, case and white space folded): what a split
             must keep together.
+        margin: by how much the chosen response is better, in reward; the loss asks for at least that difference.
+        agreement: probability that the label is right, from 0.5 to 1.
+        reference: a correct solution of the prompt.
     """
 
     id: str
@@ -34,6 +38,15 @@ class PreferencePair:
     rejected: str
     category: str
     group: str
+    margin: float = 0.0
+    agreement: float = 1.0
+    reference: str | None = None
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What the pair says: all but its names (id, category and group). Equal for exact duplicates."""
+        turns = tuple((m["role"], m["content"]) for m in self.prompt)
+        return turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference
 
 
 def read_pairs(source: Path | str) -> list[PreferencePair]:
@@ -43,7 +56,9 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     - each of them text, or messages; `chosen` and `rejected` may be the response alone or the whole conversation;
     - text in turns (`\\n\\nHuman: ...\\n\\nAssistant: ...`, as hh-rlhf has it) is read as messages.
 
-    `id` (the row's number unless given) and `category` are optional. Exact duplicates are dropped.
+    Optional are `id` (the row's number unless given), `category`, `margin` (a number, 0 unless given), `agreement` (a
+    probability as 0.67, votes as "2/3", or how many of three annotators agree with the label: 2 or 3; 1.0 unless
+    given) and `reference` (a correct solution). Exact duplicates are dropped.
 
     Raises:
         DataError: the source is missing, empty or broken, a row is malformed, or two different rows share an id.
@@ -51,7 +66,7 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
     for number, pair in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
-        key = (*((m["role"], m["content"]) for m in pair.prompt), pair.chosen, pair.rejected)
+        key = pair.content
         first, content = seen.setdefault(pair.id, (number, key))
         if content != key:
             raise DataError(f"{source}, row {number}: the id {pair.id!r} is that of row {first}, which is another pair")
@@ -91,13 +106,13 @@ def split_by_prompt(
 
 def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:
     """Of what the pairs say, of their ids and of their order: all that a run depends on that writes about them."""
-    said = [[p.id, p.prompt, p.chosen, p.rejected] for p in pairs]
+    said = [[p.id, p.content] for p in pairs]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     """Of what the pairs say, in any order and from any kind of file."""
-    digests = sorted(hashlib.sha256(json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs)
+    digests = sorted(hashlib.sha256(json.dumps(p.content).encode()).hexdigest() for p in pairs)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -152,6 +167,9 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         rejected=rejected,
         category="all" if category is None else str(category),
         group=question_group(prompt),
+        margin=read_margin(row.get("margin")),
+        agreement=read_agreement(row.get("agreement")),
+        reference=read_reference(row.get("reference")),
     )
 
 

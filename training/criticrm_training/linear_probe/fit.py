@@ -14,7 +14,7 @@ from criticrm_model.reference import ReferenceModel
 
 from ..base import load_base
 from ..card import reward_card
-from ..cli import FitHead
+from ..commands.fit_head import FitHead
 from ..data.pairs import PreferencePair, in_question_order, read_pairs
 from ..data.sources import DataError, source_name
 from ..tables import accuracy_report, as_table

@@ -1,0 +1,62 @@
+"""What a row says of its label: by how much chosen is better, how sure that is, and a correct solution."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+_ANNOTATORS = 3  # whose number an integer is, in the public sets that count votes (PandaLM)
+
+
+def read_margin(value: Any) -> float:
+    """A finite number from 0; 0 where the row has none. Raises ValueError, naming the field."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"margin: {value!r} is not a finite number")
+    if value < 0:
+        raise ValueError(f"margin: {value} is negative, but chosen is the better response: swap the two")
+    return float(value)
+
+
+def read_agreement(value: Any) -> float:
+    """The probability that the label is right, 0.5 to 1; 1 where the row has none.
+
+    A number with a decimal point is the probability, text is votes as "2/3", and the integers 2 and 3 are how many
+    of three annotators agree. The integer 1 may mean either, so it is refused.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if value is None:
+        return 1.0
+    if isinstance(value, str):
+        try:
+            probability = float(Fraction(value.replace(" of ", "/")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"agreement: {value!r} is neither a probability nor votes as '2/3'") from error
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"agreement: {value!r} is not a number")
+    elif isinstance(value, int):
+        if not 2 <= value <= _ANNOTATORS:
+            raise ValueError(
+                f"agreement: the integer {value} is not 2 or 3 of three annotators; write a probability as "
+                f"{value}.0, or votes as '{max(value, 3)}/5'"
+            )
+        probability = value / _ANNOTATORS
+    else:
+        probability = value
+    if not 0.5 <= probability <= 1:  # also true of NaN
+        hint = ": the label is more often wrong than right, swap chosen and rejected" if 0 <= probability < 0.5 else ""
+        raise ValueError(f"agreement: {value} is not a probability from 0.5 to 1{hint}")
+    return probability
+
+
+def read_reference(value: Any) -> str | None:
+    """A correct solution; None where the row has none, or a blank one. Raises ValueError, naming the field."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"reference: {value!r} is not text")
+    return value if value.strip() else None
