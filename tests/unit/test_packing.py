@@ -48,7 +48,14 @@ def outcome(model: JointModel, examples: list[Example], packed: bool) -> tuple[d
 
 @pytest.mark.parametrize(
     ("model_type", "attention"),
-    [("llama", "sdpa"), ("llama", "eager"), ("qwen2", "sdpa"), ("gpt_neox", "eager"), ("phi3", "sdpa"), ("gemma", "eager")],
+    [
+        ("llama", "sdpa"),
+        ("llama", "eager"),
+        ("qwen2", "sdpa"),
+        ("gpt_neox", "eager"),
+        ("phi3", "sdpa"),
+        ("gemma", "eager"),
+    ],
 )
 def test_critiques_that_share_a_prompt_train_like_critiques_in_rows_of_their_own(
     model_type: str, attention: str
@@ -106,7 +113,10 @@ def test_each_critique_is_in_its_own_losses() -> None:
     bare: Example = {
         **EXAMPLES[1],
         "chosen": {**EXAMPLES[1]["chosen"], "critiques": []},
-        "rejected": {**EXAMPLES[1]["rejected"], "critiques": [{"token_ids": [5, 6, 7], "learn": True, "reward": False}]},
+        "rejected": {
+            **EXAMPLES[1]["rejected"],
+            "critiques": [{"token_ids": [5, 6, 7], "learn": True, "reward": False}],
+        },
     }
     batch = PairCollator(pad_id=0)([example, bare])
     learned = sum(len(example[side]["critiques"][0]["token_ids"]) for side in ("chosen", "rejected")) + 3

@@ -94,12 +94,11 @@ class PairCollator:
     packed: bool = True
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        sides = [side for example in examples for side in (example["chosen"], example["rejected"])]
         rows = [
-            (side, prompt_ids, critiques)
-            for side, (prompt_ids, critiques) in enumerate(
-                (s["prompt_ids"], s["critiques"]) for e in examples for s in (e["chosen"], e["rejected"])
-            )
-            for critiques in self._rows(critiques)
+            (number, side["prompt_ids"], critiques)
+            for number, side in enumerate(sides)
+            for critiques in self._rows(side["critiques"])
         ]
         lengths = [len(prompt) + sum(len(c["token_ids"]) for c in critiques) for _, prompt, critiques in rows]
         width = max(lengths)

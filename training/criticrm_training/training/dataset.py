@@ -42,7 +42,7 @@ def make_examples(
         if scalar:
             return Side(prompt_ids=prompt_ids, critiques=[NO_CRITIQUE])
         tokens = [
-            [_tokenize(critique, renderer, max_critique_tokens) for critique in (critiques or {}).get((pair.id, name), ())]
+            [_tokenize(c, renderer, max_critique_tokens) for c in (critiques or {}).get((pair.id, name), ())]
             for critiques in (learned, judged)
         ]
         return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*tokens))

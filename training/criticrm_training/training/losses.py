@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from .model import JointOutput
+if TYPE_CHECKING:
+    from .model import JointOutput
 
 Batch = Mapping[str, torch.Tensor]
 

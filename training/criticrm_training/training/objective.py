@@ -51,6 +51,11 @@ class Objective(BaseModel):
             raise ValueError(f"weight {self.weight}: with 'constant' the reward loss has 1 - weight, which is below 0")
         return self
 
+    @property
+    def trains_reward(self) -> bool:
+        """Whether the reward loss is meant to have a weight."""
+        return self.schedule != "critique" and not (self.schedule == "constant" and self.weight == 1)
+
     def weights(self, done: float, epochs: float) -> tuple[float, float]:
         """`(of the critique loss, of the reward loss)`.
 
@@ -70,7 +75,7 @@ class Objective(BaseModel):
 
     def reward_starts(self, epochs: float) -> float:
         """The share of the run after which the reward has weight: 0, but for the schedules that begin without."""
-        if self.schedule == "critique":
+        if not self.trains_reward:
             return 1.0
         return 1 - 1 / epochs if self.schedule == "paper" and epochs > 1 else 0.0
 

@@ -34,9 +34,9 @@ from ..data.pairs import PreferencePair, content_sha256, in_question_order, read
 from ..data.sources import source_name
 from ..linear_probe.features import extract
 from ..parts import run_digest, same_run
+from .checkpoints import LogWhatIsSaved, last_checkpoint
 from .collator import Example, PairCollator
 from .config import ConfigError, TrainConfig
-from .checkpoints import LogWhatIsSaved, last_checkpoint
 from .dataset import Critiques, make_examples
 from .model import JointModel
 from .objective import Objective
@@ -63,8 +63,8 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     """
     if config.critiques is None and not scalar:
         raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
-    if scalar and config.objective.schedule == "critique":
-        raise ConfigError("objective: 'schedule: critique' trains no reward, and --scalar trains nothing else")
+    if scalar and not config.objective.trains_reward:
+        raise ConfigError("objective: it trains no reward, and --scalar trains nothing else")
     if config.objective.distill_weight > 0 and (config.lora is None or config.head is None):
         raise ConfigError(
             "objective.distill_weight: the teacher is the frozen base under `lora` with the reward `head`"
@@ -80,7 +80,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         judged = _critiques(config.reward_critiques, config.reward_critiques_per_response, training)
     training = _with_critiques(training, learned, judged)
     training = training[: math.ceil(config.training_share * len(training))]
-    if not scalar and config.objective.schedule != "critique":
+    if not scalar and config.objective.trains_reward:
         _check_judged(training, judged)
     last = last_checkpoint(out / "trainer", clean=arguments.process_index == 0)
     if last is not None:
@@ -126,7 +126,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             "pairs": len(training),
             "reward_weight_times_rate": trainer.weight_times_rate,
             "tokens": int(trainer.tokens),
-            "reward_trained": config.objective.schedule != "critique",
+            "reward_trained": config.objective.trains_reward,
         }
         if summary["reward_trained"]:
             export(model, tokenizer, renderer, validation, config, out, training)
@@ -218,15 +218,16 @@ def export(
 def export_language_model(
     model: JointModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, out: Path
 ) -> None:
-    """Write what `schedule: critique` trained: a causal LM that writes critiques. It has no reward token and no
-    manifest, so that nobody serves a reward that was never trained.
+    """Write what an objective without a reward loss trained: a causal LM that writes critiques.
+
+    It has no reward token and no manifest, so that nobody serves a reward that was never trained.
     """
     lm = _merged(model, config, out)
     (out / MANIFEST_NAME).unlink(missing_ok=True)
     lm.save_pretrained(out)
     tokenizer.save_pretrained(out)
     logger.warning(
-        "wrote %s: a language model that writes critiques. Its reward was not trained (schedule: critique), so it is "
+        "wrote %s: a language model that writes critiques. Its reward was not trained, as `objective` says, so it is "
         "no Critic-RM yet: sample from it, or train its reward with `base: %s`",
         out,
         out,
@@ -278,7 +279,11 @@ def _check_judged(pairs: Sequence[PreferencePair], judged: Critiques | None) -> 
 
 
 def _examples(
-    pairs: Sequence[PreferencePair], renderer: Renderer, config: TrainConfig, scalar: bool, **critiques: Critiques | None
+    pairs: Sequence[PreferencePair],
+    renderer: Renderer,
+    config: TrainConfig,
+    scalar: bool,
+    **critiques: Critiques | None,
 ) -> list[Example]:
     return make_examples(
         pairs,

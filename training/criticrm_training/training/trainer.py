@@ -59,7 +59,7 @@ class JointTrainer(ResumableTrainer):
         values = super().set_initial_training_values(args, dataloader)
         steps_an_epoch, steps = values[1], values[-1]
         self._epochs = steps / steps_an_epoch
-        if self._objective.schedule != "critique" and not self._objective.reward_weight_sum(steps, self._epochs) > 0:
+        if self._objective.trains_reward and not self._objective.reward_weight_sum(steps, self._epochs) > 0:
             raise ConfigError(
                 f"objective: in the {steps} optimizer steps of this run the reward loss never has a weight, so the "
                 "reward would not be trained; train longer, or change schedule, beta or weight ('schedule: critique' "
@@ -96,9 +96,7 @@ class JointTrainer(ResumableTrainer):
         if objective.distill_weight > 0 and for_reward > 0:  # the paper's schedule starts without
             with self.accelerator.autocast():  # else around the model's `forward` alone
                 teacher = self.accelerator.unwrap_model(model).teacher_scores(**inputs)
-        found = losses(
-            output, inputs, num_items_in_batch, center=objective.center_rewards_coefficient, teacher=teacher
-        )
+        found = losses(output, inputs, num_items_in_batch, center=objective.center_rewards_coefficient, teacher=teacher)
         self._record(found, metrics(output, inputs, num_items_in_batch), taught=teacher is not None)
         loss = for_critique * found.critique + for_reward * (
             found.reward + objective.direct_weight * found.direct + objective.distill_weight * found.distance
@@ -137,7 +135,7 @@ class JointTrainer(ResumableTrainer):
 
     def _init_training_state(self, *arguments: Any, **options: Any) -> tuple[int, int]:
         """Goes on with the sums of the checkpoint, in whose log the last line is of its last step."""
-        trained: tuple[int, int] = super()._init_training_state(*arguments, **options)  # type: ignore[no-untyped-call]
+        trained: tuple[int, int] = super()._init_training_state(*arguments, **options)
         last: dict[str, float] = next((log for log in reversed(self.state.log_history) if _TOKENS in log), {})
         self.weight_times_rate = last.get(_WEIGHT_TIMES_RATE, 0.0)
         self.tokens = int(last.get(_TOKENS, 0))
