@@ -103,9 +103,10 @@ class Renderer:
         roles = (*(message["role"] for message in conversation), "assistant", "user")
         pieces = self._pieces(roles) if len(roles) <= _CACHED_ROLES else self._render_roles(roles)
         response, instruction = len(roles) - 2, len(roles) - 1
+        question = max((i for i, role in enumerate(roles[:response]) if role == "user"), default=response - 1)
         parts: list[list[int]] = []
-        is_content: list[bool] = []
-        response_at, response_slot = -1, None
+        contents: list[int] = []
+        response_at, question_at, response_slot = -1, -1, None
         for piece in pieces:
             if isinstance(piece, _Slot):
                 if piece.index == response:
@@ -114,13 +115,15 @@ class Renderer:
                 elif piece.index == instruction:
                     parts.append(self._rendered_instruction)
                 else:
+                    if piece.index == question:
+                        question_at = len(parts)
+                    else:
+                        contents.append(len(parts))
                     parts.append(self._tokenize_content(_strip(conversation[piece.index]["content"], piece)))
-                is_content.append(piece.index < response)
             else:
                 parts.append(piece)
-                is_content.append(False)
         assert response_slot is not None
-        return OpenConversation(self, parts, is_content, response_at, response_slot)
+        return OpenConversation(self, parts, contents, question_at, response_at, response_slot)
 
     def render_conversation(self, messages: Sequence[Message]) -> list[int]:
         """Token ids, `[prompt_len]`, of a conversation that the model is to answer: nobody asks for a critique.
@@ -209,19 +212,21 @@ class Renderer:
 class OpenConversation:
     """A tokenised conversation that awaits its responses. Made by `Renderer.open`."""
 
-    __slots__ = ("_is_content", "_length", "_parts", "_renderer", "_response_at", "_slot")
+    __slots__ = ("_contents", "_length", "_parts", "_question_at", "_renderer", "_response_at", "_slot")
 
     def __init__(
         self,
         renderer: Renderer,
         parts: list[list[int]],
-        is_content: list[bool],
+        contents: list[int],
+        question_at: int,
         response_at: int,
         slot: _Slot,
     ) -> None:
         self._renderer = renderer
         self._parts = parts
-        self._is_content = is_content
+        self._contents = contents  # of the other turns, oldest first
+        self._question_at = question_at
         self._response_at = response_at
         self._slot = slot
         self._length = sum(map(len, parts))
@@ -231,8 +236,9 @@ class OpenConversation:
     ) -> Rendered:
         """The prompt for one response. Lengths in tokens.
 
-        With `truncate`, the oldest tokens of the conversation are dropped first, then the end of the response;
-        the template's own tokens and the instruction always stay, so the turns keep their form.
+        With `truncate`, tokens are dropped in this order until it fits: the oldest of the conversation without its
+        last user turn; the middle of that turn, which mostly asks at its beginning or at its end; the end of the
+        response. The template's own tokens and the instruction always stay, so the turns keep their form.
 
         Raises:
             PromptTooLong: it does not fit and `truncate` is off, or the template alone does not fit.
@@ -245,17 +251,26 @@ class OpenConversation:
         if excess > 0:
             if not truncate:
                 raise PromptTooLong(length, limit, max_critique_tokens)
-            for i, is_content in enumerate(self._is_content):
-                if is_content and excess > 0:
-                    cut = min(excess, len(parts[i]))
-                    parts[i] = parts[i][cut:]
-                    excess -= cut
+            for i in self._contents:
+                cut = min(excess, len(parts[i]))
+                parts[i] = parts[i][cut:]
+                excess -= cut
+            if self._question_at >= 0:
+                cut = min(excess, len(parts[self._question_at]))
+                parts[self._question_at] = _without_middle(parts[self._question_at], cut)
+                excess -= cut
             kept = parts[self._response_at]
             if excess > len(kept):
                 raise PromptTooLong(length, limit, max_critique_tokens)
             if excess > 0:
                 parts[self._response_at] = kept[: len(kept) - excess]
         return Rendered([token for part in parts for token in part], truncated=length > limit)
+
+
+def _without_middle(token_ids: list[int], cut: int) -> list[int]:
+    """`token_ids` without `cut` of them; of an odd number that stays, the beginning has one more than the end."""
+    kept = len(token_ids) - cut
+    return token_ids[: kept - kept // 2] + token_ids[len(token_ids) - kept // 2 :]
 
 
 def _strip(text: str, slot: _Slot) -> str:

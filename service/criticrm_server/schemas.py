@@ -93,7 +93,7 @@ class _Options(_Request):
     on_overflow: Literal["error", "truncate"] = Field(
         "error",
         description="For a prompt that is too long: an error, or drop the oldest of the conversation, then the "
-        "end of the response, and say so in the status.",
+        "middle of its last user turn, then the end of the response, and say so in the status.",
     )
     normalize: bool = Field(False, description="Standardise scores with the checkpoint's own mean and deviation.")
 

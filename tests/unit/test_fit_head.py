@@ -15,6 +15,7 @@ from criticrm_model.head import load_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 from criticrm_training.commands.fit_head import FitHead
+from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.linear_probe import features as features_module
@@ -97,13 +98,13 @@ def run_extract(base: Path, data: Path, work_dir: Path, batch_size: int = 16, cr
     tokenizer = make_tokenizer()
     renderer = Renderer(tokenizer, INSTRUCTION)
     model = ReferenceModel.load(base, renderer.stop_token_ids[0], renderer.stop_token_ids, dtype="float32")
+    rendered = render_pairs(read_pairs(data)[:20], renderer, max_model_len=256, max_critique_tokens=6, overlong="error")
     return extract(
-        read_pairs(data)[:20],
+        rendered,
         model,
         renderer,
         critique_pairs=critique_pairs,
         max_critique_tokens=6,
-        max_model_len=256,
         batch_size=batch_size,
         work_dir=work_dir,
         label="test",
@@ -198,3 +199,17 @@ def test_what_is_banned_while_fitting_is_the_reward_token_alone(
     monkeypatch.setattr(fit_head_module, "extract", look)
     with pytest.raises(Seen):
         settings(base, pairs_file, tmp_path).run()
+
+
+def test_pairs_that_are_too_long_are_dropped_and_held_out_ones_cut(
+    base: Path, pairs_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "long.jsonl"
+    long = {"prompt": "Why? " + "passage " * 300, "chosen": "right", "rejected": "wrong"}
+    data.write_text(pairs_file.read_text() + "\n" + json.dumps(long))
+    settings(base, data, tmp_path / "out", heldout=str(data), critique_pairs=4, max_critique_tokens=2).run()
+    assert Checkpoint.open(tmp_path / "out").manifest.training_data[0].pairs == 96
+    report = json.loads((tmp_path / "out" / "fit_report.json").read_text())
+    assert report["heldout"]["accuracy"]["overall"]["direct_score"]["n"] == 97
+    assert "training pairs: 1 of 97 (1.0 %" in caplog.text
+    assert "held-out pairs: 1 of 97 (1.0 %" in caplog.text

@@ -60,6 +60,38 @@ def test_truncation_drops_the_oldest_of_the_conversation_first(renderer: Rendere
     assert "answer" in text
 
 
+def test_then_the_middle_of_the_last_user_turn(renderer: Renderer) -> None:
+    """Whether the question comes before its long text or after it, it stays."""
+    asked: list[Message] = [
+        {"role": "system", "content": "system"},
+        {"role": "user", "content": "old " * 20},
+        {"role": "user", "content": "Why blue?" + " passage" * 60 + " Why not red?"},
+        {"role": "tool", "content": "found " * 20},
+    ]
+    opened = renderer.open(asked)
+    full = opened.render("answer", max_model_len=4096, max_critique_tokens=8).token_ids
+    for fewer in (1, 90, 150, 200):
+        cut = opened.render("answer", max_model_len=len(full) + 8 - fewer, max_critique_tokens=8, truncate=True)
+        text = renderer.tokenizer.decode(cut.token_ids)
+        assert len(cut.token_ids) == len(full) - fewer
+        assert "Why blue? pass" in text
+        assert "Why not red?<|im_end|>" in text
+        assert "answer<|im_end|>" in text
+    assert "old" not in text
+    assert "found" not in text
+    assert 0 < text.count("passage") < 60
+
+
+def test_a_conversation_without_a_user_is_cut_too(renderer: Renderer) -> None:
+    opened = renderer.open([{"role": "system", "content": "Begin." + " middle" * 40 + " End."}])
+    full = opened.render("answer", max_model_len=4096, max_critique_tokens=8).token_ids
+    cut = opened.render("answer", max_model_len=len(full) + 8 - 30, max_critique_tokens=8, truncate=True)
+    assert len(cut.token_ids) == len(full) - 30
+    text = renderer.tokenizer.decode(cut.token_ids)
+    assert "Begin." in text
+    assert "End.<|im_end|>" in text
+
+
 def test_then_the_end_of_the_response(renderer: Renderer) -> None:
     opened = renderer.open([{"role": "user", "content": "question"}])
     response = "begin " + "middle " * 60 + "end"

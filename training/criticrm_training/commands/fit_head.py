@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, S
 
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
 
+from ..data.overlong import OVERLONG, Overlong
 from .options import PAIRS
 
 
@@ -46,7 +47,10 @@ class FitHead(BaseSettings):
         description="Splits of the questions, for choosing the ridge and for the accuracy on unseen questions.",
     )
     batch_size: PositiveInt = Field(32, description="Responses in one batch.")
-    max_model_len: PositiveInt = Field(2048, description="Longer prompts are truncated, in tokens.")
+    max_model_len: PositiveInt = Field(
+        4096, description="Longest prompt with its response and critique, in tokens; the service's default."
+    )
+    overlong: Overlong = Field("drop", description=f"{OVERLONG} Held-out pairs are always truncated.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Precision of the frozen body.")
     work_dir: Path | None = Field(
         None, description="Where finished batches are kept for a resume; OUT/features unless given."

@@ -16,7 +16,7 @@ from criticrm_model.files import whole
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
 
-from ..data.pairs import PreferencePair
+from ..data.overlong import RenderedPairs
 
 # Padded prompt tokens in one forward pass: bounds memory whatever the lengths.
 _TOKENS_PER_BATCH = 16_384
@@ -47,13 +47,12 @@ class _Sequence:
 
 
 def extract(
-    pairs: Sequence[PreferencePair],
+    rendered: RenderedPairs,
     reference: ReferenceModel,
     renderer: Renderer,
     *,
     critique_pairs: int,
     max_critique_tokens: int,
-    max_model_len: int,
     batch_size: int,
     work_dir: Path,
     label: str,
@@ -61,25 +60,20 @@ def extract(
     """Run the frozen model over each response of each pair.
 
     Every batch is written to `work_dir` as it ends, under a name that hashes its inputs, so a second run with
-    the same inputs goes on where the first stopped. Prompts that are too long are truncated as the service
-    does on `on_overflow=truncate`.
+    the same inputs goes on where the first stopped.
 
     Args:
+        rendered: with room for the critiques.
         critique_pairs: how many pairs, from the first, get critiques; the others only their `direct` state.
         max_critique_tokens: of each critique.
-        max_model_len: prompts are cut to this less the critique.
         batch_size: sequences a batch at the most.
         label: of the progress bar.
     """
+    pairs = rendered.pairs
     critique_pairs = min(critique_pairs, len(pairs))
-    sequences: list[_Sequence] = []
-    for i, pair in enumerate(pairs):
-        conversation = renderer.open(pair.prompt)
-        for side, response in enumerate((pair.chosen, pair.rejected)):
-            rendered = conversation.render(
-                response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
-            )
-            sequences.append(_Sequence(i, side, rendered.token_ids))
+    sequences = [
+        _Sequence(i, side, token_ids) for i, both in enumerate(rendered.prompts) for side, token_ids in enumerate(both)
+    ]
     # Similar lengths together: padding costs as much as tokens. Longest first: memory trouble shows at once.
     sequences.sort(key=lambda s: len(s.token_ids), reverse=True)
     with_critiques = _batches([s for s in sequences if s.pair < critique_pairs], batch_size)

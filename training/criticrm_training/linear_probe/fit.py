@@ -15,6 +15,7 @@ from criticrm_model.reference import ReferenceModel
 from ..base import load_base
 from ..card import reward_card
 from ..commands.fit_head import FitHead
+from ..data.overlong import Overlong, RenderedPairs, render_pairs
 from ..data.pairs import PreferencePair, in_question_order, read_pairs
 from ..data.sources import DataError, source_name
 from ..tables import accuracy_report, as_table
@@ -33,13 +34,11 @@ def fit(settings: FitHead) -> None:
     """
     pairs = in_question_order(read_pairs(settings.data))
     heldout = in_question_order(read_pairs(settings.heldout)) if settings.heldout else []
-    groups = [pair.group for pair in pairs]
-    if len(set(groups)) < settings.folds:
-        raise DataError(f"{settings.data} has {len(set(groups))} questions: too few for --folds {settings.folds}")
-    logger.info("%d pairs of %d questions, %d held-out pairs", len(pairs), len(set(groups)), len(heldout))
-
+    _check_folds(settings, pairs)  # before the base is loaded
     settings.out.mkdir(parents=True, exist_ok=True)  # before the work: this may fail
-    train, seen = _extract(settings, pairs, heldout)
+    (rendered, train), (rendered_heldout, seen) = _extract(settings, pairs, heldout)
+    pairs, heldout = rendered.pairs, rendered_heldout.pairs
+    groups = [pair.group for pair in pairs]
     head = fit_head(train.direct, groups, settings.folds, train.critiqued)
     for step in head.path:
         logger.info(
@@ -70,29 +69,58 @@ def fit(settings: FitHead) -> None:
     logger.info("wrote %s", settings.out)
 
 
+def _check_folds(settings: FitHead, pairs: list[PreferencePair]) -> None:
+    questions = len({pair.group for pair in pairs})
+    if questions < settings.folds:
+        raise DataError(f"{settings.data} has {questions} questions: too few for --folds {settings.folds}")
+
+
 def _extract(
     settings: FitHead, pairs: list[PreferencePair], heldout: list[PreferencePair]
-) -> tuple[PairFeatures, PairFeatures]:
+) -> list[tuple[RenderedPairs, PairFeatures]]:
     """Of both sets; the model's memory is free again when this returns."""
     model, tokenizer = load_base(settings.base, getattr(torch, settings.dtype))
     renderer = Renderer(tokenizer, settings.instruction)
-    # Its row is still zero, but it is banned while a critique is written, as it will be when serving.
-    reference = ReferenceModel(model, add_reward_token(model, tokenizer), renderer.stop_token_ids)
 
-    def features(some: list[PreferencePair], label: str) -> PairFeatures:
-        return extract(
+    def render(some: list[PreferencePair], name: str, overlong: Overlong) -> RenderedPairs:
+        return render_pairs(
             some,
-            reference,
             renderer,
-            critique_pairs=settings.critique_pairs or len(some),
-            max_critique_tokens=settings.max_critique_tokens,
             max_model_len=settings.max_model_len,
-            batch_size=settings.batch_size,
-            work_dir=settings.work_dir or settings.out / "features",
-            label=label,
+            max_critique_tokens=settings.max_critique_tokens,
+            overlong=overlong,
+            name=name,
         )
 
-    return features(pairs, "training"), features(heldout, "held-out")
+    # Both before the work: either may fail. Nothing too long is left out of what is reported: the service truncates it.
+    sets = {
+        "training pairs": render(pairs, "training pairs", settings.overlong),
+        "held-out pairs": render(heldout, "held-out pairs", "truncate"),
+    }
+    rendered, rendered_heldout = sets.values()
+    _check_folds(settings, rendered.pairs)
+    questions = len({pair.group for pair in rendered.pairs})
+    logger.info(
+        "%d pairs of %d questions, %d held-out pairs", len(rendered.pairs), questions, len(rendered_heldout.pairs)
+    )
+    # Its row is still zero, but it is banned while a critique is written, as it will be when serving.
+    reference = ReferenceModel(model, add_reward_token(model, tokenizer), renderer.stop_token_ids)
+    return [
+        (
+            some,
+            extract(
+                some,
+                reference,
+                renderer,
+                critique_pairs=settings.critique_pairs or len(some.pairs),
+                max_critique_tokens=settings.max_critique_tokens,
+                batch_size=settings.batch_size,
+                work_dir=settings.work_dir or settings.out / "features",
+                label=label,
+            ),
+        )
+        for label, some in sets.items()
+    ]
 
 
 def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures, pairs: list[PreferencePair]) -> None:

@@ -30,6 +30,7 @@ from criticrm_model.reference import ReferenceModel
 from ..base import base_name, load_base, logit_scale
 from ..card import reward_card
 from ..critiques.records import SIDES, by_response, read_critiques
+from ..data.overlong import render_pairs
 from ..data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
 from ..data.sources import source_name
 from ..linear_probe.features import extract
@@ -186,13 +187,20 @@ def export(
     """
     lm, reward = _merged(model, config, out), model.reward.weight.detach().cpu()
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)
-    states = extract(
+    calibration = render_pairs(
         validation[: config.calibration_pairs],
+        renderer,
+        max_model_len=config.max_model_len,
+        max_critique_tokens=config.max_critique_tokens,
+        overlong="truncate",
+        name="calibration pairs",
+    )
+    states = extract(
+        calibration,
         reference,
         renderer,
         critique_pairs=config.calibration_pairs,
         max_critique_tokens=config.max_critique_tokens,
-        max_model_len=config.max_model_len,
         batch_size=32,
         # Its files are named after what goes into the model; other weights need another folder.
         work_dir=out / "calibration" / hashlib.sha256(reward.numpy().tobytes()).hexdigest()[:12],
