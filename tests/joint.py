@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
-from criticrm_training.training.collator import Example, PairCollator, Side
+from criticrm_training.training.collator import CritiqueTokens, Example, PairCollator, Side
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.objective import Objective
 from criticrm_training.training.trainer import JointTrainer
@@ -26,9 +26,30 @@ def make_example(seed: int) -> Example:
     def side(last: int) -> Side:
         prompt, critique = torch.randint(3, 12, (2,), generator=generator).tolist()
         ids = torch.randint(20, VOCABULARY, (prompt + critique,), generator=generator).tolist()
-        return Side(prompt_ids=[*ids[:prompt], last], critique_ids=ids[prompt:])
+        return Side(prompt_ids=[*ids[:prompt], last], critiques=[both_roles(ids[prompt:])])
 
-    return Example(chosen=side(7), rejected=side(9))
+    return Example(chosen=side(7), rejected=side(9), margin=0.0, agreement=1.0)
+
+
+def both_roles(token_ids: list[int]) -> CritiqueTokens:
+    return CritiqueTokens(token_ids=token_ids, learn=True, reward=True)
+
+
+def with_more_critiques(example: Example, seed: int) -> Example:
+    """Each response has a critique for each loss, one for both, and what `example` has."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def more(side: Side) -> Side:
+        lengths = torch.randint(1, 9, (3,), generator=generator).tolist()
+        texts = [torch.randint(20, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+        roles = ((True, False), (False, True), (True, True))
+        extra = [
+            CritiqueTokens(token_ids=ids, learn=learn, reward=reward)
+            for ids, (learn, reward) in zip(texts, roles, strict=True)
+        ]
+        return Side(prompt_ids=side["prompt_ids"], critiques=[*side["critiques"], *extra])
+
+    return {**example, "chosen": more(example["chosen"]), "rejected": more(example["rejected"])}
 
 
 EXAMPLES = [make_example(seed) for seed in range(64)]

@@ -11,7 +11,7 @@ import torch
 from criticrm_training import stats as stats_module
 from criticrm_training.linear_probe.regression import fit_head
 from criticrm_training.stats import pair_accuracy
-from criticrm_training.training.objective import bradley_terry_loss
+from criticrm_training.training.losses import bradley_terry_loss
 
 
 def made_features(pairs: int, seed: int, signal: float) -> torch.Tensor:
@@ -37,7 +37,7 @@ def share_right(features: torch.Tensor, reward: torch.Tensor) -> float:
 
 
 def test_loss_by_hand() -> None:
-    loss = bradley_terry_loss(torch.tensor([1.0, -2.0]))
+    loss = bradley_terry_loss(torch.tensor([1.0, -2.0])).mean()
     assert loss.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2)
 
 
@@ -75,7 +75,7 @@ def test_the_penalty_that_does_best_on_unseen_pairs_is_kept() -> None:
     assert head.penalty == head.path[losses.index(min(losses))].penalty
     assert len(losses) - 1 - losses.index(min(losses)) == 3  # and the path was left
     assert head.path[-1].training_loss < head.path[0].training_loss  # where it would have fitted on
-    assert bradley_terry_loss(head.unseen_direct).item() == pytest.approx(min(losses), abs=1e-6)
+    assert bradley_terry_loss(head.unseen_direct).mean().item() == pytest.approx(min(losses), abs=1e-6)
 
 
 def test_a_question_is_never_on_both_sides_of_a_split() -> None:

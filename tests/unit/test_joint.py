@@ -14,8 +14,9 @@ import torch
 import joint
 from criticrm_training.training import collator
 from criticrm_training.training.collator import PairCollator
+from criticrm_training.training.losses import bradley_terry_loss
 from criticrm_training.training.model import JointOutput
-from criticrm_training.training.objective import Objective, bradley_terry_loss
+from criticrm_training.training.objective import Objective
 from joint import EXAMPLES, fit, make_joint, weights
 
 
@@ -31,7 +32,7 @@ def test_losses_by_hand() -> None:
     output = model(**PairCollator(pad_id=0)([example]))
     expected_loss = 0.0
     for row, side in enumerate((example["chosen"], example["rejected"])):
-        prompt, critique = side["prompt_ids"], side["critique_ids"]
+        prompt, critique = side["prompt_ids"], side["critiques"][0]["token_ids"]
         found = model.lm(torch.tensor([prompt + critique]), output_hidden_states=True)
         hidden = found.hidden_states[-1][0].float()
         assert output.direct_scores[row].item() == pytest.approx(
@@ -46,9 +47,10 @@ def test_losses_by_hand() -> None:
 
 def test_bradley_terry_by_hand() -> None:
     margins = torch.tensor([1.0, -2.0])
-    losses = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(2))]
-    assert bradley_terry_loss(margins).item() == pytest.approx(sum(losses) / 2)
-    assert bradley_terry_loss(margins, "sum").item() == pytest.approx(sum(losses))
+    right, wrong = ([math.log(1 + math.exp(sign * m)) for m in (1, -2)] for sign in (-1, 1))
+    assert bradley_terry_loss(margins).tolist() == pytest.approx(right)
+    soft = [p * a + (1 - p) * b for p, a, b in zip((0.8, 0.5), right, wrong, strict=True)]
+    assert bradley_terry_loss(margins, torch.tensor([0.8, 0.5])).tolist() == pytest.approx(soft)
 
 
 @pytest.mark.parametrize(
@@ -56,18 +58,26 @@ def test_bradley_terry_by_hand() -> None:
     [(0.0, 1.0, 0.0), (1.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.5, 0.55, 0.45), (3.0, 0.1, 0.9), (3.2, 0.1, 0.9)],
 )
 def test_the_papers_schedule_at_its_corners(epoch: float, critique: float, reward: float) -> None:
-    assert Objective(beta=0.9).weights(epoch, 3) == pytest.approx((critique, reward))
+    assert Objective(beta=0.9).weights(epoch / 3, 3) == pytest.approx((critique, reward))
 
 
-def test_the_papers_schedule_over_a_single_epoch() -> None:
-    assert Objective(beta=0.9).weights(0, 1) == (1, 0)
-    assert Objective(beta=0.9).weights(1, 1) == pytest.approx((0.1, 0.9))
+@pytest.mark.parametrize("epochs", [1, 0.2])
+def test_the_papers_schedule_over_an_epoch_or_less(epochs: float) -> None:
+    assert Objective(beta=0.9).weights(0, epochs) == (1, 0)
+    assert Objective(beta=0.9).weights(0.5, epochs) == pytest.approx((0.55, 0.45))
+    assert Objective(beta=0.9).weights(1, epochs) == pytest.approx((0.1, 0.9))
 
 
 def test_the_other_schedules_are_constant() -> None:
-    for epoch in (0.0, 1.7, 3.0):
-        assert Objective(schedule="constant", weight=0.25).weights(epoch, 3) == (0.25, 0.75)
-        assert Objective(schedule="additive", weight=1.25).weights(epoch, 3) == (1.25, 1.0)
+    for done in (0.0, 0.6, 1.0):
+        assert Objective(schedule="constant", weight=0.25).weights(done, 3) == (0.25, 0.75)
+        assert Objective(schedule="additive", weight=1.25).weights(done, 3) == (1.25, 1.0)
+        assert Objective(schedule="critique").weights(done, 3) == (1.0, 0.0)
+
+
+def test_the_weight_of_the_reward_is_never_negative() -> None:
+    with pytest.raises(ValueError, match=r"weight 1.5: with 'constant' the reward loss has 1 - weight"):
+        Objective(schedule="constant", weight=1.5)
 
 
 def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
@@ -76,9 +86,10 @@ def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
     after = torch.tensor([0.5, -2.0], requires_grad=True)
     objective = Objective(schedule="additive", weight=0.5, direct_weight=3.0, distill_weight=4.0)
     trainer = fit(tmp_path, max_steps=1)
-    trainer._objective = objective
+    trainer._objective, trainer._weights = objective, objective.weights(0, 1)
     model = Answers(JointOutput(torch.tensor(6.0), direct, after), teacher=torch.tensor([0.0, 1.0]))
-    loss = trainer.compute_loss(model, {}, num_items_in_batch=torch.tensor([3, 1]))
+    batch = PairCollator(pad_id=0)(EXAMPLES[:1])
+    loss = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor([3, 1, 1, 9]))
     distance = (0.5 * 0.5**2 + (3 - 0.5)) / 2  # squared up to 1, then linear; before the critique there is none
     bradley_terry, direct_bradley_terry = math.log(1 + math.exp(-2.5)), math.log(1 + math.exp(1))
     assert loss.item() == pytest.approx(0.5 * 6 / 3 + bradley_terry + 3 * direct_bradley_terry + 4 * distance)
@@ -93,10 +104,10 @@ class Answers(torch.nn.Module):
         super().__init__()
         self._output, self._teacher = output, teacher
 
-    def forward(self) -> JointOutput:
+    def forward(self, **_: torch.Tensor) -> JointOutput:
         return self._output
 
-    def teacher_scores(self) -> torch.Tensor:
+    def teacher_scores(self, **_: torch.Tensor) -> torch.Tensor:
         return self._teacher
 
 
@@ -131,7 +142,7 @@ def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None
     assert gradient is not None
     touched = gradient.abs().sum(-1) > 0  # [rows, seq]
     predicts = torch.zeros_like(touched)
-    predicts[:, :-1] = batch["labels"][:, 1:] != -100
+    predicts.view(-1)[batch["predicts_at"]] = True
     assert torch.equal(touched, predicts)
 
 

@@ -28,7 +28,7 @@ from joint import make_joint
 from runs import write_config
 from tiny import make_model
 
-CONFIGS = Path(config_module.__file__).parent / "configs"
+CONFIGS = Path(config_module.__file__).parents[1] / "configs"
 LORA = {"r": 4, "target_modules": "all-linear"}
 HAS_DEEPSPEED = find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")

@@ -16,7 +16,7 @@ from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
-from criticrm_training.critiques.records import SCHEMA, read_critiques
+from criticrm_training.critiques.records import SCHEMA, SIDES, read_critiques
 from criticrm_training.data.pairs import read_pairs, split_by_prompt
 from criticrm_training.parts import PartsError, write_in_parts
 from criticrm_training.training import run as train_module
@@ -61,9 +61,10 @@ def test_the_reward_that_was_trained_is_the_reward_that_is_served(
         opened.folder, opened.manifest.reward_token_id, opened.renderer.stop_token_ids, dtype="float32"
     )
     (output,) = trained
-    sides = [side for example in examples for side in example.values()]
+    sides = [example[side] for example in examples for side in SIDES]
     for row, side in enumerate(sides):
-        direct, score = served.score(side["prompt_ids"], side["critique_ids"])
+        (critique,) = side["critiques"]
+        direct, score = served.score(side["prompt_ids"], critique["token_ids"])
         assert direct == pytest.approx(output.direct_scores[row].item(), abs=1e-4)
         assert score == pytest.approx(output.scores[row].item(), abs=1e-4)
     history = json.loads((tmp_path / "out" / "history.json").read_text())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..training.objective import bradley_terry_loss
+from ..training.losses import bradley_terry_loss
 
 # Ridge strengths on standardised features, strong to weak; the path is left once unseen pairs stop improving.
 _PENALTIES = tuple(10 ** (k / 4) for k in range(4, -13, -1))
@@ -88,9 +88,9 @@ def fit_head(
         for keep, vector in zip(kept, vectors, strict=True):
             margins[~keep] = differences[~keep] @ vector
             training_loss += (
-                bradley_terry_loss((differences @ vector)[: len(direct)][keep[: len(direct)]]).item() / folds
+                bradley_terry_loss((differences @ vector)[: len(direct)][keep[: len(direct)]]).mean().item() / folds
             )
-        step = Step(penalty, training_loss, bradley_terry_loss(margins[: len(direct)]).item())
+        step = Step(penalty, training_loss, bradley_terry_loss(margins[: len(direct)]).mean().item())
         best = min((s.validation_loss for s in path), default=float("inf"))
         path.append(step)
         if step.validation_loss < best:

@@ -30,8 +30,21 @@ class TrainConfig(BaseModel):
 
     base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM.")
     data: str = Field(description="Preference pairs: a file or a dataset (see sources.rows).")
-    critiques: Path | None = Field(None, description="A finished `critiques refine` (or filter, or sample).")
+    critiques: Path | None = Field(
+        None,
+        description="A finished `critiques refine` (or filter, or sample): the critiques that the model learns to "
+        "write. A pair of which they cover one response, or none, still trains what it can.",
+    )
     critiques_per_response: PositiveInt | None = Field(None, description="Only the first of each; all, if not given.")
+    reward_critiques: Path | None = Field(
+        None,
+        description="A finished `critiques sample`: the critiques that the reward is read after. Fresh ones of the "
+        "model that is trained, from which nothing was dropped: those kept by label tell the label, and the reward "
+        "learns to read it there. Not given, the reward is read after `critiques`.",
+    )
+    reward_critiques_per_response: PositiveInt | None = Field(
+        None, description="Only the first of each: K of them give K * K margins a pair. All, if not given."
+    )
     validation_critiques: Path | None = Field(
         None,
         description="A finished `critiques sample`, for the validation pairs: not filtered, or the labels leak. "
@@ -48,7 +61,7 @@ class TrainConfig(BaseModel):
     )
     instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
     max_critique_tokens: PositiveInt = 64
-    max_model_len: PositiveInt = 2048
+    max_model_len: PositiveInt = 4096
     dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
     attn_implementation: str | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Pairs and their critiques, rendered to what the trainer eats."""
+"""Pairs and their critiques, rendered to what the trainer learns from."""
 
 from __future__ import annotations
 
@@ -8,48 +8,77 @@ from criticrm_model.prompt import Renderer
 
 from ..critiques.records import SIDES, Critique, SideName
 from ..data.pairs import PreferencePair
-from .collator import Example, Side
+from .collator import CritiqueTokens, Example, Side
 
 Critiques = Mapping[tuple[str, SideName], Sequence[Critique]]  # by pair id and side
+
+# Where the scalar baseline reads the reward: after an empty critique, which is before any.
+NO_CRITIQUE = CritiqueTokens(token_ids=[], learn=False, reward=True)
 
 
 def make_examples(
     pairs: Sequence[PreferencePair],
-    critiques: Critiques | None,
     renderer: Renderer,
     *,
+    learned: Critiques | None = None,
+    judged: Critiques | None = None,
+    scalar: bool = False,
     max_model_len: int,
     max_critique_tokens: int,
 ) -> list[Example]:
-    """One example for each couple of critiques of a pair: its first of the chosen response with its first of the
-    rejected one, and so on; the longer list goes round the shorter one.
+    """One example for each pair, with all critiques of both responses.
 
     Args:
-        critiques: of every pair; None for the scalar baseline, which reads the reward before any critique.
+        learned: critiques that the model learns to write; of any responses. Those kept by label belong here.
+        judged: critiques that the reward is read after; of any responses. Fresh ones that nothing was dropped from
+            belong here: the reward reads the label off critiques that were kept by it. A response that has a critique
+            in both gets it once, in both roles.
+        scalar: no critiques: the reward loss reads the reward before any.
         max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does.
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
     """
+
+    def side(pair: PreferencePair, name: SideName, prompt_ids: list[int]) -> Side:
+        if scalar:
+            return Side(prompt_ids=prompt_ids, critiques=[NO_CRITIQUE])
+        tokens = [
+            [_tokenize(c, renderer, max_critique_tokens) for c in (critiques or {}).get((pair.id, name), ())]
+            for critiques in (learned, judged)
+        ]
+        return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*tokens))
+
     examples: list[Example] = []
     for pair in pairs:
         opened = renderer.open(pair.prompt)
-        prompts = [
-            opened.render(
-                response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
-            ).token_ids
-            for response in (pair.chosen, pair.rejected)
-        ]
-        if critiques is None:
-            chosen, rejected = (Side(prompt_ids=ids, critique_ids=[]) for ids in prompts)
-            examples.append(Example(chosen=chosen, rejected=rejected))
-            continue
-        texts = [[c.text for c in critiques[pair.id, side]] for side in SIDES]
-        for i in range(max(map(len, texts))):
-            chosen, rejected = (
-                Side(
-                    prompt_ids=ids,
-                    critique_ids=renderer.tokenize_critique(group[i % len(group)])[:max_critique_tokens],
-                )
-                for ids, group in zip(prompts, texts, strict=True)
+        chosen, rejected = (
+            side(
+                pair,
+                name,
+                opened.render(
+                    response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
+                ).token_ids,
             )
-            examples.append(Example(chosen=chosen, rejected=rejected))
+            for name, response in zip(SIDES, (pair.chosen, pair.rejected), strict=True)
+        )
+        examples.append(Example(chosen=chosen, rejected=rejected, margin=pair.margin, agreement=pair.agreement))
     return examples
+
+
+def _tokenize(critique: Critique, renderer: Renderer, most: int) -> list[int]:
+    """As the model emits it: one that was cut at the limit has no end-of-turn token, and its reward is read where the
+    service reads it.
+    """
+    tokens = renderer.tokenize_critique(critique.text)
+    return (tokens[:-1] if critique.finish_reason == "length" and len(tokens) > 1 else tokens)[:most]
+
+
+def _in_both_roles(learned: list[list[int]], judged: list[list[int]]) -> list[CritiqueTokens]:
+    """One entry for what is in both."""
+    critiques = [CritiqueTokens(token_ids=tokens, learn=True, reward=False) for tokens in learned]
+    for tokens in judged:
+        same = next((c for c in critiques if not c["reward"] and c["token_ids"] == tokens), None)
+        if same is None:
+            critiques.append(CritiqueTokens(token_ids=tokens, learn=False, reward=True))
+        else:
+            same["reward"] = True
+    return critiques

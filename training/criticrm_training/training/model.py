@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from .collator import IGNORED
+from .packing import block_mask
 
 
 @dataclass(frozen=True)  # without slots: ZeRO-3 looks for the tensors in `vars` of it
@@ -19,8 +19,9 @@ class JointOutput:
     """What the objective is made of, for a batch of b pairs.
 
     Attributes:
-        critique_loss: summed over the critique tokens, in nats.
-        direct_scores, scores: `[2b]` float32, before and after the critique; chosen and rejected in turn.
+        critique_loss: summed over the critique tokens that are learned, in nats.
+        direct_scores: `[2b]` float32, before any critique; chosen and rejected in turn.
+        scores: `[n]` float32, after each critique that the reward loss reads.
     """
 
     critique_loss: torch.Tensor
@@ -61,12 +62,15 @@ class JointModel(nn.Module):
     Args:
         lm: its vocabulary is still the base's: the critique loss knows no reward token.
         logit_scale: what the architecture multiplies its logits with (Granite, Cohere), else 1.
+        writes: False for the scalar baseline, which has no critique loss. All processes alike: where weights lie in
+            parts, they gather the LM head together.
     """
 
     teacher: torch.Tensor
 
-    def __init__(self, lm: PreTrainedModel | PeftModel, logit_scale: float = 1.0) -> None:
+    def __init__(self, lm: PreTrainedModel | PeftModel, logit_scale: float = 1.0, *, writes: bool = True) -> None:
         super().__init__()
+        self.writes = writes
         self.lm = lm
         self.logit_scale = logit_scale
         head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
@@ -96,18 +100,29 @@ class JointModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        labels: torch.Tensor,
+        predicts_at: torch.Tensor,
+        targets: torch.Tensor,
         direct_at: torch.Tensor,
         score_at: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        **_: torch.Tensor,
     ) -> JointOutput:
         """Args: a batch of `PairCollator`."""
-        hidden = self.lm.get_decoder()(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state  # [2b, seq, d_model]
-        critique_loss = self._critique_loss(hidden, labels)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        direct_scores, scores = self.reward(hidden[rows, direct_at]), self.reward(hidden[rows, score_at])
-        return JointOutput(critique_loss, direct_scores, scores)
+        mask = attention_mask if segments is None else self._block_mask(segments)
+        hidden = (
+            self.lm.get_decoder()(
+                input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False
+            )
+            .last_hidden_state.flatten(0, 1)  # [r * seq, d_model]
+        )  # fmt: skip
+        # Indexes whose number is known without asking the GPU: a mask would make it wait.
+        critique_loss = self._critique_loss(hidden.index_select(0, predicts_at), targets)
+        return JointOutput(
+            critique_loss,
+            self.reward(hidden.index_select(0, direct_at)),
+            self.reward(hidden.index_select(0, score_at)),
+        )
 
     @torch.no_grad()
     def teacher_scores(
@@ -118,20 +133,24 @@ class JointModel(nn.Module):
         Args: of a batch of `PairCollator`.
         """
         assert isinstance(self.lm, PeftModel)
-        prompts = slice(int(direct_at.max()) + 1)
         with self.lm.disable_adapter():
             hidden = self.lm.get_decoder()(
-                input_ids=input_ids[:, prompts], attention_mask=attention_mask[:, prompts], use_cache=False
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
             ).last_hidden_state
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return _reward(hidden[rows, direct_at], self.teacher)
+        return _reward(hidden.flatten(0, 1).index_select(0, direct_at), self.teacher)
 
-    def _critique_loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        targets = labels[:, 1:]
-        predicting = targets != IGNORED  # [2b, seq - 1]
-        if not predicting.any():  # the scalar baseline, in all processes alike: spares it a copy of the LM head
+    def _critique_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Args: hidden: `[t, d_model]`; targets: `[t]`."""
+        if not self.writes:
             return hidden.new_zeros((), dtype=torch.float32)
-        logits = self.lm.get_output_embeddings()(hidden[:, :-1][predicting]).float()  # [critique tokens, vocabulary]
+        logits = self.lm.get_output_embeddings()(hidden).float()  # [t, vocabulary]
         if self.logit_scale != 1:  # the largest tensor there is: not to be copied for nothing
             logits = logits * self.logit_scale
-        return F.cross_entropy(logits, targets[predicting], reduction="sum")
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    def _block_mask(self, segments: torch.Tensor) -> torch.Tensor:
+        if self.config.get_text_config()._attn_implementation == "sdpa":
+            return block_mask(segments)
+        device = segments.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return block_mask(segments, autocast or self.lm.dtype)

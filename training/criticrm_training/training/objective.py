@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Schedule = Literal["paper", "constant", "additive"]
+Schedule = Literal["paper", "constant", "additive", "critique"]
 
 
 class Objective(BaseModel):
     """The weights of the losses over a run.
 
-    With `t` the share of the run that is done, in epochs, and `E` the number of epochs:
-
-    - `paper`: `lambda * L_c + (1 - lambda) * L_r`, lambda 1 until the last epoch, then down to `1 - beta` over it.
-      The reward overfits within an epoch while writing critiques takes several.
+    - `paper`: `lambda * L_c + (1 - lambda) * L_r`, lambda 1 until the last epoch, then down to `1 - beta` over it; over
+      the whole run where that is shorter than an epoch. The reward overfits within an epoch while writing critiques
+      takes several.
     - `constant`: the same with lambda `weight` throughout.
     - `additive`: `L_r + weight * L_c`, the form of CLoud (arXiv 2408.11791).
+    - `critique`: `L_c` alone. What comes out writes critiques and has no reward that was trained: a first round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schedule: Schedule = "paper"
     beta: float = Field(0.9, ge=0, le=1)
-    weight: float = Field(0.5, ge=0, description="Of the critique loss, for 'constant' and 'additive'.")
+    weight: float = Field(
+        0.5, ge=0, description="Of the critique loss, for 'constant' (at most 1: the reward loss has the rest) and "
+        "'additive'."
+    )  # fmt: skip
     direct_weight: float = Field(
         0.1, ge=0, description="Of the reward loss before the critique, beside the one after it; not in the paper."
     )
@@ -37,24 +38,47 @@ class Objective(BaseModel):
         " base with `head`. Not in the paper. Where labels are few or noisy, they don't bring what the prompt tells to"
         " the end of the critique, and fitting them makes the reward before it worse.",
     )
+    center_rewards_coefficient: float = Field(
+        0.0,
+        ge=0,
+        description="Of the mean of `(r(x, y+) + r(x, y-))^2`, added to each reward loss (Eisenstein et al., arXiv "
+        "2312.09244): keeps rewards around zero, where Bradley-Terry alone leaves their offset free. 0.01 is usual.",
+    )
 
-    def weights(self, epoch: float, epochs: float) -> tuple[float, float]:
-        """`(of the critique loss, of the reward loss)` after `epoch` of `epochs`, in epochs."""
+    @model_validator(mode="after")
+    def _leave_the_reward_a_share(self) -> Objective:
+        if self.schedule == "constant" and self.weight > 1:
+            raise ValueError(f"weight {self.weight}: with 'constant' the reward loss has 1 - weight, which is below 0")
+        return self
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether the reward loss is meant to have a weight."""
+        return self.schedule != "critique" and not (self.schedule == "constant" and self.weight == 1)
+
+    def weights(self, done: float, epochs: float) -> tuple[float, float]:
+        """`(of the critique loss, of the reward loss)`.
+
+        Args:
+            done: share of the run's optimizer steps that is done, 0 to 1.
+            epochs: how many epochs the run has; a fraction where it ends within one.
+        """
         if self.schedule == "additive":
             return self.weight, 1.0
+        if self.schedule == "critique":
+            return 1.0, 0.0
         if self.schedule == "constant":
             return self.weight, 1 - self.weight
-        into_last = min(max(epoch - (epochs - 1), 0.0), 1.0)
-        critique = 1 - self.beta * into_last
+        start = self.reward_starts(epochs)
+        critique = 1 - self.beta * min(max((done - start) / (1 - start), 0.0), 1.0)
         return critique, 1 - critique
 
+    def reward_starts(self, epochs: float) -> float:
+        """The share of the run after which the reward has weight: 0, but for the schedules that begin without."""
+        if not self.trains_reward:
+            return 1.0
+        return 1 - 1 / epochs if self.schedule == "paper" and epochs > 1 else 0.0
 
-def bradley_terry_loss(margins: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """`-log sigmoid(r(x, y+) - r(x, y-))`: the reward loss `L_r` (arXiv 2411.16646).
-
-    Args:
-        margins: reward of the chosen response minus that of the rejected one, `[n]`.
-        reduction: "mean" or "sum", over the pairs.
-    """
-    losses = -F.logsigmoid(margins)
-    return losses.sum() if reduction == "sum" else losses.mean()
+    def reward_weight_sum(self, steps: int, epochs: float) -> float:
+        """Of the reward loss over a run of so many optimizer steps."""
+        return sum(self.weights(step / steps, epochs)[1] for step in range(steps))

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from accelerate.utils import save_fsdp_optimizer
-from transformers import (
-    EvalPrediction,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from transformers.utils import SAFE_WEIGHTS_NAME
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, TrainingArguments
 
-from .collator import IGNORED
+from .checkpoints import ResumableTrainer
+from .config import ConfigError
+from .losses import Losses, bradley_terry_loss, losses, margins, metrics
 from .model import JointModel, JointOutput
-from .objective import Objective, bradley_terry_loss
-from .sharded import load_trained_file, trained_weights
-
-_COMPLETE = "complete"  # in a checkpoint folder that was written to its end
+from .objective import Objective
 
 Batch = dict[str, torch.Tensor]
+_WEIGHT_TIMES_RATE = "reward_weight_times_rate"  # in the log, summed from the first step on; so is
+_TOKENS = "tokens"  # without padding
 
 
-class JointTrainer(Trainer):
+class JointTrainer(ResumableTrainer):
     """Trains a `JointModel`; everything but the objective is the Trainer's own.
 
     A loss is the mean over all critique tokens, or all pairs, of an optimizer step, whatever the number of
     accumulated batches and processes: eight batches of one pair train like one batch of eight.
+
+    Attributes:
+        weight_times_rate: sum over the optimizer steps of the reward loss's weight times the learning rate: how much
+            the reward was trained. Two runs are matched if theirs are equal.
+        tokens: that were trained on, critiques and prompts, without padding.
     """
 
     loss_is_scaled_for_ga = True  # here, by the counts of the whole step
@@ -52,24 +45,41 @@ class JointTrainer(Trainer):
             policy = replace(policy, output_dtype=None, reduce_dtype=torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         self._objective = objective
-        self._sums: dict[str, torch.Tensor] = {}
-        self._steps = 0  # since the last line of the log
-        self._critique_weight = 0.0
+        self._epochs = 1.0
+        self._weights = (0.0, 0.0)  # of the critique loss and of the reward loss in this step
+        self._sums: dict[str, torch.Tensor] = {}  # over the steps since the last line of the log
+        self._steps = 0  # these
+        self.weight_times_rate = 0.0
+        self.tokens: torch.Tensor | int = 0
+
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: DataLoader[Any]
+    ) -> tuple[int, int, int, int, int, int | None, int]:
+        """The Trainer's, once the length of the run is known. Raises ConfigError: the reward would get no weight."""
+        values = super().set_initial_training_values(args, dataloader)
+        steps_an_epoch, steps = values[1], values[-1]
+        self._epochs = steps / steps_an_epoch
+        if self._objective.trains_reward and not self._objective.reward_weight_sum(steps, self._epochs) > 0:
+            raise ConfigError(
+                f"objective: in the {steps} optimizer steps of this run the reward loss never has a weight, so the "
+                "reward would not be trained; train longer, or change schedule, beta or weight ('schedule: critique' "
+                "trains the critiques alone)"
+            )
+        return values
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """The batches of one optimizer step, and `[critique tokens, pairs]` in them over all processes."""
+        """The batches of one optimizer step, and their `counts` (`PairCollator`) over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.stack([batch["counts"] for batch in batches]).sum(0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        self._weights = self._objective.weights(self.state.global_step / self.state.max_steps, self._epochs)
+        self.weight_times_rate += self._weights[1] * self._get_learning_rate()
+        self.tokens += counts[3]
         self._steps += 1
-        return batches, self._counts(batches, device)
-
-    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
-        """Nothing where a run goes on after its last step: the Trainer would take one more if that cut an epoch."""
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*arguments, **options)  # type: ignore[no-untyped-call]  # as transformers has it
-        else:
-            self.control.should_training_stop = True
+        return batches, counts
 
     def compute_loss(
         self,
@@ -79,37 +89,18 @@ class JointTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Of one batch: its share of the loss of the optimizer step."""
-        output: JointOutput = model(**inputs)
         assert isinstance(num_items_in_batch, torch.Tensor)  # of `get_batch_samples`
-        tokens, pairs = num_items_in_batch
-        margins, direct_margins = _margins(output.scores), _margins(output.direct_scores)
-        critique_loss = output.critique_loss / tokens.clamp(min=1)
-        reward_loss = bradley_terry_loss(margins, "sum") / pairs
-        direct_loss = bradley_terry_loss(direct_margins, "sum") / pairs
-        for_critique, for_reward = self._objective.weights(self.state.epoch or 0.0, self.args.num_train_epochs)
-        distance = torch.zeros((), device=margins.device)
-        taught = self._objective.distill_weight > 0 and for_reward > 0  # the paper's schedule starts without
-        if taught:
+        output: JointOutput = model(**inputs)
+        objective, (for_critique, for_reward) = self._objective, self._weights
+        teacher = None
+        if objective.distill_weight > 0 and for_reward > 0:  # the paper's schedule starts without
             with self.accelerator.autocast():  # else around the model's `forward` alone
                 teacher = self.accelerator.unwrap_model(model).teacher_scores(**inputs)
-            learned = torch.cat([output.scores, output.direct_scores])
-            distance = F.smooth_l1_loss(learned, teacher.repeat(2), reduction="sum") / (2 * pairs)
-        loss = for_critique * critique_loss + for_reward * (
-            reward_loss + self._objective.direct_weight * direct_loss + self._objective.distill_weight * distance
+        found = losses(output, inputs, num_items_in_batch, center=objective.center_rewards_coefficient, teacher=teacher)
+        self._record(found, metrics(output, inputs, num_items_in_batch), taught=teacher is not None)
+        loss = for_critique * found.critique + for_reward * (
+            found.reward + objective.direct_weight * found.direct + objective.distill_weight * found.distance
         )
-        if model.training:
-            parts = {
-                "critique_loss": critique_loss,
-                "reward_loss": reward_loss,
-                "direct_loss": direct_loss,
-                "accuracy": (margins > 0).sum() / pairs,
-                "direct_accuracy": (direct_margins > 0).sum() / pairs,
-            }
-            if taught:
-                parts["distance"] = distance
-            for name, value in parts.items():  # no numbers yet: asking for one makes a GPU wait
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-            self._critique_weight = for_critique
         loss = loss * self.accelerator.num_processes  # gradients are averaged over them; the counts are of all
         return (loss, output) if return_outputs else loss
 
@@ -120,11 +111,15 @@ class JointTrainer(Trainer):
         prediction_loss_only: bool,  # noqa: ARG002 - the Trainer's signature
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The reward loss of a batch of b pairs; their margins after and before the critique, `[b, 2]`."""
+        """The reward loss of a batch of b pairs, before the critique where there is none; their margins after and
+        before it, `[b, 2]`.
+        """
+        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            output: JointOutput = model(**self._prepare_inputs(inputs))
-        margins = torch.stack([_margins(output.scores), _margins(output.direct_scores)], dim=1)
-        return bradley_terry_loss(margins[:, 0]), margins, torch.ones(len(margins), device=margins.device)
+            output: JointOutput = model(**inputs)
+        after, before = margins(output, inputs)
+        loss = bradley_terry_loss(torch.where(after.isnan(), before, after)).mean()
+        return loss, torch.stack([after, before], dim=1), torch.ones(len(before), device=before.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the loss is made of, averaged over the optimizer steps since the last line."""
@@ -133,87 +128,34 @@ class JointTrainer(Trainer):
             if self.args.world_size > 1:  # each process has its share
                 sums = self.accelerator.reduce(sums, reduction="sum")
             logs |= dict(zip(self._sums, (sums / self._steps).tolist(), strict=True))
-            logs["critique_weight"] = self._critique_weight
+            logs["critique_weight"], logs["reward_weight"] = self._weights
+            logs |= {_WEIGHT_TIMES_RATE: self.weight_times_rate, _TOKENS: int(self.tokens)}
             self._sums, self._steps = {}, 0
         super().log(logs, start_time)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Only what is trained, whole, whatever it is spread over; the rest is the base's."""
-        assert self.model is not None
-        weights = trained_weights(self.model, keep=self.args.should_save)
-        if self.args.should_save:
-            self._save(output_dir, weights)
+    def _init_training_state(self, *arguments: Any, **options: Any) -> tuple[int, int]:
+        """Goes on with the sums of the checkpoint, in whose log the last line is of its last step."""
+        trained: tuple[int, int] = super()._init_training_state(*arguments, **options)
+        last: dict[str, float] = next((log for log in reversed(self.state.log_history) if _TOKENS in log), {})
+        self.weight_times_rate = last.get(_WEIGHT_TIMES_RATE, 0.0)
+        self.tokens = int(last.get(_TOKENS, 0))
+        return trained
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Marked once it is whole, and only then are older ones deleted: there is always one to go on from."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer would delete them unmarked
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(str(self.args.output_dir))
-            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _COMPLETE).touch()
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Under FSDP the Trainer's own would write every weight a second time, the frozen ones too."""
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-        assert self.lr_scheduler is not None
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-        return None
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        model = model or self.model
-        assert model is not None
-        load_trained_file(model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
-
-    def _load_best_model(self) -> None:
-        if self.is_deepspeed_enabled:  # has float32 copies of its own of what is trained
-            return super()._load_best_model()
-        assert self.state.best_model_checkpoint is not None
-        return self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def _counts(self, batches: list[Batch], device: torch.device) -> torch.Tensor:
-        tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
-        pairs = sum(len(batch["labels"]) // 2 for batch in batches)
-        counts = torch.tensor([tokens, pairs], device=device)
-        return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
-
-
-class LogWhatIsSaved(TrainerCallback):
-    """A line in the log at every checkpoint: none is about steps on both sides of one, and half lost to a resume."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
-        control.should_log |= control.should_save
-
-    on_epoch_end = on_step_end
-
-
-def last_checkpoint(folder: Path, clean: bool) -> Path | None:
-    """The newest checkpoint that was written to its end, if any.
-
-    Args:
-        clean: remove those that were not, which the Trainer would count.
-    """
-    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in checkpoints if (path / _COMPLETE).is_file()]
-    for path in checkpoints if clean else ():
-        if path not in complete:
-            shutil.rmtree(path)
-    return complete[-1] if complete else None
+    def _record(self, found: Losses, measured: dict[str, torch.Tensor], taught: bool) -> None:
+        """For the log; no numbers yet: asking for one makes a GPU wait."""
+        parts = {"critique_loss": found.critique, "reward_loss": found.reward, "direct_loss": found.direct}
+        if taught:
+            parts["distance"] = found.distance
+        for name, value in (parts | measured).items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Pair accuracies; a tie counts half. Predictions: `[pairs, 2]` margins."""
+    """Pair accuracies; a tie counts half. Predictions: `[pairs, 2]` margins, NaN where there is no critique."""
     margins = np.asarray(prediction.predictions)
-    shares = np.mean((margins > 0) + 0.5 * (margins == 0), axis=0)
-    return {"accuracy": float(shares[0]), "direct_accuracy": float(shares[1])}
-
-
-def _margins(rewards: torch.Tensor) -> torch.Tensor:
-    """Chosen minus rejected, `[b]`, of rewards in turn `[2b]`."""
-    return rewards[0::2] - rewards[1::2]
+    found = {}
+    for name, column in zip(("accuracy", "direct_accuracy"), margins.T, strict=True):
+        column = column[~np.isnan(column)]
+        if len(column):
+            found[name] = float(np.mean((column > 0) + 0.5 * (column == 0)))
+    return found

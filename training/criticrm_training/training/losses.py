@@ -1,0 +1,114 @@
+"""The losses of a batch, and what is logged beside them; how they are weighed is `objective`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from .model import JointOutput
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """A batch's shares of the losses of its optimizer step, each a scalar.
+
+    Attributes:
+        critique: `L_c`, in nats a critique token.
+        reward, direct: `L_r` after the critique and before it, in nats a pair.
+        distance: of both rewards from their teacher, smooth L1, in reward units; 0 without one.
+    """
+
+    critique: torch.Tensor
+    reward: torch.Tensor
+    direct: torch.Tensor
+    distance: torch.Tensor
+
+
+def bradley_terry_loss(margins: torch.Tensor, agreement: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """`-p log sigmoid(m) - (1 - p) log sigmoid(-m)`, the reward loss `L_r` (arXiv 2411.16646 has p = 1).
+
+    Args:
+        margins: m, reward of the chosen response minus that of the rejected one (and what it should be by), `[n]`.
+        agreement: p, the probability that the label is right, `[n]`.
+
+    Returns `[n]`, in nats.
+    """
+    # -log sigmoid(-m) is -log sigmoid(m) + m
+    return -F.logsigmoid(margins) + (1 - agreement) * margins
+
+
+def losses(
+    output: JointOutput,
+    batch: Batch,
+    counts: torch.Tensor,
+    *,
+    center: float = 0.0,
+    teacher: torch.Tensor | None = None,
+) -> Losses:
+    """Of one batch.
+
+    Args:
+        counts: `[4]`, those of `PairCollator` summed over the optimizer step and all processes.
+        center: `Objective.center_rewards_coefficient`.
+        teacher: `[2b]` float32, the reward that the response should have.
+    """
+    tokens, judged_pairs, pairs = counts[:3].clamp(min=1)
+    of, share = _couples(batch)
+    margin, agreement = batch["margin"], batch["agreement"]
+    chosen, rejected = output.scores[batch["chosen_at"]], output.scores[batch["rejected_at"]]
+    after = _reward_loss(chosen, rejected, margin[of], agreement[of], center)
+    before = _reward_loss(output.direct_scores[0::2], output.direct_scores[1::2], margin, agreement, center)
+    distance = torch.zeros((), device=before.device)
+    if teacher is not None:
+        apart = F.smooth_l1_loss(output.scores, teacher[batch["side_at"]], reduction="none")
+        apart_before = F.smooth_l1_loss(output.direct_scores, teacher, reduction="sum")
+        distance = ((batch["share"] * apart).sum() + apart_before) / (2 * pairs)
+    return Losses(
+        critique=output.critique_loss / tokens,
+        reward=(share * after).sum() / judged_pairs,
+        direct=before.sum() / pairs,
+        distance=distance,
+    )
+
+
+def margins(output: JointOutput, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chosen minus rejected after and before the critique, `[b]` each; the mean over a pair's pairs of critiques, NaN
+    where it has none.
+    """
+    before = output.direct_scores[0::2] - output.direct_scores[1::2]
+    of, share = _couples(batch)
+    each = share * (output.scores[batch["chosen_at"]] - output.scores[batch["rejected_at"]])
+    none = torch.full_like(before, torch.nan)
+    found = torch.zeros_like(before).index_add(0, of, each)
+    return torch.where(torch.zeros_like(before).index_fill(0, of, 1) > 0, found, none), before
+
+
+@torch.no_grad()
+def metrics(output: JointOutput, batch: Batch, counts: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A batch's shares of the means over the pairs of its optimizer step; arguments as for `losses`."""
+    _, judged_pairs, pairs = counts[:3].clamp(min=1)
+    after, before = margins(output, batch)
+    return {
+        "accuracy": (after > 0).sum() / judged_pairs,
+        "direct_accuracy": (before > 0).sum() / pairs,
+    }
+
+
+def _couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each pair of critiques: the preference pair that it is of, and its share of this one's loss. `[m]` each."""
+    chosen, rejected = batch["chosen_at"], batch["rejected_at"]
+    return batch["side_at"][chosen] // 2, batch["share"][chosen] * batch["share"][rejected]
+
+
+def _reward_loss(
+    chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor, agreement: torch.Tensor, center: float
+) -> torch.Tensor:
+    loss = bradley_terry_loss(chosen - rejected - margin, agreement)
+    return loss + center * (chosen + rejected) ** 2 if center else loss
