@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from criticrm_model.prompt import Message
 
@@ -26,6 +26,7 @@ class PreferencePair:
     Attributes:
         group: equal for pairs of one question (its last user turn, case and white space folded): what a split
             must keep together.
+        reference: a correct solution, where there is one.
     """
 
     id: str
@@ -34,6 +35,10 @@ class PreferencePair:
     rejected: str
     category: str
     group: str
+    reference: str | None = None
+
+    def response(self, side: Literal["chosen", "rejected"]) -> str:
+        return self.chosen if side == "chosen" else self.rejected
 
 
 def read_pairs(source: Path | str) -> list[PreferencePair]:
@@ -144,7 +149,9 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
     # Parquet gives None where a row lacks a field that others have.
-    row_id, category = row.get("id"), row.get("category")
+    row_id, category, reference = row.get("id"), row.get("category"), row.get("reference")
+    if not isinstance(reference, str | None):
+        raise ValueError("reference: no text")
     return PreferencePair(
         id=default_id if row_id is None else str(row_id),
         prompt=prompt,
@@ -152,6 +159,7 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         rejected=rejected,
         category="all" if category is None else str(category),
         group=question_group(prompt),
+        reference=reference,
     )
 
 
