@@ -15,13 +15,13 @@ import pytest
 from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.commands.critiques import Critiques
-from criticrm_training.critiques import endpoint_writer, records, vllm_writer
-from criticrm_training.critiques import filter as filter_module
+from criticrm_training.critiques import endpoint_writer, records, sentences, verdict, vllm_writer
+from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
 from criticrm_training.critiques.refine import refine
-from criticrm_training.critiques.sample import sample
+from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.vllm_writer import VLLMWriter
 from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
 from criticrm_training.data.pairs import PreferencePair
@@ -58,7 +58,8 @@ def critique(
 
 def test_score_lines_are_read_as_their_examples_say() -> None:
     assert doctest.testmod(records).failed == 0
-    assert doctest.testmod(filter_module).failed == 0
+    assert doctest.testmod(sentences).failed == 0
+    assert doctest.testmod(verdict).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,8 @@ def test_score_lines(text: str, expected: tuple[str, int | None]) -> None:
 
 
 def sampled(out: Path, critic: Scripted, n: int = 2) -> list[Critique]:
-    sample(PAIRS, critic, Sampling(n, 0.7, 32), instruction="Review it.", out=out, run={"data": "x"})
+    tasks = Tasks({"default": CritiqueTask(instruction="Review it.", max_tokens=32)})
+    sample(PAIRS, critic, tasks, SampleSettings(n, 0.7), out=out, run={"data": "x"})
     return read_critiques(out)
 
 
@@ -134,7 +136,7 @@ def test_filtering_by_hand() -> None:
     assert [(c.pair_id, c.side, c.score) for c in found.kept] == [("a", "chosen", 8), ("a", "rejected", 2)]
     assert dict(found.pairs) == {
         "kept": 1, "contradicts the label": 1, "a tie": 1, "a response without a score": 1,
-        "only poor critiques of a response": 1,
+        "no critique of a response that agrees and is fit to learn from": 1,
     }  # fmt: skip
     assert sum(found.critiques.values()) == 12
     assert found.critiques["no score that can be read"] == 1
@@ -156,7 +158,7 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
     assert [(c.pair_id, c.text) for c in found.kept] == [("a", "It is right."), ("a", "It is wrong. It is.")]
     assert found.critiques["speaks of its score"] == 2
     assert found.critiques["repeats itself"] == 2
-    assert found.pairs["only poor critiques of a response"] == 1
+    assert found.pairs["no critique of a response that agrees and is fit to learn from"] == 1
 
 
 def test_of_critiques_that_open_alike_the_first_are_kept() -> None:
@@ -169,7 +171,7 @@ def test_of_critiques_that_open_alike_the_first_are_kept() -> None:
     found = filter_critiques(critiques, Quality(most_alike=2), ignore_labels=True)
     assert found.kept == critiques[:4]
     assert found.critiques["opens like many others"] == 1
-    assert found.pairs["only poor critiques of a response"] == 1
+    assert found.pairs["no critique of a response that agrees and is fit to learn from"] == 1
 
 
 def test_labels_can_be_ignored() -> None:
@@ -180,7 +182,7 @@ def test_labels_can_be_ignored() -> None:
     ]  # fmt: skip
     found = filter_critiques(critiques, Quality(least_words=3), ignore_labels=True)
     assert found.kept == critiques[:4]
-    assert dict(found.pairs) == {"kept": 2, "only poor critiques of a response": 1}
+    assert dict(found.pairs) == {"kept": 2, "no critique of a response that agrees and is fit to learn from": 1}
 
 
 def test_what_names_nothing_of_the_response_is_dropped() -> None:

@@ -17,43 +17,68 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION
-
 from .options import PAIRS, WriterOptions
+
+TASK = (
+    "What critiques are asked for: 'general', 'reasoning' (solve it first, then compare the answers), or the path of "
+    "your own .yaml file. CATEGORY=TASK for the pairs of one category, CATEGORY 'default' for all others; may be given "
+    "several times: --task reasoning=reasoning --task default=general."
+)
 
 
 class Sample(WriterOptions):
-    """Write several critiques of every response, each with a score."""
+    """Write several critiques of every response, each with a score or a verdict."""
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
-    n: PositiveInt = Field(10, description="Critiques a response.")
+    task: list[str] = Field(["general"], description=TASK)
+    n: PositiveInt = Field(10, description="Critiques a response; with --blind derivations a prompt.")
     temperature: NonNegativeFloat = Field(0.7, description="Sampling temperature; 0 is greedy.")
-    max_tokens: PositiveInt = Field(96, description="Longest critique, its score line included.")
-    score: Literal["written", "expected", "reward"] = Field(
-        "written",
-        description="How a critique is scored: by the number it ends in; by the number that the model expects to "
-        "write there, for models that write none or always the same; or by the reward of a Critic-RM.",
+    max_tokens: PositiveInt | None = Field(
+        None, description="Longest critique, its score line included; as the task says, if not given."
     )
-    instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks for a critique.")
+    score: Literal["written", "expected", "reward", "verdict"] | None = Field(
+        None,
+        description="How a critique is scored: by the number it ends in (written); by the number that the model expects"
+        " to write there, for models that write none or always the same (expected); by the reward of a Critic-RM "
+        "(reward); 1 or 0 by its verdict, read by the task's rule (verdict). If not given: verdict where the task has "
+        "a rule, else written.",
+    )
+    blind: CliImplicitFlag[bool] = Field(
+        False,
+        description="Derive each prompt's answer without its responses, once for all of them, then compare it with "
+        "each: a small model that sees a response copies it. Needs a task with a derivation, such as reasoning.",
+    )
+    explain: NonNegativeInt = Field(
+        0,
+        description="With --blind: where the answers differ, let the model name the first wrong step in sight of the "
+        "response, in so many tokens (0: no).",
+    )
+    instruction: str | None = Field(None, description="What asks for a critique, in the place of the task's words.")
     seed: int = Field(0, description="Seed of the sampling; each response draws from its own.")
 
     def run(self) -> int:
+        from ..critiques.blind import read_derivations, sample_blind
+        from ..critiques.critique_task import TaskError, load_tasks
         from ..critiques.records import read_critiques
-        from ..critiques.sample import sample, summary
-        from ..critiques.writers import Sampling
+        from ..critiques.sample import SampleSettings, sample
+        from ..critiques.summary import blind_summary, sample_summary
         from ..tables import as_rows
 
-        pairs = self.pairs(self.data)
-        sample(
-            pairs,
-            self.critic(),
-            Sampling(self.n, self.temperature, self.max_tokens, self.score),
-            instruction=self.instruction,
-            out=self.out,
-            run=self.run_on(pairs),
-            seed=self.seed,
-        )
-        logging.getLogger(__name__).info("%s", as_rows(summary(read_critiques(self.out))))
+        if self.explain and not self.blind:
+            raise TaskError("--explain needs --blind: other critiques explain as their instruction asks")
+        pairs, tasks = self.pairs(self.data), load_tasks(self.task)
+        if self.instruction is not None:
+            tasks = tasks.asking(self.instruction)
+        settings = SampleSettings(self.n, self.temperature, self.max_tokens, self.score, self.seed)
+        run = self.run_on(pairs)
+        if self.blind:
+            sample_blind(pairs, self.critic(), tasks, settings, explain_tokens=self.explain, out=self.out, run=run)
+        else:
+            sample(pairs, self.critic(), tasks, settings, out=self.out, run=run)
+        rows = sample_summary(read_critiques(self.out), pairs, tasks)
+        if self.blind:
+            rows = blind_summary(read_derivations(self.out), pairs) + rows
+        logging.getLogger(__name__).info("%s", as_rows(rows))
         return 0
 
 
@@ -62,6 +87,17 @@ class Filter(BaseModel):
 
     critiques: CliPositionalArg[list[Path]] = Field(description="Finished `critiques sample`s.")
     out: Path = Field(description="Folder for what is kept.")
+    by: Literal["score", "verdict"] = Field(
+        "score",
+        description="What must agree with the labels. score: the mean scores of a pair's responses, then each score "
+        "with the other response's mean, as in the paper. verdict: each critique by itself, 'right' of a chosen and "
+        "'wrong' of a rejected response.",
+    )
+    per_side: CliImplicitFlag[bool] = Field(
+        False,
+        description="Keep a pair's critiques of one response where none of the other is kept: the critique loss needs "
+        "no pairs.",
+    )
     least_words: NonNegativeInt = Field(4, description="Critiques with fewer words are dropped.")
     most_repeats: float = Field(
         0.2, ge=0, le=1, description="So are those in which a greater share of four-word sequences came before."
@@ -94,17 +130,23 @@ class Filter(BaseModel):
 
         quality = Quality(self.least_words, self.most_repeats, self.most_sentences, self.most_alike)
         pairs = read_pairs(self.about) if self.about else []
+        tasks = [task for folder in self.critiques for task in read_run(folder).get("tasks", {}).values()]
+        instructions = dict.fromkeys(task["instruction"] for task in tasks)
         found = filter_critiques(
             [critique for folder in self.critiques for critique in read_critiques(folder)],
             quality,
+            by=self.by,
+            per_side=self.per_side,
             ignore_labels=self.ignore_labels,
             responses={(pair.id, side): getattr(pair, side) for pair in pairs for side in SIDES} or None,
-            instruction=" ".join(read_run(folder).get("instruction", "") for folder in self.critiques),
+            instruction=" ".join(instructions),
         )
         rows = [critique.row() for critique in found.kept]
         run = {
             "critiques": [run_digest(folder) for folder in self.critiques],
             **asdict(quality),
+            "by": self.by,
+            "per_side": self.per_side,
             "ignore_labels": self.ignore_labels,
             "about": pairs_sha256(pairs) if self.about else None,
         }

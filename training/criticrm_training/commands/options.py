@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg
 from criticrm_model.manifest import DEFAULT_NAME
 
 if TYPE_CHECKING:
-    from ..critiques.writers import Critic
+    from ..critiques.writers import Writer
     from ..data.pairs import PreferencePair
     from ..evaluation.policies.policy import PolicySettings
 
@@ -100,13 +100,18 @@ class WriterOptions(BaseModel):
         None, description="OpenAI-style address up to /v1, instead of vLLM in this process: a bigger model can write."
     )
     key: SecretStr | None = Field(None, description="Key for the endpoint.")
+    writer: Literal["vllm", "transformers"] | None = Field(
+        None,
+        description="What runs the model in this process: vllm, or transformers where that is not installed (slower). "
+        "vllm, if it is there.",
+    )
     concurrency: PositiveInt = Field(32, description="Requests to the endpoint at a time.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the model.")
     max_model_len: PositiveInt = Field(2048, description="Longest prompt with its critique, in tokens; others are cut.")
     out: Path = Field(description="Folder for the Parquet parts; a second run goes on where the first stopped.")
     limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
 
-    def critic(self) -> Critic:
+    def critic(self) -> Writer:
         from ..critiques.writers import open_writer
 
         return open_writer(
@@ -116,6 +121,7 @@ class WriterOptions(BaseModel):
             concurrency=self.concurrency,
             max_model_len=self.max_model_len,
             dtype=self.dtype,
+            writer=self.writer,
         )
 
     def run_on(self, pairs: Sequence[PreferencePair]) -> dict[str, Any]:

@@ -7,16 +7,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
+from typing import Literal
+
+from criticrm_model import CriticRMError
 
 from ..data.sources import DataError
 from ..evaluation.quality import names_something, repetition
 from .records import SIDES, Critique, SideName, by_response
+from .sentences import sentence_ends, whole_sentences
 
-_SENTENCE_END = re.compile(r"""[.!?]["')\]*]*(?=\s|$)""")
 # As "out of 9" or "8/10": critics that were asked for a score speak of it before they give it.
 _SCORE_TALK = re.compile(r"\b(?:scores?|scored|rating)\b|\d\s*(?:/|out of)\s*(?:9|10)\b", re.IGNORECASE)
 
 _OPENING_WORDS = 6
+
+
+class FilterError(CriticRMError):
+    """These settings can't be used together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +52,42 @@ class Quality:
     most_sentences: int | None = None
     most_alike: int | None = None
 
-    def fault(self, critique: Critique) -> str | None:
+    def fault(self, critique: Critique, *, of_score: bool = True) -> str | None:
+        """What is wrong with it. `of_score`: to speak of a score is a fault, for it was asked for one."""
         if len(critique.text.split()) < self.least_words:
             return "too short"
-        if _SCORE_TALK.search(critique.text):
+        if of_score and _SCORE_TALK.search(critique.text):
             return "speaks of its score"
         return "repeats itself" if repetition(critique.text) > self.most_repeats else None
 
 
-def whole_sentences(text: str, most: int | None = None) -> str:
-    """The first `most` sentences that have an end: what is learned from must end. As it is where no sentence ends.
-
-    >>> whole_sentences('It says "no." It is 2.5 times as lo')
-    'It says "no."'
-    >>> whole_sentences("Right. And short. And", most=1)
-    'Right.'
-    >>> whole_sentences("Right and short")
-    'Right and short'
-    """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)][:most]
-    return text[: ends[-1]] if ends else text
+By = Literal["score", "verdict"]
 
 
 def filter_critiques(
     critiques: Sequence[Critique],
     quality: Quality = Quality(),
     *,
+    by: By = "score",
+    per_side: bool = False,
     ignore_labels: bool = False,
     responses: Mapping[tuple[str, SideName], str] | None = None,
     instruction: str = "",
 ) -> Filtered:
-    """Keep a pair if the mean score of its chosen response is above that of the rejected one; then, of the chosen
-    response, the critiques that score it above the mean of the rejected one, and the other way round.
+    """Keep the critiques that agree with the labels, and of these the ones of this quality.
 
-    The inequality between pairs is the paper's idea; the one between critiques is this project's.
+    By score: a pair if the mean score of its chosen response is above that of its rejected one; then, of the chosen
+    response, the critiques that score it above the mean of the rejected one, and the other way round. The inequality
+    between pairs is the paper's idea; the one between critiques is this project's. All scores count for the means. Only
+    whole sentences are kept, and none that speak of the score: a number must not leak into the reward.
 
-    All scores count for the means; of what agrees with the labels, only critiques of this quality are kept, and of
-    these only whole sentences, and none that speak of the score: a number must not leak into the reward.
+    By verdict: each critique on its own, of the chosen response if its verdict is "right", of the rejected one if it is
+    "wrong". Its text stays as it is.
+
+    A draft that was cut at its limit has no end to learn and is dropped, unless `most_sentences` ends it before.
 
     Args:
+        per_side: a pair may keep critiques of one response alone.
         ignore_labels: quality alone decides. Where the scores agree with the labels by luck, keeping what agrees
             writes the labels into the critiques, and a reward that is trained after these reads them there.
         responses: by pair and side: critiques that name nothing of theirs are dropped.
@@ -91,43 +95,84 @@ def filter_critiques(
 
     Raises:
         DataError: a critique is of none of `responses`.
+        FilterError: critiques that are kept by their verdict are to be cut.
     """
-    scored = list(critiques) if ignore_labels else [c for c in critiques if c.score is not None]
+    if by == "verdict" and quality.most_sentences is not None:
+        raise FilterError("critiques that are kept by their verdict are not cut to a number of sentences: it ends them")
     result = Filtered([])
-    result.critiques["no score that can be read"] = len(critiques) - len(scored)
-    groups = by_response(scored)
     openings: Counter[tuple[str, ...]] = Counter()
+    groups = by_response(critiques)
     for pair_id in dict.fromkeys(c.pair_id for c in critiques):
-        sides = {side: groups.get((pair_id, side), []) for side in SIDES}
-        everything = [c for side in sides.values() for c in side]
-        if not all(sides.values()):
-            result.pairs["a response without a score"] += 1
-            result.critiques["of a pair that was dropped"] += len(everything)
+        group = [c for side in SIDES for c in groups.get((pair_id, side), [])]
+        agreeing = (
+            group if ignore_labels else _by_verdict(group, result) if by == "verdict" else _by_score(group, result)
+        )
+        if agreeing is None:  # for a reason that is counted
             continue
-        agreeing = everything
-        if not ignore_labels:
-            means = {side: mean(float(c.score or 0) for c in group) for side, group in sides.items()}
-            if means["chosen"] <= means["rejected"]:
-                result.pairs["contradicts the label" if means["chosen"] < means["rejected"] else "a tie"] += 1
-                result.critiques["of a pair that was dropped"] += len(everything)
-                continue
-            agreeing = [c for c in everything if _agrees(c, means)]
-            result.critiques["disagrees with the label"] += len(everything) - len(agreeing)
-        agreeing = [replace(c, text=whole_sentences(c.text, quality.most_sentences)) for c in agreeing]
-        faults = [
-            quality.fault(c) or _off_topic(c, responses, instruction) or _alike(c, openings, quality.most_alike)
-            for c in agreeing
-        ]
-        result.critiques.update(fault for fault in faults if fault)
-        kept = [c for c, fault in zip(agreeing, faults, strict=True) if not fault]
-        if {c.side for c in kept} != {"chosen", "rejected"}:
-            result.pairs["only poor critiques of a response"] += 1
+        if by == "score":
+            agreeing = [_shortened(c, quality.most_sentences) for c in agreeing]
+        kept = []
+        for c in agreeing:
+            fault = (
+                ("cut at the limit" if c.finish_reason != "stop" else None)
+                or quality.fault(c, of_score=by == "score")
+                or _off_topic(c, responses, instruction)
+                or _alike(c, openings, quality.most_alike)
+            )
+            if fault:
+                result.critiques[fault] += 1
+            else:
+                kept.append(c)
+        sides = {c.side for c in kept}
+        if not sides or (len(sides) < len(SIDES) and not per_side):
+            short = "no critique" if per_side else "no critique of a response"
+            result.pairs[f"{short} that agrees and is fit to learn from"] += 1
             result.critiques["of a pair that was dropped"] += len(kept)
             continue
-        result.pairs["kept"] += 1
+        result.pairs["kept" if len(sides) == len(SIDES) else f"kept: the {sides.pop()} response alone"] += 1
         result.critiques["kept"] += len(kept)
         result.kept.extend(kept)
     return result
+
+
+def _by_verdict(group: Sequence[Critique], result: Filtered) -> list[Critique]:
+    readable = [c for c in group if c.verdict is not None]
+    agreeing = [c for c in readable if c.verdict == (c.side == "chosen")]
+    result.critiques["no verdict that can be read"] += len(group) - len(readable)
+    result.critiques["disagrees with the label"] += len(readable) - len(agreeing)
+    return agreeing
+
+
+def _by_score(group: Sequence[Critique], result: Filtered) -> list[Critique] | None:
+    """None: the pair is dropped."""
+    scored = [c for c in group if c.score is not None]
+    result.critiques["no score that can be read"] += len(group) - len(scored)
+    means: dict[SideName, float] = {}
+    for side in SIDES:
+        if scores := [float(c.score or 0) for c in scored if c.side == side]:
+            means[side] = mean(scores)
+    if len(means) < len(SIDES):
+        reason = "a response without a score"
+    elif means["chosen"] <= means["rejected"]:
+        reason = "contradicts the label" if means["chosen"] < means["rejected"] else "a tie"
+    else:
+        agreeing = [c for c in scored if _agrees(c, means)]
+        result.critiques["disagrees with the label"] += len(scored) - len(agreeing)
+        return agreeing
+    result.pairs[reason] += 1
+    result.critiques["of a pair that was dropped"] += len(scored)
+    return None
+
+
+def _shortened(critique: Critique, most: int | None) -> Critique:
+    """Whole sentences alone; a draft that was cut at its limit after more sentences than are kept now has an end."""
+    ends = sentence_ends(critique.text)
+    ended = critique.finish_reason == "stop" or (most is not None and len(ends) >= most)
+    return replace(
+        critique,
+        text=whole_sentences(critique.text, most),
+        finish_reason="stop" if ended else critique.finish_reason,
+    )
 
 
 def summary(found: Filtered) -> list[tuple[str, str]]:

@@ -17,8 +17,8 @@ SIDES: tuple[SideName, SideName] = ("chosen", "rejected")
 LEAST_SCORE, GREATEST_SCORE = 1, 10
 GREATEST_EXPECTED = 9  # one digit: the expected score is read from one token
 # How a critique is scored: by the number it ends in, as in the paper; by the number that the critic expects to write
-# there, which every critique has and which ties less often; or, of a Critic-RM, by its reward.
-ScoreBy = Literal["written", "expected", "reward"]
+# there, which every critique has and which ties less often; of a Critic-RM, by its reward; or 1 and 0 by its verdict.
+ScoreBy = Literal["written", "expected", "reward", "verdict"]
 
 SCHEMA = pa.schema(
     [
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),  # null: it wrote none that can be read
         ("finish_reason", pa.string()),
         ("tokens", pa.int32()),
+        ("verdict", pa.bool_()),  # null: none can be read
     ]
 )
 
@@ -44,6 +45,7 @@ class Critique:
         text: without its score line, so that no number leaks into the reward.
         score: 1 to 10, or a reward; None where the critique gives none that can be read, never a default.
         tokens: as written, score line and end included.
+        verdict: whether it calls its response right, by its task's rule; None where it doesn't say, or has no rule.
     """
 
     pair_id: str
@@ -53,6 +55,7 @@ class Critique:
     score: float | None
     finish_reason: str
     tokens: int
+    verdict: bool | None = None
 
     def row(self) -> dict[str, Any]:
         return {field: getattr(self, field) for field in SCHEMA.names}
@@ -72,8 +75,8 @@ def by_response(critiques: Iterable[Critique]) -> dict[tuple[str, SideName], lis
 
 
 def score_request(score_by: ScoreBy) -> str:
-    """What is added to the critique instruction. A Critic-RM is asked as it is when it is served."""
-    if score_by == "reward":
+    """What is added to the critique instruction. What is scored by its reward or verdict is asked for as in service."""
+    if score_by in ("reward", "verdict"):
         return ""
     greatest = greatest_score(score_by)
     return f" End with a line that reads 'Score: ' and an integer from {LEAST_SCORE} (bad) to {greatest} (excellent)."

@@ -3,86 +3,130 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
-from .records import SCHEMA, SIDES, Critique, SideName, score_request, split_score
-from .writers import Critic, Draft, Sampling, Task
+from .critique_task import CritiqueTask, TaskError, Tasks
+from .records import SCHEMA, SIDES, Critique, ScoreBy, SideName, score_request, split_score
+from .verdict import VerdictRule
+from .verdict import verdict as read_verdict
+from .writers import Critic, Draft, Sampling
+from .writers import Task as WritingTask
 
 # Pairs in a part: enough to keep an engine busy, few enough to lose to a crash.
 _PAIRS_PER_PART = 64
 
 
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """How critiques are sampled.
+
+    Attributes:
+        n: critiques a response.
+        max_tokens: of each; None: as many as its task allows.
+        score_by: None: by the verdict where the task has a rule for it, else by the number that is written.
+        seed: each response draws from its own, whatever its neighbours.
+    """
+
+    n: int
+    temperature: float
+    max_tokens: int | None = None
+    score_by: ScoreBy | None = None
+    seed: int = 0
+
+    def sampling(self, task: CritiqueTask) -> Sampling:
+        """Raises TaskError: the task has no rule for the verdict that is wanted."""
+        score_by = self.score_by or ("verdict" if task.verdict else "written")
+        if score_by == "verdict" and not task.verdict:
+            raise TaskError(
+                "a critique can't be scored by its verdict: its task has no rule for that (field 'verdict')"
+            )
+        return Sampling(self.n, self.temperature, self.max_tokens or task.max_tokens, score_by)
+
+
 def sample(
     pairs: Sequence[PreferencePair],
     critic: Critic,
-    sampling: Sampling,
+    tasks: Tasks,
+    settings: SampleSettings,
     *,
-    instruction: str,
     out: Path,
     run: dict[str, Any],
-    seed: int = 0,
 ) -> None:
     """Write the critiques of both responses of each pair to `out`, in parts.
 
     Args:
-        instruction: the checkpoint's own; the request for a score line is added here, and taken off the text.
+        tasks: a request for a score line is added to their instructions here, and taken off the text.
         run: what identifies this run besides the arguments given here.
-        seed: each response draws from its own, whatever its neighbours.
-    """
 
-    asked = instruction + score_request(sampling.score_by)
+    Raises:
+        TaskError: there is no task for a pair's category.
+    """
+    by_category = {pair.category: tasks.of(pair.category) for pair in pairs}
 
     def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-        responses = [(pair, side) for pair in chunk for side in SIDES]
-        tasks = [
-            Task(pair.prompt, getattr(pair, side), asked, task_seed(seed, pair.id, side)) for pair, side in responses
-        ]
-        drafts = critic.write(tasks, sampling)
-        return [
-            as_critique(pair.id, side, i, draft).row()
-            for (pair, side), written in zip(responses, drafts, strict=True)
-            for i, draft in enumerate(written)
-        ]
+        found: dict[tuple[str, SideName], list[Critique]] = {}
+        for task, same in _by_task(chunk, by_category):
+            found |= _critiques(same, critic, task, settings)
+        return [critique.row() for pair in chunk for side in SIDES for critique in found[pair.id, side]]
 
-    described = run | {
-        "model": critic.name,
-        "instruction": instruction,
-        "n": sampling.n,
-        "temperature": sampling.temperature,
-        "max_tokens": sampling.max_tokens,
-        "score_by": sampling.score_by,
-        "seed": seed,
+    write_in_parts(
+        out, described(run, critic, tasks, settings), in_chunks(pairs, _PAIRS_PER_PART), work, SCHEMA, "critiques"
+    )
+
+
+def described(run: dict[str, Any], critic: Critic, tasks: Tasks, settings: SampleSettings) -> dict[str, Any]:
+    """What a run is identified by."""
+    return run | {"model": critic.name, "tasks": tasks.described(), **asdict(settings)}
+
+
+def _by_task(
+    chunk: Sequence[PreferencePair], by_category: Mapping[str, CritiqueTask]
+) -> Iterator[tuple[CritiqueTask, list[PreferencePair]]]:
+    for task in dict.fromkeys(by_category[pair.category] for pair in chunk):
+        yield task, [pair for pair in chunk if by_category[pair.category] == task]
+
+
+def _critiques(
+    pairs: Sequence[PreferencePair], critic: Critic, task: CritiqueTask, settings: SampleSettings
+) -> dict[tuple[str, SideName], list[Critique]]:
+    sampling = settings.sampling(task)
+    asked = task.instruction + score_request(sampling.score_by)
+    responses = [(pair, side) for pair in pairs for side in SIDES]
+    drafts = critic.write(
+        [
+            WritingTask(pair.prompt, pair.response(side), asked, task_seed(settings.seed, pair.id, side))
+            for pair, side in responses
+        ],
+        sampling,
+    )
+    return {
+        (pair.id, side): [
+            as_critique(pair, side, i, draft, sampling.score_by, task.verdict) for i, draft in enumerate(written)
+        ]
+        for (pair, side), written in zip(responses, drafts, strict=True)
     }
-    write_in_parts(out, described, in_chunks(pairs, _PAIRS_PER_PART), work, SCHEMA, "critiques")
 
 
-def as_critique(pair_id: str, side: SideName, number: int, draft: Draft) -> Critique:
-    """A draft without its score line, and the score read there unless the critic has given one."""
-    text, written = split_score(draft.text)
-    score = written if draft.score is None else draft.score
-    return Critique(pair_id, side, number, text, score, draft.finish_reason, draft.tokens)
+def as_critique(
+    pair: PreferencePair, side: SideName, number: int, draft: Draft, score_by: ScoreBy, rule: VerdictRule | None
+) -> Critique:
+    """A draft as a row: without its score line if it was asked for one, its score, and its verdict by the rule."""
+    text, score = draft.text.strip(), draft.score
+    if score_by in ("written", "expected"):
+        text, written = split_score(draft.text)
+        score = written if score_by == "written" else score
+    said = read_verdict(text, pair.response(side), rule) if rule else None
+    if score_by == "verdict":
+        score = None if said is None else float(said)
+    return Critique(pair.id, side, number, text, score, draft.finish_reason, draft.tokens, said)
 
 
 def task_seed(*parts: object) -> int:
     """Of these parts alone; below 2^31, which every engine takes."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def summary(critiques: Sequence[Critique]) -> list[tuple[str, str]]:
-    """Rows of a table."""
-    n = len(critiques)
-    responses = len({(c.pair_id, c.side) for c in critiques})
-    scored = sum(c.score is not None for c in critiques)
-    ended = sum(c.finish_reason == "stop" for c in critiques)
-    return [
-        ("responses", f"{responses}"),
-        ("critiques", f"{n}"),
-        ("with a score that can be read", f"{scored} ({scored / n:.1%})"),
-        ("ended by themselves", f"{ended} ({ended / n:.1%})"),
-        ("tokens a critique", f"{sum(c.tokens for c in critiques) / n:.1f}"),
-    ]

@@ -36,7 +36,10 @@ class VLLMWriter:
 
     def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto", **engine_arguments: Any) -> None:
         if find_spec("vllm") is None:
-            raise WriterError("vLLM is not installed: install the extra 'serve' or 'serve-cpu', or give an --endpoint")
+            raise WriterError(
+                "vLLM is not installed: install the extra 'serve' or 'serve-cpu', or choose --writer transformers, or "
+                "give an --endpoint"
+            )
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from transformers import AutoTokenizer
@@ -68,19 +71,20 @@ class VLLMWriter:
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
+        prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
         prompts = [
             self._renderer.asking(task.instruction)
             .open(task.prompt)
             .render(
                 task.response,
                 max_model_len=self._max_model_len,
-                max_critique_tokens=sampling.max_tokens + spare,
+                max_critique_tokens=len(prefix) + sampling.max_tokens + spare,
                 truncate=True,
             )
             .token_ids
-            for task in tasks
+            for task, prefix in zip(tasks, prefixes, strict=True)
         ]
-        drafts = self._sample(prompts, [task.seed for task in tasks], sampling)
+        drafts = self._sample(prompts, prefixes, [task.seed for task in tasks], sampling)
         if sampling.score_by != "expected":
             return drafts
         contexts = [
@@ -98,13 +102,16 @@ class VLLMWriter:
                 f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
                 f"max_model_len {self._max_model_len}"
             )
-        return self._sample(prompts, [conversation.seed for conversation in conversations], sampling)
+        nothing: list[list[int]] = [[] for _ in prompts]
+        return self._sample(prompts, nothing, [conversation.seed for conversation in conversations], sampling)
 
     def close(self) -> None:
         # A process that multiprocessing started waits for its own children before any finalizer would stop them.
         self._llm.llm_engine.engine_core.shutdown()
 
-    def _sample(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Draft]]:
+    def _sample(
+        self, prompts: Sequence[list[int]], prefixes: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
+    ) -> list[list[Draft]]:
         from vllm import SamplingParams
 
         by_reward = sampling.score_by == "reward"
@@ -124,10 +131,11 @@ class VLLMWriter:
             )
             for seed in seeds
         ]
+        begun = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
         return [
             [
                 Draft(
-                    self._renderer.decode(c.token_ids),
+                    self._renderer.decode([*prefix, *c.token_ids]),
                     str(c.finish_reason),
                     len(c.token_ids),
                     # The reward position: what predicts the last token that was written.
@@ -135,7 +143,7 @@ class VLLMWriter:
                 )
                 for c in sorted(output.outputs, key=lambda c: c.index)
             ]
-            for output in self._generate(prompts, params)
+            for prefix, output in zip(prefixes, self._generate(begun, params), strict=True)
         ]
 
     def _expected_scores(self, contexts: list[list[int]]) -> list[float]:

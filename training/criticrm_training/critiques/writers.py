@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
 from criticrm_model import CriticRMError
 from criticrm_model.prompt import Message
@@ -45,7 +46,13 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What the model wrote. `tokens` counts its end; `score` is what the critic gives it, where it was asked to."""
+    """What the model wrote.
+
+    Attributes:
+        text: the task's prefix, and what the model wrote after it.
+        tokens: that the model wrote, its end included; the prefix is not counted.
+        score: what the critic gives the whole text, where it was asked to.
+    """
 
     text: str
     finish_reason: str
@@ -91,14 +98,38 @@ class Writer(Critic, Policy, Protocol):
     """Does both."""
 
 
-def open_writer(
-    model: str, *, endpoint: str | None, key: str | None, concurrency: int, max_model_len: int, dtype: Dtype = "auto"
-) -> Writer:
-    """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do."""
-    from .endpoint_writer import EndpointWriter  # these import this module
-    from .vllm_writer import VLLMWriter
+WriterKind = Literal["vllm", "transformers"]
 
+
+def open_writer(
+    model: str,
+    *,
+    endpoint: str | None,
+    key: str | None,
+    concurrency: int,
+    max_model_len: int,
+    dtype: Dtype = "auto",
+    writer: WriterKind | None = None,
+) -> Writer:
+    """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do.
+
+    Args:
+        writer: what runs the model in this process; None: vLLM where it is installed, else transformers.
+
+    Raises:
+        WriterError: both an endpoint and a writer are given.
+    """
     if endpoint:
+        from .endpoint_writer import EndpointWriter  # these import this module
+
+        if writer:
+            raise WriterError(f"an endpoint writes by itself: give either --endpoint or --writer {writer}")
         return EndpointWriter(Endpoint(endpoint, key=key, concurrency=concurrency), model)
     exit_on_sigterm()
-    return VLLMWriter(model, max_model_len=max_model_len, dtype=dtype)
+    if (writer or ("vllm" if find_spec("vllm") else "transformers")) == "vllm":
+        from .vllm_writer import VLLMWriter
+
+        return VLLMWriter(model, max_model_len=max_model_len, dtype=dtype)
+    from .transformers_writer import TransformersWriter
+
+    return TransformersWriter(model, max_model_len=max_model_len, dtype=dtype)

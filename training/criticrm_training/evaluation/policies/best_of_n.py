@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from criticrm_model.files import write_json
 
+from ...answers import equal, final_answer, votes
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
 from ...stats import mean_accuracy
 from ..serving import scoring_service
 from .answer_scores import score_answers
-from .answers import equal, final_answer, votes
 from .choosing import any_of_k, best_of_k, majority_of_k, powers
 from .policy import PolicySettings, answer, rows_sha256
 from .questions import Question, questions_sha256

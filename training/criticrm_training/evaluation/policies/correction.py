@@ -15,12 +15,12 @@ from typing import Any
 from criticrm_model.files import write_json
 from criticrm_model.prompt import Message
 
+from ...answers import equal, final_answer
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
 from ...stats import pair_accuracy, paired_difference
 from ..serving import scoring_service
 from .answer_scores import score_answers
-from .answers import equal, final_answer
 from .policy import PolicySettings, answer, rows_sha256
 from .questions import Question, questions_sha256
 

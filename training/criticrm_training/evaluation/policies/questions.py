@@ -12,9 +12,9 @@ from typing import Any
 
 from criticrm_model.prompt import Message
 
+from ...answers import Answer, equal, final_answer
 from ...data.pairs import as_messages, in_question_order, question_group
 from ...data.sources import DataError, rows
-from .answers import Answer, equal, final_answer
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,56 @@
+"""Where sentences end, in prose and in steps of a calculation."""
+
+from __future__ import annotations
+
+import re
+
+_END = re.compile(r"(?P<mark>[.!?\u2026]+)[\"'\u201d\u2019)\]*_]*(?=\s|$)")
+# Before a name, a number or an example: never an end.
+_NEVER = {"e.g", "i.e", "cf", "dr", "mr", "mrs", "ms", "prof", "st", "vs", "nos", "fig", "figs", "eq", "eqs", "approx"}
+# An end only where the next sentence begins with a capital letter, or none follows.
+_SELDOM = {"etc", "al", "jr", "sr", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d"}
+_LIST_NUMBER = re.compile(r"(?:^|[\n:;])[ \t>*_(\-]*(?:\d{1,3}|[A-Za-z]|[ivx]{1,4})$", re.IGNORECASE)
+_WORD = re.compile(r"[\w.]+$")
+
+
+def sentence_ends(text: str) -> list[int]:
+    """The positions after each whole sentence, its closing quotes and brackets included.
+
+    >>> sentence_ends("1. It is 2.5, e.g. here. Yes!")
+    [24, 29]
+    """
+    return [match.end() for match in _END.finditer(text) if _is_end(text, match)]
+
+
+def whole_sentences(text: str, most: int | None = None) -> str:
+    """The first `most` sentences that have an end: what is learned from must end. As it is where no sentence ends.
+
+    >>> whole_sentences('It says "no." It is 2.5 times as lo')
+    'It says "no."'
+    >>> whole_sentences("Right. And short. And", most=1)
+    'Right.'
+    >>> whole_sentences("Right and short")
+    'Right and short'
+    """
+    ends = sentence_ends(text)[:most]
+    return text[: ends[-1]] if ends else text
+
+
+def _is_end(text: str, match: re.Match[str]) -> bool:
+    following = text[match.end() :].lstrip()
+    if match["mark"] in ("...", "\u2026"):
+        return not following[:1].islower()
+    if match["mark"] != ".":
+        return True
+    before = text[: match.start()]
+    word = _WORD.search(before[-24:])
+    if word is None:
+        return True
+    name = word[0].lower()
+    if name in _NEVER or (name == "no" and following[:1].isdigit()):  # "No. 7"
+        return False
+    if name in _SELDOM:
+        return not following or following[0].isupper()
+    if re.search(r"(?:^|[\s(.])[A-HJ-Z]$", before) and following[:1].isupper():
+        return False  # an initial, as in "J. Smith"; "I" is a word
+    return not _LIST_NUMBER.search(before)
