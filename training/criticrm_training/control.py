@@ -142,7 +142,9 @@ def coin_critiques(pairs: Sequence[PreferencePair], n: int, rule: VerdictRule = 
     return found
 
 
-def _arms(training: Sequence[PreferencePair], held_out: Sequence[PreferencePair], rule: VerdictRule) -> Mapping[str, Arm]:
+def _arms(
+    training: Sequence[PreferencePair], held_out: Sequence[PreferencePair], rule: VerdictRule
+) -> Mapping[str, Arm]:
     oracle, unseen_oracle = oracle_critiques(training, rule), oracle_critiques(held_out, rule)
     mixed, unseen_mixed = shuffled(oracle), shuffled(unseen_oracle)
     coins, unseen_coins = coin_critiques(training, _COINS, rule), coin_critiques(held_out, 1, rule)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from criticrm_model.reward import finite_reward
 
 # Finished sequences leave the batch once this share of it has ended: selecting the others copies the cache.
 _ENDED_SHARE = 0.25
+_GROUPED = "criticrm_grouped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,46 @@ class Decoded:
     token_ids: list[int]
     stopped: bool
     reward: float | None
+
+
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """Let `model` attend as `_grouped_attention` does, which decodes faster; models whose attention is not sdpa stay."""
+    if model.config.get_text_config()._attn_implementation == "sdpa":
+        AttentionInterface.register(_GROUPED, _grouped_attention)
+        AttentionMaskInterface.register(_GROUPED, sdpa_mask)
+        model.set_attn_implementation(_GROUPED)
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention that reads keys and values once for all query heads that share them, where there is one new token.
+
+    transformers' sdpa copies them for each query head as soon as there is a mask, which left padding needs: six times
+    the memory traffic of a Qwen2.5-1.5B, at the step that is bound by it.
+
+    Args:
+        query: `[batch, heads, new, d_head]`. key, value: `[batch, key_value_heads, seq, d_head]`.
+        attention_mask: `[batch, 1, new, seq]` of booleans, or None.
+
+    Returns: `[batch, new, heads, d_head]`.
+    """
+    batch, heads, new, d_head = query.shape
+    shared = key.shape[1]
+    if new > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    grouped = query.reshape(batch, shared, heads // shared, d_head)
+    scores = (grouped @ key.transpose(2, 3)) * (d_head**-0.5 if scaling is None else scaling)  # [b, kv, group, seq]
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask[:, :, :, : key.shape[2]], torch.finfo(scores.dtype).min)
+    attended = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+    return attended.reshape(batch, 1, heads, d_head), None
 
 
 @torch.inference_mode()

@@ -13,13 +13,13 @@ from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
 from ..base import load_base
-from .decoding import Decoded, decode
+from .decoding import Decoded, decode, use_grouped_attention
 from .records import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .writers import Conversation, Draft, Sampling, Task, WriterError
 
 # Sequences in one batch at the most; what they need in memory may allow fewer.
-_ROWS = {"cuda": 1024, "cpu": 32}
+_ROWS = {"cuda": 2048, "cpu": 32}
 # A share of the free memory for the KV cache, which is copied as it grows.
 _CACHE_SHARE = 0.3
 
@@ -48,6 +48,7 @@ class TransformersWriter:
         self._max_model_len = max_model_len
         self._model, self._tokenizer = load_base(model, precision)
         self._model.eval()
+        use_grouped_attention(self._model)
         self._renderer = Renderer(self._tokenizer, "")
         self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
         self._rows = _ROWS["cuda" if cuda else "cpu"]

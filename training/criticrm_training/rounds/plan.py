@@ -84,12 +84,15 @@ def steps(config: RoundsConfig, out: Path, training: Path, validation: Path) -> 
     yield 0, [_validate(config, before, config.base, validation)]
     for number in range(1, config.rounds + 1):
         here = Folders(out, number)
-        yield number, [
-            *_sample(config, here, before, training),
-            *_filter(config, here, training),
-            *_train(config, here, last=number == config.rounds),
-            _validate(config, here, str(here.critic), validation),
-        ]
+        yield (
+            number,
+            [
+                *_sample(config, here, before, training),
+                *_filter(config, here, training),
+                *_train(config, here, last=number == config.rounds),
+                _validate(config, here, str(here.critic), validation),
+            ],
+        )
         before = here
 
 
@@ -104,7 +107,11 @@ def _sample(config: RoundsConfig, here: Folders, before: Folders, training: Path
     def step(name: str, model: str, folder: Path, *more: str) -> Step:
         return Step(name, ("critiques", "sample", str(training), *_asked(config, model, folder), *more), folder)
 
-    options = [f"--n={config.sample.n}", f"--temperature={config.sample.temperature}", f"--seed={config.sample.seed + here.number}"]
+    options = [
+        f"--n={config.sample.n}",
+        f"--temperature={config.sample.temperature}",
+        f"--seed={config.sample.seed + here.number}",
+    ]
     if here.number == 1:
         blind = ["--blind"] if config.sample.blind == "first" else []
         return [step("sample", config.base, here.sampled, *options, *blind)]
@@ -161,7 +168,14 @@ def _train(config: RoundsConfig, here: Folders, *, last: bool) -> list[Step]:
 
 def _validate(config: RoundsConfig, here: Folders, model: str, validation: Path) -> Step:
     """Greedy critiques of the validation pairs: of the critic with its rewards, of the base with its verdicts."""
-    arguments = ("critiques", "sample", str(validation), *_asked(config, model, here.validated), "--n=1", "--temperature=0")
+    arguments = (
+        "critiques",
+        "sample",
+        str(validation),
+        *_asked(config, model, here.validated),
+        "--n=1",
+        "--temperature=0",
+    )
     return Step("validate", arguments, here.validated)
 
 
