@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -74,6 +74,11 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     if not pairs:
         raise DataError(f"{source} holds no preference pairs")
     return list(pairs.values())
+
+
+def parse_pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
+    """One row, as `read_pairs` takes it. Raises ValueError: the field, and what is wrong with it."""
+    return _pair(dict(row), default_id)
 
 
 class _Grouped(Protocol):
