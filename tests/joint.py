@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import TrainingArguments
 
-from criticrm_training.training.collator import CritiqueTokens, Example, PairCollator, Side
+from criticrm_training.training.collator import CritiqueTokens, Example, Side
 from criticrm_training.training.model import JointModel
-from criticrm_training.training.objective import Objective
+from criticrm_training.training.settings import CriticConfig
 from criticrm_training.training.trainer import JointTrainer
 from tiny import make_model
 
@@ -28,7 +27,7 @@ def make_example(seed: int) -> Example:
         ids = torch.randint(20, VOCABULARY, (prompt + critique,), generator=generator).tolist()
         return Side(prompt_ids=[*ids[:prompt], last], critiques=[both_roles(ids[prompt:])])
 
-    return Example(chosen=side(7), rejected=side(9), margin=0.0, agreement=1.0)
+    return Example(chosen=side(7), rejected=side(9), margin=0.0, agreement=1.0, index=seed)
 
 
 def both_roles(token_ids: list[int]) -> CritiqueTokens:
@@ -61,7 +60,7 @@ def make_joint(lora: bool = False) -> JointModel:
     return JointModel(get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear")) if lora else lm)
 
 
-def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **arguments: object) -> JointTrainer:
+def fit(out: Path, *, lora: bool = False, **arguments: object) -> JointTrainer:
     model = make_joint(lora)
     settings = {
         "output_dir": str(out),
@@ -72,8 +71,11 @@ def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **
         "max_grad_norm": 1e9,
         "report_to": [],
         "logging_steps": 1,
-        "remove_unused_columns": False,
         "save_strategy": "no",
+        "eval_strategy": "no",
+        "schedule": "additive",
+        "critique_weight": 0.5,
+        "max_critique_tokens": 8,
         "use_cpu": True,
         "disable_tqdm": True,
         "optim": "sgd",
@@ -81,9 +83,8 @@ def fit(out: Path, *, lora: bool = False, objective: Objective | None = None, **
     }
     trainer = JointTrainer(
         model,
-        TrainingArguments(**settings),
-        objective=objective or Objective(schedule="additive", weight=0.5),
-        data_collator=PairCollator(pad_id=0),
+        CriticConfig(**settings),
+        stop_token_ids=[0],
         train_dataset=EXAMPLES,
         eval_dataset=EXAMPLES[:16],
     )

@@ -84,10 +84,10 @@ def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
     """Every term at its weight."""
     direct = torch.tensor([0.0, 1.0], requires_grad=True)
     after = torch.tensor([0.5, -2.0], requires_grad=True)
-    objective = Objective(schedule="additive", weight=0.5, direct_weight=3.0, distill_weight=4.0)
-    trainer = fit(tmp_path, max_steps=1)
-    trainer._objective, trainer._weights = objective, objective.weights(0, 1)
-    model = Answers(JointOutput(torch.tensor(6.0), direct, after), teacher=torch.tensor([0.0, 1.0]))
+    trainer = fit(tmp_path, max_steps=1, critique_weight=0.5, direct_weight=3.0)
+    trainer._objective = trainer._objective.model_copy(update={"distill_weight": 4.0})
+    trainer._teacher = torch.tensor([[0.0, 1.0]])
+    model = Answers(JointOutput(torch.tensor(6.0), direct, after))
     batch = PairCollator(pad_id=0)(EXAMPLES[:1])
     loss = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor([3, 1, 1, 9]))
     distance = (0.5 * 0.5**2 + (3 - 0.5)) / 2  # squared up to 1, then linear; before the critique there is none
@@ -100,15 +100,12 @@ def test_the_loss_of_a_step_by_hand(tmp_path: Path) -> None:
 
 
 class Answers(torch.nn.Module):
-    def __init__(self, output: JointOutput, teacher: torch.Tensor) -> None:
+    def __init__(self, output: JointOutput) -> None:
         super().__init__()
-        self._output, self._teacher = output, teacher
+        self._output = output
 
     def forward(self, **_: torch.Tensor) -> JointOutput:
         return self._output
-
-    def teacher_scores(self, **_: torch.Tensor) -> torch.Tensor:
-        return self._teacher
 
 
 def test_the_teacher_is_the_frozen_base() -> None:
@@ -175,7 +172,9 @@ def test_accumulation_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, num_train_epochs=6, optim="adamw_torch", learning_rate=3e-3)
+    trainer = fit(
+        tmp_path, num_train_epochs=6, optim="adamw_torch", learning_rate=3e-3, fresh_critique_pairs=0
+    )  # the critiques of the examples
     metrics = trainer.evaluate()
     assert metrics["eval_accuracy"] >= 0.95
     assert metrics["eval_direct_accuracy"] >= 0.95

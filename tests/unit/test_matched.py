@@ -15,7 +15,8 @@ from criticrm_model.head import load_head, save_head
 from criticrm_training.critiques.records import SCHEMA, Critique, read_critiques
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training.config import ConfigError
-from criticrm_training.training.run import SUMMARY, train
+from criticrm_training.training.critic_trainer import SUMMARY
+from criticrm_training.training.run import train
 from runs import write_config
 from tiny import card, reward_vector
 
@@ -103,7 +104,7 @@ def test_critiques_alone_make_a_language_model_and_no_reward(
     with pytest.raises(CheckpointError, match="not a Critic-RM checkpoint"):
         Checkpoint.open(tmp_path / "out")
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
-    with pytest.raises(ConfigError, match="--scalar trains nothing else"):
+    with pytest.raises(ConfigError, match="scalar: this objective trains no reward"):
         train(config, tmp_path / "scalar", scalar=True)
     # What a first round is for.
     second = write_config(tmp_path / "d.yaml", tmp_path / "out", data, trainer={"num_train_epochs": 1})

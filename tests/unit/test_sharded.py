@@ -97,10 +97,10 @@ def test_a_config_that_is_shipped_is_taken(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # set by the plugin; put back at the end
     config = shipped(name)
     if config.lora is not None:
-        assert train_module._lora(config.lora).r == 16
+        assert train_module.lora_config(config.lora).r == 16
     if not HAS_DEEPSPEED:
         config.trainer.pop("deepspeed", None)
-    arguments = train_module._training_arguments(config, tmp_path, scalar=False)
+    arguments = train_module.training_arguments(config, tmp_path, scalar=False)
     assert arguments.load_best_model_at_end == (name != "embedded-default")  # the validation pairs judge nothing there
     assert arguments.bf16
     if arguments.fsdp:

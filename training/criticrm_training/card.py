@@ -1,10 +1,12 @@
-"""What a manifest says of a reward that was trained here."""
+"""What a manifest and a model card say of a reward that was trained here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import yaml
 
 from criticrm_model import Calibration, Moments, RewardCard, TrainingData
 
@@ -49,3 +51,57 @@ def reward_card(
 
 def _moments(scores: torch.Tensor) -> Moments:
     return Moments(mean=scores.mean().item(), std=scores.std().item())
+
+
+def model_card(
+    name: str, base: str, card: RewardCard | None, summary: Mapping[str, Any], *, adapter: bool = False
+) -> str:
+    """The README.md of a checkpoint, or of its adapter, as the Hugging Face hub shows it.
+
+    Args:
+        card: None for a language model that writes critiques and has no trained reward.
+        summary: of the run (`summary.json`).
+    """
+    kind = "scalar reward model" if summary["scalar"] else "critic and reward model" if card else "critic"
+    head = {
+        "base_model": base,
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["critic-rm", "reward-model"] if card else ["critic-rm"],
+    }
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
+    if adapter:
+        lines.append(
+            f"A LoRA adapter of `{base}`; with `reward.safetensors`, the reward vector, it makes a {kind}. The merged "
+            "checkpoint is what `criticrm serve` takes."
+        )
+    elif card:
+        lines.append(
+            f"A {kind} made from `{base}`, trained on preference pairs by the method of Critic-RM (arXiv 2411.16646). "
+            "The reward of a response is the logit of `<|reward|>`; `critic_rm.json` describes it."
+        )
+        lines += ["", "```bash", f"criticrm serve --model {name}", "```"]
+    else:
+        lines.append(
+            f"`{base}`, trained to write critiques of responses. **It has no reward that was trained**: it is no "
+            "reward model, and `criticrm serve` refuses it."
+        )
+    rows = [
+        ("training pairs", f"{summary['pairs']:,}"),
+        ("optimizer steps", f"{summary['steps']:,}"),
+        ("tokens", f"{summary['tokens']:,}"),
+        ("reward weight x learning rate, summed", f"{summary['reward_weight_times_rate']:.4g}"),
+    ]
+    if card:
+        rows += [(f"data: {d.name}", f"{d.pairs:,} pairs, sha256 `{d.sha256[:12]}`") for d in card.training_data]
+        rows.append(("longest critique", f"{card.max_critique_tokens} tokens"))
+        rows.append(("asked for a critique by", f'"{card.critique_instruction}"'))
+        if card.calibration:
+            after, before = card.calibration.score, card.calibration.direct_score
+            rows += [
+                ("reward after a critique", f"{after.mean:.3f} ± {after.std:.3f}"),
+                ("reward before one", f"{before.mean:.3f} ± {before.std:.3f}"),
+                ("measured on", card.calibration.reference_set),
+            ]
+    lines += ["", "| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
+    return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -94,6 +94,11 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
         duplicates,
     )
     return [replace(pair, group=groups[pair.group]) for pair in pairs.values()]
+
+
+def parse_pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
+    """One row, as `read_pairs` takes it. Raises ValueError: the field, and what is wrong with it."""
+    return _pair(dict(row), default_id)
 
 
 def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:

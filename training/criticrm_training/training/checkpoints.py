@@ -13,6 +13,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .sampler import LengthSampler
 from .sharded import load_trained_file, trained_weights
 
 _COMPLETE = "complete"  # in a checkpoint folder that was written to its end
@@ -21,9 +22,13 @@ _COMPLETE = "complete"  # in a checkpoint folder that was written to its end
 class ResumableTrainer(Trainer):
     """Killed at any point, a run ends like one that was not killed; see `last_checkpoint`."""
 
+    sampler: LengthSampler | None = None  # of the training examples
+
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
         """Nothing where a run goes on after its last step: the Trainer would take one more if that cut an epoch."""
         if self.state.global_step < self.state.max_steps:
+            if self.sampler is not None:  # accelerate finds it behind some kinds of loaders, but not behind all
+                self.sampler.set_epoch(options["epoch"])
             super()._run_epoch(*arguments, **options)  # type: ignore[no-untyped-call]  # as transformers has it
         else:
             self.control.should_training_stop = True

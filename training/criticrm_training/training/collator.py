@@ -36,14 +36,15 @@ class Side(TypedDict):
 class Example(TypedDict):
     """A preference pair ready for training.
 
-    `margin`: what the chosen reward should exceed the rejected one by. `agreement`: the probability that the label is
-    right.
+    `index`: its place among the training examples. `margin`: what the chosen reward should exceed the rejected one by.
+    `agreement`: the probability that the label is right.
     """
 
     chosen: Side
     rejected: Side
     margin: float
     agreement: float
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class PairCollator:
       them this response has
     - `chosen_at`, `rejected_at`: `[m]`, each pair of one chosen and one rejected critique of a preference pair, as
       indexes into `score_at`: K critiques a response give K^2 of them
-    - `margin`, `agreement`: `[b]`
+    - `margin`, `agreement`, `index`: `[b]`
     - `counts`: `[4]`: t; preference pairs with `reward` critiques on both sides; b; tokens without padding
 
     Args:
@@ -72,7 +73,7 @@ class PairCollator:
 
     >>> side = {"prompt_ids": [5, 6], "critiques": [{"token_ids": [7, 8], "learn": True, "reward": True}]}
     >>> bare = {"prompt_ids": [5], "critiques": [{"token_ids": [], "learn": False, "reward": True}]}
-    >>> pair = {"chosen": side, "rejected": bare, "margin": 0.0, "agreement": 1.0}
+    >>> pair = {"chosen": side, "rejected": bare, "margin": 0.0, "agreement": 1.0, "index": 0}
     >>> batch = PairCollator(pad_id=0)([pair])
     >>> batch["input_ids"].tolist(), batch["predicts_at"].tolist(), batch["targets"].tolist()
     ([[5, 6, 7, 8], [5, 0, 0, 0]], [1, 2], [7, 8])
@@ -153,6 +154,7 @@ class PairCollator:
             "rejected_at": torch.tensor([rejected for _, rejected in couples], dtype=torch.long),
             "margin": torch.tensor([float(e["margin"]) for e in examples]),
             "agreement": torch.tensor([float(e["agreement"]) for e in examples]),
+            "index": torch.tensor([e["index"] for e in examples]),
             "counts": torch.tensor([len(targets), judged, len(examples), sum(lengths)]),
         }
         if any(sum(bool(c["token_ids"]) for c in critiques) > 1 for *_, critiques in rows):

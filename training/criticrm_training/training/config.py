@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from criticrm_model import CriticRMError
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
 
+from ..data.overlong import OVERLONG, Overlong
 from .objective import Objective
+
+
+class _Loader(yaml.SafeLoader):
+    """`1e-3` is a number, as in YAML 1.2; by YAML 1.1 it is text, for it has no dot."""
+
+
+_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)  # those of the class are shared
+_Loader.add_constructor("!exponent", lambda _, node: _number(str(node.value)))
+_Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def _number(text: str) -> float | int:
+    """`1e3` is a whole number, which counts are."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 class ConfigError(CriticRMError):
@@ -22,7 +39,8 @@ class TrainConfig(BaseModel):
     """What `criticrm train` does.
 
     Attributes:
-        trainer: for transformers' `TrainingArguments`, as they are: learning rate, batch, precision, FSDP, DeepSpeed.
+        trainer: for `CriticConfig`, that is for transformers' `TrainingArguments`, as they are (learning rate, batch,
+            precision, FSDP, DeepSpeed), with `head_learning_rate`, `head_weight_decay` and `fresh_critique_pairs`.
         lora: for peft's `LoraConfig`, as they are; None trains every weight.
     """
 
@@ -47,10 +65,14 @@ class TrainConfig(BaseModel):
     )
     validation_critiques: Path | None = Field(
         None,
-        description="A finished `critiques sample`, for the validation pairs: not filtered, or the labels leak. "
-        "Without it the best checkpoint is chosen by the score before the critique.",
+        description="A finished `critiques sample` of the validation pairs, not filtered, or the labels leak. Read "
+        "only where the model can't write its own at an evaluation: its weights are split over processes (FSDP, "
+        "DeepSpeed), or `trainer.fresh_critique_pairs` is 0. Without it the best is then chosen by the score before "
+        "the critique.",
     )
-    validation_share: float = Field(0.1, gt=0, lt=1, description="Of the questions.")
+    validation_share: float = Field(
+        0.1, ge=0, lt=1, description="Of the questions. 0 trains on all pairs, with `trainer.eval_strategy: 'no'`."
+    )
     training_share: float = Field(
         1.0, gt=0, le=1, description="Of the training pairs that have critiques; a smaller share is part of a larger."
     )
@@ -61,7 +83,10 @@ class TrainConfig(BaseModel):
     )
     instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
     max_critique_tokens: PositiveInt = 64
-    max_model_len: PositiveInt = 4096
+    max_model_len: PositiveInt = Field(
+        4096, description="Of prompt, response and critique, in tokens: what the service takes as well."
+    )
+    overlong: Overlong = Field("drop", description=OVERLONG)
     dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
     attn_implementation: str | None = Field(
         None,
@@ -77,7 +102,7 @@ class TrainConfig(BaseModel):
     def read(cls, path: Path) -> TrainConfig:
         """Raises ConfigError."""
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} can't be read: {error}") from error
         if not isinstance(values, dict):

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from datasets import Dataset, Features, List, Value
+
 from criticrm_model.prompt import Renderer
 
 from ..critiques.records import SIDES, Critique, SideName
+from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
 from .collator import CritiqueTokens, Example, Side
 
 Critiques = Mapping[tuple[str, SideName], Sequence[Critique]]  # by pair id and side
+
+_TOKENS = List(Value("int32"))
+_CRITIQUE = {"token_ids": _TOKENS, "learn": Value("bool"), "reward": Value("bool")}
+_SIDE = {"prompt_ids": _TOKENS, "critiques": List(_CRITIQUE)}
+_FEATURES = Features(
+    chosen=_SIDE,
+    rejected=_SIDE,
+    margin=Value("float32"),
+    agreement=Value("float32"),
+    index=Value("int32"),
+    length=Value("int32"),
+)
 
 # Where the scalar baseline reads the reward: after an empty critique, which is before any.
 NO_CRITIQUE = CritiqueTokens(token_ids=[], learn=False, reward=True)
 
 
 def make_examples(
-    pairs: Sequence[PreferencePair],
+    rendered: RenderedPairs,
     renderer: Renderer,
     *,
     learned: Critiques | None = None,
     judged: Critiques | None = None,
     scalar: bool = False,
-    max_model_len: int,
     max_critique_tokens: int,
 ) -> list[Example]:
     """One example for each pair, with all critiques of both responses.
 
     Args:
+        renderer: that rendered the pairs.
         learned: critiques that the model learns to write; of any responses. Those kept by label belong here.
         judged: critiques that the reward is read after; of any responses. Fresh ones that nothing was dropped from
             belong here: the reward reads the label off critiques that were kept by it. A response that has a critique
             in both gets it once, in both roles.
         scalar: no critiques: the reward loss reads the reward before any.
-        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does.
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
     """
 
@@ -47,21 +61,33 @@ def make_examples(
         ]
         return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*tokens))
 
-    examples: list[Example] = []
-    for pair in pairs:
-        opened = renderer.open(pair.prompt)
-        chosen, rejected = (
-            side(
-                pair,
-                name,
-                opened.render(
-                    response, max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=True
-                ).token_ids,
-            )
-            for name, response in zip(SIDES, (pair.chosen, pair.rejected), strict=True)
+    return [
+        Example(
+            chosen=side(pair, "chosen", chosen),
+            rejected=side(pair, "rejected", rejected),
+            margin=pair.margin,
+            agreement=pair.agreement,
+            index=index,
         )
-        examples.append(Example(chosen=chosen, rejected=rejected, margin=pair.margin, agreement=pair.agreement))
-    return examples
+        for index, (pair, (chosen, rejected)) in enumerate(zip(rendered.pairs, rendered.prompts, strict=True))
+    ]
+
+
+def without_critiques(example: Example) -> Example:
+    chosen, rejected = (Side(prompt_ids=example[side]["prompt_ids"], critiques=[]) for side in SIDES)
+    return {**example, "chosen": chosen, "rejected": rejected}
+
+
+def as_dataset(examples: Sequence[Example]) -> Dataset:
+    """In Arrow, token ids in 32 bits: a tenth of what lists of Python's integers take. `length` is of the longer row
+    of a pair, in tokens.
+    """
+    rows = [{**e, "length": max(_length(e["chosen"]), _length(e["rejected"]))} for e in examples]
+    return Dataset.from_list(rows, features=_FEATURES)
+
+
+def _length(side: Side) -> int:
+    return len(side["prompt_ids"]) + sum(len(critique["token_ids"]) for critique in side["critiques"])
 
 
 def _tokenize(critique: Critique, renderer: Renderer, most: int) -> list[int]:

@@ -95,10 +95,13 @@ def metrics(output: JointOutput, batch: Batch, counts: torch.Tensor) -> dict[str
     """A batch's shares of the means over the pairs of its optimizer step; arguments as for `losses`."""
     _, judged_pairs, pairs = counts[:3].clamp(min=1)
     after, before = margins(output, batch)
-    return {
+    found = {
         "accuracy": (after > 0).sum() / judged_pairs,
         "direct_accuracy": (before > 0).sum() / pairs,
     }
+    for name, values, count in (("margin", after.nan_to_num(0.0), judged_pairs), ("direct_margin", before, pairs)):
+        found |= {name: values.sum() / count, f"{name}_square": values.square().sum() / count}
+    return found
 
 
 def _couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

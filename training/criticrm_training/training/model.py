@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,10 @@ def _reward(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return hidden.float() @ weight.float()
 
 
+def without_adapters(lm: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return cast("PreTrainedModel", lm.get_base_model()) if isinstance(lm, PeftModel) else lm
+
+
 class JointModel(nn.Module):
     """A causal LM, perhaps under adapters, and a linear reward head in float32 on what its LM head sees.
 
@@ -86,6 +90,10 @@ class JointModel(nn.Module):
     def _no_split_modules(self) -> Any:
         """The classes of the layers, by which FSDP splits a model."""
         return self.lm._no_split_modules
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Where NEFTune adds its noise."""
+        return self.lm.get_input_embeddings()
 
     def tie_weights(self) -> None:
         """Called by FSDP after it has moved the weights."""

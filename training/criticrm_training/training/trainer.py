@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
-from .checkpoints import ResumableTrainer
+from ..critiques.records import SIDES
+from .checkpoints import LogWhatIsSaved, ResumableTrainer
+from .collator import CritiqueTokens, Example, PairCollator
 from .config import ConfigError
-from .losses import Losses, bradley_terry_loss, losses, margins, metrics
-from .model import JointModel, JointOutput
-from .objective import Objective
+from .dataset import as_dataset, without_critiques
+from .fresh import write_critiques
+from .losses import bradley_terry_loss, losses, margins, metrics
+from .model import JointModel, JointOutput, without_adapters
+from .optimizer import PartsTrainer
+from .packing import why_not_packed
+from .sampler import LengthSampler
+from .settings import CriticConfig
+from .sharded import splits_weights
+from .step_log import StepLog
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 _WEIGHT_TIMES_RATE = "reward_weight_times_rate"  # in the log, summed from the first step on; so is
 _TOKENS = "tokens"  # without padding
 
 
-class JointTrainer(ResumableTrainer):
-    """Trains a `JointModel`; everything but the objective is the Trainer's own.
+class JointTrainer(PartsTrainer, ResumableTrainer):
+    """Trains a `JointModel` on examples; everything but the objective is the Trainer's own.
 
     A loss is the mean over all critique tokens, or all pairs, of an optimizer step, whatever the number of
     accumulated batches and processes: eight batches of one pair train like one batch of eight.
@@ -32,23 +46,50 @@ class JointTrainer(ResumableTrainer):
         weight_times_rate: sum over the optimizer steps of the reward loss's weight times the learning rate: how much
             the reward was trained. Two runs are matched if theirs are equal.
         tokens: that were trained on, critiques and prompts, without padding.
+
+    Args:
+        stop_token_ids: that end a critique.
+        eval_dataset: the first ones of it get critiques of the model as it is at an evaluation, those that come with
+            critiques are evaluated after these; the reward before the critique is evaluated on all.
     """
 
     loss_is_scaled_for_ga = True  # here, by the counts of the whole step
+    args: CriticConfig
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
 
     def __init__(
-        self, model: JointModel, arguments: TrainingArguments, *, objective: Objective, **options: Any
+        self,
+        model: JointModel,
+        args: CriticConfig,
+        *,
+        stop_token_ids: Sequence[int],
+        train_dataset: Sequence[Example],
+        eval_dataset: Sequence[Example] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        super().__init__(model, arguments, compute_metrics=pair_metrics, **options)
+        why_not = why_not_packed(without_adapters(model.lm))
+        if why_not is not None:
+            logger.warning("each critique gets a row of its own, with a copy of its prompt: %s", why_not)
+        super().__init__(
+            model,
+            args,
+            data_collator=PairCollator(pad_id=stop_token_ids[0], packed=why_not is None),
+            train_dataset=as_dataset(train_dataset),
+            eval_dataset=as_dataset(eval_dataset) if eval_dataset else None,
+            compute_metrics=pair_metrics,
+            callbacks=[LogWhatIsSaved(), *callbacks],
+        )
         if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
             # Rewards stay float32, as do sums of gradients: how many processes there are should not matter.
             policy = replace(policy, output_dtype=None, reduce_dtype=torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
-        self._objective = objective
+        self._stop_token_ids = stop_token_ids
+        self._objective = args.objective
         self._epochs = 1.0
         self._weights = (0.0, 0.0)  # of the critique loss and of the reward loss in this step
-        self._sums: dict[str, torch.Tensor] = {}  # over the steps since the last line of the log
-        self._steps = 0  # these
+        self._log = StepLog()
+        self._teacher: torch.Tensor | None = None  # [examples, 2]
         self.weight_times_rate = 0.0
         self.tokens: torch.Tensor | int = 0
 
@@ -76,10 +117,26 @@ class JointTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         self._weights = self._objective.weights(self.state.global_step / self.state.max_steps, self._epochs)
+        self.trains_head = self._weights[1] > 0
         self.weight_times_rate += self._weights[1] * self._get_learning_rate()
-        self.tokens += counts[3]
-        self._steps += 1
+        self._log.steps += 1
+        if not self._idle:
+            self.tokens += counts[3]
+        if self._objective.distill_weight > 0 and self.trains_head and self._teacher is None:
+            self._teacher = self._teacher_scores()
         return batches, counts
+
+    @property
+    def _idle(self) -> bool:
+        """The scalar baseline before the reward's phase: nothing has a weight, so nothing is computed."""
+        return self.args.scalar and not self.trains_head and not self.args.fp16  # which scales what it computed
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        if self._idle:
+            return torch.zeros((), device=self.args.device)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self,
@@ -92,17 +149,27 @@ class JointTrainer(ResumableTrainer):
         assert isinstance(num_items_in_batch, torch.Tensor)  # of `get_batch_samples`
         output: JointOutput = model(**inputs)
         objective, (for_critique, for_reward) = self._objective, self._weights
-        teacher = None
-        if objective.distill_weight > 0 and for_reward > 0:  # the paper's schedule starts without
-            with self.accelerator.autocast():  # else around the model's `forward` alone
-                teacher = self.accelerator.unwrap_model(model).teacher_scores(**inputs)
+        teacher = None if self._teacher is None else self._teacher[inputs["index"]].flatten()
         found = losses(output, inputs, num_items_in_batch, center=objective.center_rewards_coefficient, teacher=teacher)
-        self._record(found, metrics(output, inputs, num_items_in_batch), taught=teacher is not None)
+        self._log.add(found, metrics(output, inputs, num_items_in_batch), output)
         loss = for_critique * found.critique + for_reward * (
             found.reward + objective.direct_weight * found.direct + objective.distill_weight * found.distance
         )
         loss = loss * self.accelerator.num_processes  # gradients are averaged over them; the counts are of all
         return (loss, output) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The Trainer's, after critiques that the model writes now; none are written before the reward is trained."""
+        writes = self.args.fresh_critique_pairs > 0 and not self.args.scalar and not splits_weights(self.args)
+        if eval_dataset is None and writes and (self._reward_has_begun or not self.is_in_train):
+            eval_dataset = self._with_fresh_critiques()
+        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return found
 
     def prediction_step(
         self,
@@ -123,15 +190,29 @@ class JointTrainer(ResumableTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the loss is made of, averaged over the optimizer steps since the last line."""
-        if "loss" in logs and self._sums:
-            sums = torch.stack(list(self._sums.values()))
-            if self.args.world_size > 1:  # each process has its share
-                sums = self.accelerator.reduce(sums, reduction="sum")
-            logs |= dict(zip(self._sums, (sums / self._steps).tolist(), strict=True))
+        if "loss" in logs:
+            logs |= self._log.drain(self.accelerator)
+            logs |= {f"grad_norm_{part}": norm.item() for part, norm in self.norms.items()}
             logs["critique_weight"], logs["reward_weight"] = self._weights
             logs |= {_WEIGHT_TIMES_RATE: self.weight_times_rate, _TOKENS: int(self.tokens)}
-            self._sums, self._steps = {}, 0
         super().log(logs, start_time)
+
+    @property
+    def _reward_has_begun(self) -> bool:
+        return self.weight_times_rate > 0
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """None is the best before the reward is trained."""
+        return self._reward_has_begun and bool(super()._determine_best_metric(metrics, trial))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # By the optimizer step: what a step is made of doesn't depend on how it is split.
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.sampler = LengthSampler(list(self.train_dataset["length"]), step, seed)
+        return self.sampler
 
     def _init_training_state(self, *arguments: Any, **options: Any) -> tuple[int, int]:
         """Goes on with the sums of the checkpoint, in whose log the last line is of its last step."""
@@ -141,13 +222,55 @@ class JointTrainer(ResumableTrainer):
         self.tokens = int(last.get(_TOKENS, 0))
         return trained
 
-    def _record(self, found: Losses, measured: dict[str, torch.Tensor], taught: bool) -> None:
-        """For the log; no numbers yet: asking for one makes a GPU wait."""
-        parts = {"critique_loss": found.critique, "reward_loss": found.reward, "direct_loss": found.direct}
-        if taught:
-            parts["distance"] = found.distance
-        for name, value in (parts | measured).items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+    def _with_fresh_critiques(self) -> Any:
+        """The validation examples, the first ones with a critique of each response that the model writes now."""
+        assert self.model is not None
+        assert self.eval_dataset is not None
+        examples = cast("list[Example]", self.eval_dataset.to_list())
+        judged = examples[: self.args.fresh_critique_pairs]
+        prompts = [example[side]["prompt_ids"] for example in judged for side in SIDES]
+        rank, processes = self.args.process_index, self.args.world_size
+        self.model.eval()
+        with self.accelerator.autocast():
+            mine = write_critiques(
+                self.model.lm,
+                prompts[rank::processes],
+                stop_token_ids=self._stop_token_ids,
+                max_tokens=self.args.max_critique_tokens,
+            )
+        parts = [mine] if processes == 1 else gather_object([mine])
+        written = [parts[i % processes][i // processes] for i in range(len(prompts))]
+        for i, tokens in enumerate(written):
+            side = judged[i // 2][SIDES[i % 2]]
+            side["critiques"] = [CritiqueTokens(token_ids=tokens, learn=False, reward=True)]
+        for example in examples[len(judged) :]:
+            for name in SIDES:
+                example[name]["critiques"] = []
+        return as_dataset(examples)
+
+    def _teacher_scores(self) -> torch.Tensor:
+        """`[examples, 2]`: they don't change, so each is computed once. Every process computes its share."""
+        model = self.accelerator.unwrap_model(self.model)
+        n, processes = len(self.train_dataset), self.args.world_size
+        order = sorted(range(n), key=list(self.train_dataset["length"]).__getitem__, reverse=True)
+        order += order[: -n % processes]  # as many for each process, which gather weights together
+        scores = torch.zeros(n, 2, device=self.args.device)
+        was_training = model.training
+        model.eval()
+        size = self.args.per_device_train_batch_size
+        mine = order[self.args.process_index :: processes]
+        for start in range(0, len(mine), size):
+            examples = cast("list[Example]", [self.train_dataset[i] for i in mine[start : start + size]])
+            bare: list[Any] = [without_critiques(example) for example in examples]
+            batch = self._prepare_inputs(self.data_collator(bare))
+            with self.accelerator.autocast():
+                scores[batch["index"]] = model.teacher_scores(**batch).view(-1, 2)
+        model.train(was_training)
+        if processes > 1:
+            copies = torch.zeros(n, 1, device=scores.device)
+            copies[mine] = 1
+            scores = self.accelerator.reduce(scores) / self.accelerator.reduce(copies)
+        return scores
 
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
