@@ -19,7 +19,7 @@ from criticrm_training.critiques import endpoint_writer, records, sentences, ver
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.filter import Quality, filter_critiques
-from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
+from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.vllm_writer import VLLMWriter
@@ -56,27 +56,9 @@ def critique(
     return Critique(pair_id, side, number, text, score, "stop", 9)
 
 
-def test_score_lines_are_read_as_their_examples_say() -> None:
-    assert doctest.testmod(records).failed == 0
+def test_the_examples() -> None:
     assert doctest.testmod(sentences).failed == 0
     assert doctest.testmod(verdict).failed == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Bad.\nScore: 10", ("Bad.", 10)),
-        ("Bad. **Score:** 4", ("Bad.", 4)),
-        ("Score: 3\nIt is bad. Score: 4", ("It is bad.", 4)),
-        ("Score: 0", ("", None)),
-        ("Score: 100", ("", None)),
-        ("Score: 7.5", ("Score: 7.5", None)),
-        ("Score 8 out of 10. More words.", ("", 8)),
-        ("It scores 5.", ("It scores 5.", None)),
-    ],
-)
-def test_score_lines(text: str, expected: tuple[str, int | None]) -> None:
-    assert split_score(text) == expected
 
 
 def sampled(out: Path, critic: Scripted, n: int = 2) -> list[Critique]:

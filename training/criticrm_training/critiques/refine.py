@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
-from .records import LEAST_SCORE, SCHEMA, SIDES, Critique, SideName, by_response, greatest_score, split_score
+from .records import SCHEMA, SIDES, Critique, SideName, by_response
 from .sample import task_seed
+from .scores import LEAST_SCORE, greatest_score, split_score
 from .writers import Critic, Sampling, Task
 
 Method = Literal["summ", "rank"]
