@@ -6,6 +6,7 @@ import doctest
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -190,11 +191,41 @@ def refined(out: Path, critic: Scripted, method: Any) -> list[Critique]:
 
 
 def test_summ_merges_what_is_several(tmp_path: Path) -> None:
-    critic = Scripted(lambda task, _: f"merged {task.response}. Score: 3")
+    critic = Scripted(lambda task, _: f"merged {task.response}.")
     found = refined(tmp_path, critic, "summ")
     assert [c.text for c in found] == ["merged good 0.", "merged bad 0.", "c", "r"]
     (tasks,) = critic.calls
     assert "1. chosen 0\n2. chosen 1\n3. chosen 2" in tasks[0].instruction
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "kept"),
+    [
+        ("It is right. Its score is 9.", "stop", None),
+        ("It is right. Score: 3", "stop", "It is right."),
+        ("It rates 9 out of 10.", "stop", None),
+        ("it is bad it is bad it is bad", "stop", None),
+        ("Right.", "stop", None),
+        ("It is right. And it", "length", None),
+        ("It is right. It is fine. And it", "length", "It is right. It is fine."),
+        ("It is right. It is fine. It is long.", "stop", "It is right. It is fine."),
+    ],
+)
+def test_merged_critiques_are_filtered_again(tmp_path: Path, said: str, finish: str, kept: str | None) -> None:
+    class Merging(Scripted):
+        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+            return [
+                [replace(draft, finish_reason=finish) for draft in group] for group in super().write(tasks, sampling)
+            ]
+
+    critic = Merging(lambda task, _: said if "good" in task.response else "It is wrong, and not good.")
+    quality = Quality(least_words=2, most_repeats=0.4, most_sentences=2)
+    options = {"method": "summ", "top_k": 2, "max_tokens": 32, "quality": quality}
+    refine(PAIRS, SEVERAL + ONE, critic, **options, out=tmp_path, run={})  # type: ignore[arg-type]
+    found = {(c.pair_id, c.side): c for c in read_critiques(tmp_path)}
+    assert (found["0", "chosen"].text if ("0", "chosen") in found else None) == kept
+    assert all(c.finish_reason == "stop" for c in found.values() if c.pair_id == "0" and c.side == "chosen")
+    assert [found["1", side].text for side in records.SIDES] == ["c", "r"]  # nothing was merged
 
 
 def test_rank_keeps_the_best(tmp_path: Path) -> None:

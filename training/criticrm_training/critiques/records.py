@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from criticrm_model.prompt import Renderer
+
 from ..parts import read_parts
 
 SideName = Literal["chosen", "rejected"]
@@ -55,6 +57,17 @@ class Critique:
 def read_critiques(folder: Path) -> list[Critique]:
     """Of a finished `sample`, `filter` or `refine`. Raises PartsError."""
     return [Critique(**row) for row in read_parts(folder)]
+
+
+def critique_tokens(renderer: Renderer, critique: Critique, limit: int) -> list[int]:
+    """Token ids, `[critique_len]`, of a critique as its writer emitted it, at most `limit`.
+
+    One that ended by itself has the end-of-turn token; one that was cut at its limit does not. The reward is read at
+    the position that predicts the last of these tokens, as the service reads it.
+    """
+    tokens = renderer.tokenize_critique(critique.text)
+    ended = critique.finish_reason == "stop" or len(tokens) == 1  # nothing but the end
+    return (tokens if ended else tokens[:-1])[:limit]
 
 
 def by_response(critiques: Iterable[Critique]) -> dict[tuple[str, SideName], list[Critique]]:
