@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training.critiques.records import read_critiques, score_request, split_score
+from criticrm_training.critiques.records import read_critiques
+from criticrm_training.critiques.scores import score_request
 from criticrm_training.data.pairs import in_question_order, read_pairs
 from live import CRITICRM
 from references import load_reference
@@ -56,7 +57,7 @@ def test_a_critic_rm_scores_its_critiques_by_its_reward(
     found = read_critiques(tmp_path / "out")
     assert len(found) == 16
     for critique, completion in zip(found, expected, strict=True):
-        assert critique.text == split_score(renderer.decode(completion.token_ids))[0]
+        assert critique.text == renderer.decode(completion.token_ids)
         assert critique.score == pytest.approx(completion.score, abs=1e-4)
 
 

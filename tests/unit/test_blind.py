@@ -157,7 +157,7 @@ def test_a_task_that_derives_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_tasks_of_several_categories_in_one_run(tmp_path: Path) -> None:
-    says = f"Her age is 9. The answer is 4. Mine: 4. Reply: 4. {RIGHT} Score: 7"
+    says = f"Her score is 9. The answer is 4. Mine: 4. Reply: 4. {RIGHT} Score: 7"
     writer = Solver(says=says)
     mixed = [PAIRS[0], PreferencePair("9", PAIRS[0].prompt, "a", "b", "chat", "q")]
     sample(mixed, writer, load_tasks(["all=reasoning", "general"]), SampleSettings(1, 0.7), out=tmp_path, run={})

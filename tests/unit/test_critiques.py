@@ -6,6 +6,7 @@ import doctest
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from criticrm_training.critiques import endpoint_writer, records, sentences, ver
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.filter import Quality, filter_critiques
-from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques, split_score
+from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.vllm_writer import VLLMWriter
@@ -56,27 +57,9 @@ def critique(
     return Critique(pair_id, side, number, text, score, "stop", 9)
 
 
-def test_score_lines_are_read_as_their_examples_say() -> None:
-    assert doctest.testmod(records).failed == 0
+def test_the_examples() -> None:
     assert doctest.testmod(sentences).failed == 0
     assert doctest.testmod(verdict).failed == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Bad.\nScore: 10", ("Bad.", 10)),
-        ("Bad. **Score:** 4", ("Bad.", 4)),
-        ("Score: 3\nIt is bad. Score: 4", ("It is bad.", 4)),
-        ("Score: 0", ("", None)),
-        ("Score: 100", ("", None)),
-        ("Score: 7.5", ("Score: 7.5", None)),
-        ("Score 8 out of 10. More words.", ("", 8)),
-        ("It scores 5.", ("It scores 5.", None)),
-    ],
-)
-def test_score_lines(text: str, expected: tuple[str, int | None]) -> None:
-    assert split_score(text) == expected
 
 
 def sampled(out: Path, critic: Scripted, n: int = 2) -> list[Critique]:
@@ -208,11 +191,41 @@ def refined(out: Path, critic: Scripted, method: Any) -> list[Critique]:
 
 
 def test_summ_merges_what_is_several(tmp_path: Path) -> None:
-    critic = Scripted(lambda task, _: f"merged {task.response}. Score: 3")
+    critic = Scripted(lambda task, _: f"merged {task.response}.")
     found = refined(tmp_path, critic, "summ")
     assert [c.text for c in found] == ["merged good 0.", "merged bad 0.", "c", "r"]
     (tasks,) = critic.calls
     assert "1. chosen 0\n2. chosen 1\n3. chosen 2" in tasks[0].instruction
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "kept"),
+    [
+        ("It is right. Its score is 9.", "stop", None),
+        ("It is right. Score: 3", "stop", "It is right."),
+        ("It rates 9 out of 10.", "stop", None),
+        ("it is bad it is bad it is bad", "stop", None),
+        ("Right.", "stop", None),
+        ("It is right. And it", "length", None),
+        ("It is right. It is fine. And it", "length", "It is right. It is fine."),
+        ("It is right. It is fine. It is long.", "stop", "It is right. It is fine."),
+    ],
+)
+def test_merged_critiques_are_filtered_again(tmp_path: Path, said: str, finish: str, kept: str | None) -> None:
+    class Merging(Scripted):
+        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+            return [
+                [replace(draft, finish_reason=finish) for draft in group] for group in super().write(tasks, sampling)
+            ]
+
+    critic = Merging(lambda task, _: said if "good" in task.response else "It is wrong, and not good.")
+    quality = Quality(least_words=2, most_repeats=0.4, most_sentences=2)
+    options = {"method": "summ", "top_k": 2, "max_tokens": 32, "quality": quality}
+    refine(PAIRS, SEVERAL + ONE, critic, **options, out=tmp_path, run={})  # type: ignore[arg-type]
+    found = {(c.pair_id, c.side): c for c in read_critiques(tmp_path)}
+    assert (found["0", "chosen"].text if ("0", "chosen") in found else None) == kept
+    assert all(c.finish_reason == "stop" for c in found.values() if c.pair_id == "0" and c.side == "chosen")
+    assert [found["1", side].text for side in records.SIDES] == ["c", "r"]  # nothing was merged
 
 
 def test_rank_keeps_the_best(tmp_path: Path) -> None:

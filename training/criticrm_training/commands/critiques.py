@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
 
@@ -156,7 +156,10 @@ class Filter(BaseModel):
 
 
 class Refine(WriterOptions):
-    """Merge the critiques of each response into one (summ), or keep the best of them (rank)."""
+    """Merge the critiques of each response into one (summ), or keep the best of them (rank).
+
+    A merged critique must have the quality that the filter asked for, or its response has none.
+    """
 
     critiques: CliPositionalArg[Path] = Field(description="A finished `critiques filter`.")
     data: str = Field(description="The preference pairs that were critiqued.")
@@ -169,12 +172,14 @@ class Refine(WriterOptions):
     )
 
     def run(self) -> int:
+        from ..critiques.filter import Quality
         from ..critiques.records import read_critiques
         from ..critiques.refine import refine, summary
-        from ..parts import run_digest
+        from ..parts import read_run, run_digest
         from ..tables import as_rows
 
         before, pairs = read_critiques(self.critiques), self.pairs(self.data)
+        filtered = read_run(self.critiques)
         refine(
             pairs,
             before,
@@ -183,6 +188,7 @@ class Refine(WriterOptions):
             top_k=self.top_k,
             max_tokens=self.max_tokens,
             rate_by=self.rate,
+            quality=Quality(**{f.name: filtered[f.name] for f in fields(Quality) if f.name in filtered}),
             out=self.out,
             run={"critiques": run_digest(self.critiques)} | self.run_on(pairs),
         )

@@ -54,6 +54,8 @@ class Quality:
 
     def fault(self, critique: Critique, *, of_score: bool = True) -> str | None:
         """What is wrong with it. `of_score`: to speak of a score is a fault, for it was asked for one."""
+        if critique.finish_reason != "stop":
+            return "cut at the limit"
         if len(critique.text.split()) < self.least_words:
             return "too short"
         if of_score and _SCORE_TALK.search(critique.text):
@@ -61,12 +63,13 @@ class Quality:
         return "repeats itself" if repetition(critique.text) > self.most_repeats else None
 
 
+ANY_QUALITY = Quality()
 By = Literal["score", "verdict"]
 
 
 def filter_critiques(
     critiques: Sequence[Critique],
-    quality: Quality = Quality(),
+    quality: Quality = ANY_QUALITY,
     *,
     by: By = "score",
     per_side: bool = False,
@@ -109,13 +112,11 @@ def filter_critiques(
         )
         if agreeing is None:  # for a reason that is counted
             continue
-        if by == "score":
-            agreeing = [_shortened(c, quality.most_sentences) for c in agreeing]
         kept = []
-        for c in agreeing:
+        for critique in agreeing:
+            c = whole(critique, quality.most_sentences) if by == "score" else critique
             fault = (
-                ("cut at the limit" if c.finish_reason != "stop" else None)
-                or quality.fault(c, of_score=by == "score")
+                quality.fault(c, of_score=by == "score")
                 or _off_topic(c, responses, instruction)
                 or _alike(c, openings, quality.most_alike)
             )
@@ -164,8 +165,8 @@ def _by_score(group: Sequence[Critique], result: Filtered) -> list[Critique] | N
     return None
 
 
-def _shortened(critique: Critique, most: int | None) -> Critique:
-    """Whole sentences alone; a draft that was cut at its limit after more sentences than are kept now has an end."""
+def whole(critique: Critique, most: int | None) -> Critique:
+    """Its first `most` whole sentences; a draft that was cut at its limit after so many has an end now."""
     ends = sentence_ends(critique.text)
     ended = critique.finish_reason == "stop" or (most is not None and len(ends) >= most)
     return replace(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
-from .records import LEAST_SCORE, SCHEMA, SIDES, Critique, SideName, by_response, greatest_score, split_score
+from .filter import ANY_QUALITY, Quality, whole
+from .records import SCHEMA, SIDES, Critique, SideName, by_response
 from .sample import task_seed
+from .scores import LEAST_SCORE, greatest_score, split_score
 from .writers import Critic, Sampling, Task
 
 Method = Literal["summ", "rank"]
@@ -37,6 +39,7 @@ def refine(
     top_k: int,
     max_tokens: int,
     rate_by: RateBy = "written",
+    quality: Quality = ANY_QUALITY,
     out: Path,
     run: dict[str, Any],
 ) -> None:
@@ -48,31 +51,35 @@ def refine(
         top_k: critiques a response that `rank` keeps.
         max_tokens: of a merged critique.
         rate_by: how `rank` reads a rating: the number that is written, or the one that the model expects to write.
+        quality: that a merged critique must have, as those had that it was merged from; else its response has none.
         run: what identifies this run besides the arguments given here.
     """
     groups = by_response(critiques)
-    members = [pair for pair in pairs if all(groups.get((pair.id, side)) for side in SIDES)]
+    members = [pair for pair in pairs if any((pair.id, side) in groups for side in SIDES)]
 
     def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
+        responses = [(pair, side) for pair in chunk for side in SIDES if (pair.id, side) in groups]
         if method == "summ":
-            return [c.row() for c in _summ(chunk, groups, critic, max_tokens)]
-        return [c.row() for c in _rank(chunk, groups, critic, top_k, rate_by)]
+            return [c.row() for c in _summ(responses, groups, critic, max_tokens, quality)]
+        return [c.row() for c in _rank(responses, groups, critic, top_k, rate_by)]
 
     described = run | {"model": critic.name, "method": method, "top_k": top_k, "max_tokens": max_tokens}
+    described |= asdict(quality) if method == "summ" else {}
     if rate_by != "written":
         described["rate_by"] = rate_by
     write_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
 
 
 Groups = dict[tuple[str, SideName], list[Critique]]
+Responses = Sequence[tuple[PreferencePair, SideName]]
 
 
-def _summ(chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, max_tokens: int) -> list[Critique]:
-    several = [(pair, side) for pair in chunk for side in SIDES if len(groups[pair.id, side]) > 1]
+def _summ(responses: Responses, groups: Groups, critic: Critic, max_tokens: int, quality: Quality) -> list[Critique]:
+    several = [(pair, side) for pair, side in responses if len(groups[pair.id, side]) > 1]
     tasks = [
         Task(
             pair.prompt,
-            getattr(pair, side),
+            pair.response(side),
             SUMM + "\n".join(f"{i}. {c.text}" for i, c in enumerate(groups[pair.id, side], start=1)),
             task_seed("summ", pair.id, side),
         )
@@ -80,25 +87,27 @@ def _summ(chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, max_t
     ]
     drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=max_tokens))
     merged = {
-        (pair.id, side): Critique(pair.id, side, 0, split_score(draft.text)[0], None, draft.finish_reason, draft.tokens)
+        (pair.id, side): Critique(pair.id, side, 0, draft.text.strip(), None, draft.finish_reason, draft.tokens)
         for (pair, side), (draft,) in zip(several, drafts, strict=True)
     }
-    return [merged.get((pair.id, side), groups[pair.id, side][0]) for pair in chunk for side in SIDES]
+    found = [
+        whole(merged[pair.id, side], quality.most_sentences) if (pair.id, side) in merged else groups[pair.id, side][0]
+        for pair, side in responses
+    ]
+    # Those that weren't merged have passed already, by another measure perhaps.
+    return [c for c in found if (c.pair_id, c.side) not in merged or not quality.fault(c)]
 
 
-def _rank(
-    chunk: Sequence[PreferencePair], groups: Groups, critic: Critic, top_k: int, rate_by: RateBy
-) -> list[Critique]:
+def _rank(responses: Responses, groups: Groups, critic: Critic, top_k: int, rate_by: RateBy) -> list[Critique]:
     contested = [
         (pair, critique)
-        for pair in chunk
-        for side in SIDES
+        for pair, side in responses
         if len(groups[pair.id, side]) > top_k
         for critique in groups[pair.id, side]
     ]
     request = RANK.format(least=LEAST_SCORE, greatest=greatest_score(rate_by))
     tasks = [
-        Task(pair.prompt, getattr(pair, c.side), request + c.text, task_seed("rank", pair.id, c.side, c.sample))
+        Task(pair.prompt, pair.response(c.side), request + c.text, task_seed("rank", pair.id, c.side, c.sample))
         for pair, c in contested
     ]
     drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16, score_by=rate_by))
@@ -107,26 +116,22 @@ def _rank(
         for (_, c), (draft,) in zip(contested, drafts, strict=True)
     }
     kept: list[Critique] = []
-    for pair in chunk:
-        sides = []
-        for side in SIDES:
-            group = groups[pair.id, side]
-            if len(group) > top_k:
-                rated = [(rating, c) for c in group if (rating := ratings[c.pair_id, c.side, c.sample]) is not None]
-                group = [c for _, c in sorted(rated, key=lambda pair: -pair[0])[:top_k]]
-            sides.append(group)
-        if all(sides):  # else no rating of a response could be read: the pair is left out, and counted in the summary
-            kept += [c for group in sides for c in group]
+    for pair, side in responses:
+        group = groups[pair.id, side]
+        if len(group) > top_k:  # where no rating can be read, none is kept, which the summary counts
+            rated = [(rating, c) for c in group if (rating := ratings[c.pair_id, c.side, c.sample]) is not None]
+            group = [c for _, c in sorted(rated, key=lambda pair: -pair[0])[:top_k]]
+        kept += group
     return kept
 
 
 def summary(before: Sequence[Critique], after: Sequence[Critique]) -> list[tuple[str, str]]:
     """Rows of a table."""
-    pairs = Counter(name for group in (before, after) for name in {c.pair_id for c in group})
-    dropped = sum(1 for count in pairs.values() if count == 1)
+    responses = by_response(before).keys()
+    dropped = len(responses - by_response(after).keys())
     ended = sum(c.finish_reason == "stop" for c in after)
     return [
-        ("pairs", f"{len(pairs) - dropped} ({dropped} dropped: no rating that can be read)"),
+        ("responses", f"{len(responses) - dropped} ({dropped} dropped: no rating that can be read, or merged unfit)"),
         ("critiques", f"{len(after)} of {len(before)}"),
         ("ended by themselves", f"{ended} ({ended / max(1, len(after)):.1%})"),
     ]

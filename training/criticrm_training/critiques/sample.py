@@ -11,7 +11,8 @@ from typing import Any
 from ..data.pairs import PreferencePair
 from ..parts import in_chunks, write_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
-from .records import SCHEMA, SIDES, Critique, ScoreBy, SideName, score_request, split_score
+from .records import SCHEMA, SIDES, Critique, SideName
+from .scores import ScoreBy, score_request, split_score
 from .verdict import VerdictRule
 from .verdict import verdict as read_verdict
 from .writers import Critic, Draft, Sampling

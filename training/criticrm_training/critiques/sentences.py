@@ -9,7 +9,9 @@ _END = re.compile(r"(?P<mark>[.!?\u2026]+)[\"'\u201d\u2019)\]*_]*(?=\s|$)")
 _NEVER = {"e.g", "i.e", "cf", "dr", "mr", "mrs", "ms", "prof", "st", "vs", "nos", "fig", "figs", "eq", "eqs", "approx"}
 # An end only where the next sentence begins with a capital letter, or none follows.
 _SELDOM = {"etc", "al", "jr", "sr", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d"}
-_LIST_NUMBER = re.compile(r"(?:^|[\n:;])[ \t>*_(\-]*(?:\d{1,3}|[A-Za-z]|[ivx]{1,4})$", re.IGNORECASE)
+# "1.", "a)", "ii.": at the beginning of a line; a number also in a list that goes on in its line.
+_LIST_MARK = re.compile(r"(?:^|\n)[ \t>*_(\-]*(?:\d{1,3}|[a-z]|[ivx]{1,4})$", re.IGNORECASE)
+_NEXT_MARK = re.compile(r"[.!?;]\s+(\d{1,3})$")
 _WORD = re.compile(r"[\w.]+$")
 
 
@@ -53,4 +55,9 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
         return not following or following[0].isupper()
     if re.search(r"(?:^|[\s(.])[A-HJ-Z]$", before) and following[:1].isupper():
         return False  # an initial, as in "J. Smith"; "I" is a word
-    return not _LIST_NUMBER.search(before)
+    if _LIST_MARK.search(before):
+        return False
+    if before.endswith(": 1"):
+        return not re.search(r"[.!?;,]\s+2\.\s", following)
+    mark = _NEXT_MARK.search(before)
+    return mark is None or not re.search(rf"(?:^|\s){int(mark[1]) - 1}\.\s", before)

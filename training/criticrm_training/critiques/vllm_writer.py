@@ -15,7 +15,7 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
-from .records import GREATEST_EXPECTED, LEAST_SCORE, split_score
+from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Sampling, Task, WriterError
 
 _SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique

@@ -13,7 +13,7 @@ from criticrm_model.reward import Dtype
 
 from ..children import exit_on_sigterm
 from ..endpoint import Endpoint
-from .records import ScoreBy
+from .scores import ScoreBy
 
 
 class WriterError(CriticRMError):
