@@ -26,16 +26,15 @@ from criticrm_model.manifest import Manifest
 from criticrm_training.answers import answer_text, equal, stated_answer
 from criticrm_training.critiques.blind import asking_to_derive, derived_answer, sample_blind
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks, load_task
-from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, by_response, read_critiques
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, by_response, critique_tokens, read_critiques
 from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.transformers_writer import TransformersWriter
 from criticrm_training.critiques.verdict import own_answer, verdict
 from criticrm_training.critiques.writers import Conversation, Sampling, Task
-from criticrm_training.data.pairs import PreferencePair, in_question_order, read_pairs
+from criticrm_training.data.pairs import PreferencePair, in_question_order, pair_row, read_pairs
 from criticrm_training.parts import write_in_parts
 from criticrm_training.stats import pair_accuracy, paired_difference
 from criticrm_training.training.config import TrainConfig
-from criticrm_training.training.dataset import _tokenize as critique_tokens
 from criticrm_training.training.run import train
 
 TASK = load_task("reasoning")
@@ -70,7 +69,7 @@ class Experiment:
         self.all_heldout = in_question_order(read_pairs(arguments.data / "heldout.jsonl"))
         self.heldout = self.all_heldout[: arguments.heldout]
         self.pairs_file = self.out / "train.jsonl"
-        self.pairs_file.write_text("".join(json.dumps(as_row(pair)) + "\n" for pair in self.train), encoding="utf-8")
+        self.pairs_file.write_text("".join(json.dumps(pair_row(pair)) + "\n" for pair in self.train), encoding="utf-8")
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -228,7 +227,7 @@ class Experiment:
     ) -> None:
         free()
         data = self.out / f"{name}.jsonl"
-        data.write_text("".join(json.dumps(as_row(pair)) + "\n" for pair in pairs), encoding="utf-8")
+        data.write_text("".join(json.dumps(pair_row(pair)) + "\n" for pair in pairs), encoding="utf-8")
         config = TrainConfig.model_validate(
             {
                 "base": self.base,
@@ -335,7 +334,7 @@ class Experiment:
                 pair.response(side), max_model_len=MAX_MODEL_LEN, max_critique_tokens=MAX_CRITIQUE_TOKENS, truncate=True
             )
             sequences.append(
-                prompt.token_ids + critique_tokens(groups[pair.id, side][0], renderer, MAX_CRITIQUE_TOKENS)
+                prompt.token_ids + critique_tokens(renderer, groups[pair.id, side][0], MAX_CRITIQUE_TOKENS)
             )
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         scores = [0.0] * len(sequences)
@@ -472,17 +471,6 @@ def mix(critiques: Sequence[Critique]) -> list[Critique]:
         replace(c, text=other.text, finish_reason=other.finish_reason)
         for c, other in zip(critiques, texts, strict=True)
     ]
-
-
-def as_row(pair: PreferencePair) -> dict[str, Any]:
-    return {
-        "id": pair.id,
-        "prompt": list(pair.prompt),
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "category": pair.category,
-        "reference": pair.reference,
-    }
 
 
 def free() -> None:

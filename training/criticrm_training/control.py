@@ -17,7 +17,7 @@ from typing import Any
 from criticrm_model.files import write_json
 
 from .answers import answer_text, equal, stated_answer
-from .critiques.records import SCHEMA, SIDES, Critique, SideName, by_response
+from .critiques.records import SCHEMA, SIDES, Critique, SideName
 from .critiques.verdict import DEFAULT_RULE, VerdictRule
 from .data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs
 from .data.sources import DataError

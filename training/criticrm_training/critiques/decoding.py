@@ -36,7 +36,7 @@ class Decoded:
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Let `model` attend as `_grouped_attention` does, which decodes faster; models whose attention is not sdpa stay."""
+    """Let `model` attend as `_grouped_attention` does, if its attention is sdpa: it decodes faster."""
     if model.config.get_text_config()._attn_implementation == "sdpa":
         AttentionInterface.register(_GROUPED, _grouped_attention)
         AttentionMaskInterface.register(_GROUPED, sdpa_mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from .records import GREATEST_EXPECTED, LEAST_SCORE
+from .scores import GREATEST_EXPECTED, LEAST_SCORE
 from .writers import WriterError
 
 SCORE_LINE_TOKENS = 16  # room for the line after the longest critique

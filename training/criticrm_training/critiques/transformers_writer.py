@@ -14,8 +14,8 @@ from criticrm_model.reward import Dtype, finite_reward
 
 from ..base import load_base
 from .decoding import Decoded, decode, use_grouped_attention
-from .records import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .score_line import SCORE_LINE_TOKENS, score_line
+from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Sampling, Task, WriterError
 
 # Sequences in one batch at the most; what they need in memory may allow fewer.

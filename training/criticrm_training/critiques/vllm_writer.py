@@ -15,10 +15,9 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
+from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Sampling, Task, WriterError
-
-_SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
 
 
 class VLLMWriter:
@@ -70,7 +69,7 @@ class VLLMWriter:
         )
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
+        spare = SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
         prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
         prompts = [
             self._renderer.asking(task.instruction)
@@ -150,7 +149,7 @@ class VLLMWriter:
         """The mean of the score that the model would write next, over the digits that it may write."""
         from vllm import SamplingParams
 
-        lead, digits = self._score_line()
+        lead, digits = score_line(self._tokenizer, self.name)
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
         outputs = self._generate([context + lead for context in contexts], params)
         values = torch.arange(LEAST_SCORE, GREATEST_EXPECTED + 1, dtype=torch.float64)
@@ -160,18 +159,6 @@ class VLLMWriter:
             logits = torch.tensor([entries[digit].logprob for digit in digits], dtype=torch.float64)
             scores.append(finite_reward(float(logits.softmax(0) @ values)))
         return scores
-
-    def _score_line(self) -> tuple[list[int], list[int]]:
-        """The tokens before the number of a score line, and the token of each number. Raises WriterError."""
-
-        def tokens(text: str) -> list[int]:
-            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
-
-        lead = tokens("\nScore: ")
-        lines = [tokens(f"\nScore: {number}") for number in range(LEAST_SCORE, GREATEST_EXPECTED + 1)]
-        if any(line[:-1] != lead for line in lines):
-            raise WriterError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
-        return lead, [line[-1] for line in lines]
 
     def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
         from vllm import TokensPrompt

@@ -101,6 +101,20 @@ def parse_pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
     return _pair(dict(row), default_id)
 
 
+def pair_row(pair: PreferencePair) -> dict[str, Any]:
+    """The pair as a row that `read_pairs` reads back."""
+    return {
+        "id": pair.id,
+        "prompt": list(pair.prompt),
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "category": pair.category,
+        "margin": pair.margin,
+        "agreement": pair.agreement,
+        "reference": pair.reference,
+    }
+
+
 def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:
     """Of what the pairs say, of their ids and of their order: all that a run depends on that writes about them."""
     said = [[p.id, p.content] for p in pairs]

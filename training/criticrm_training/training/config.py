@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -14,6 +14,8 @@ from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
 
 from ..data.overlong import OVERLONG, Overlong
 from .objective import Objective
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,14 +103,19 @@ class TrainConfig(BaseModel):
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
         """Raises ConfigError."""
-        try:
-            values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} can't be read: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} is no mapping of settings")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-            raise ConfigError("\n  ".join([f"{path} is wrong:", *faults])) from error
+        return read_yaml(path, cls)
+
+
+def read_yaml(path: Path, settings: type[S]) -> S:
+    """The settings in a YAML file. Raises ConfigError, which names every field that is wrong."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is no mapping of settings")
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError("\n  ".join([f"{path} is wrong:", *faults])) from error

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 
 from criticrm_model.prompt import Renderer
 
-from ..critiques.records import SIDES, Critique, SideName
+from ..critiques.records import SIDES, Critique, SideName, critique_tokens
 from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
 from .collator import CritiqueTokens, Example, Side
@@ -56,7 +56,7 @@ def make_examples(
         if scalar:
             return Side(prompt_ids=prompt_ids, critiques=[NO_CRITIQUE])
         tokens = [
-            [_tokenize(c, renderer, max_critique_tokens) for c in (critiques or {}).get((pair.id, name), ())]
+            [critique_tokens(renderer, c, max_critique_tokens) for c in (critiques or {}).get((pair.id, name), ())]
             for critiques in (learned, judged)
         ]
         return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*tokens))
@@ -88,14 +88,6 @@ def as_dataset(examples: Sequence[Example]) -> Dataset:
 
 def _length(side: Side) -> int:
     return len(side["prompt_ids"]) + sum(len(critique["token_ids"]) for critique in side["critiques"])
-
-
-def _tokenize(critique: Critique, renderer: Renderer, most: int) -> list[int]:
-    """As the model emits it: one that was cut at the limit has no end-of-turn token, and its reward is read where the
-    service reads it.
-    """
-    tokens = renderer.tokenize_critique(critique.text)
-    return (tokens[:-1] if critique.finish_reason == "length" and len(tokens) > 1 else tokens)[:most]
 
 
 def _in_both_roles(learned: list[list[int]], judged: list[list[int]]) -> list[CritiqueTokens]:
