@@ -84,6 +84,8 @@ class CriticTrainer(JointTrainer):
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         _check_critiques(training, args)
         set_seed(args.seed)
+        # With a mask, its backward pass returns NaN at some lengths: https://github.com/pytorch/pytorch/issues/196678
+        torch.backends.cuda.enable_cudnn_sdp(False)
         joint, self._tokenizer = self._load(args, processing_class)
         self._renderer = Renderer(self._tokenizer, args.instruction)
         if args.head is not None:

@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from criticrm_model import CriticRMError
+
 if TYPE_CHECKING:
     from .model import JointOutput
 
 Batch = Mapping[str, torch.Tensor]
+
+
+class NonFiniteLoss(CriticRMError):
+    """The loss became NaN or infinite: the weights are worth nothing from here on."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step}, so the run ends here. Its last checkpoint is from before; a lower "
+            "learning rate, a longer warm-up or float32 weights may help"
+        )
 
 
 @dataclass(frozen=True, slots=True)

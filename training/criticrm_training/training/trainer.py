@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -20,7 +21,7 @@ from .collator import CritiqueTokens, Example, PairCollator
 from .config import ConfigError
 from .dataset import as_dataset, without_critiques
 from .fresh import write_critiques
-from .losses import bradley_terry_loss, losses, margins, metrics
+from .losses import NonFiniteLoss, bradley_terry_loss, losses, margins, metrics
 from .model import JointModel, JointOutput, without_adapters
 from .optimizer import PartsTrainer
 from .packing import why_not_packed
@@ -196,6 +197,8 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
             logs["critique_weight"], logs["reward_weight"] = self._weights
             logs |= {_WEIGHT_TIMES_RATE: self.weight_times_rate, _TOKENS: int(self.tokens)}
         super().log(logs, start_time)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise NonFiniteLoss(self.state.global_step, logs["loss"])
 
     @property
     def _reward_has_begun(self) -> bool:
