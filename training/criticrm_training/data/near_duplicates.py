@@ -24,8 +24,8 @@ _BANDS, _ROWS = 20, 4  # of two texts with a share of 0.7, 99.6 % meet in a band
 _COMMON = 0.05  # word sequences in more than this share of the texts are wording of a template
 _LEAST_COMMON = 20  # texts; in small sets there is no telling
 # Chinese, Japanese and Korean put no spaces between words: a character counts as one.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 def normalized_words(text: str) -> list[str]:
