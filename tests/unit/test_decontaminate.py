@@ -112,6 +112,14 @@ def test_each_row_has_the_file_that_it_is_in(files: tuple[Path, Path], tmp_path:
     assert report["against"] == {"other.jsonl": 1, "test.jsonl": 2}
 
 
+def test_files_of_one_name_are_told_apart(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    other = written(tmp_path / "new" / "test.jsonl", [{"prompt": CLEAN[3]["prompt"]}])
+    run(files[0], files[1], other, out=tmp_path / "clean.jsonl")
+    report = json.loads((tmp_path / "clean.report.json").read_text())
+    assert report["against"] == {str(files[1]): 2, str(other): 1}
+
+
 def test_wording_that_many_questions_share_is_no_passage(tmp_path: Path) -> None:
     rows = [row | {"rejected": REFUSAL} for row in CLEAN]
     data, evaluation = (

@@ -81,10 +81,21 @@ def test_texts_that_repeat_the_prompt(between: str) -> None:
 
 
 def test_texts_in_turns_that_repeat_the_prompt() -> None:
-    row = {"prompt": TALK, "chosen": f"{TALK} good", "rejected": f"{TALK} bad"}
-    assert read_row(row) == Row(WHY, "good", "bad", repeated_prompt=True)
+    for prompt in (TALK, TALK.removesuffix("\n\nAssistant:"), "Why?"):
+        row = {"prompt": prompt, "chosen": f"{TALK} good", "rejected": f"{TALK} bad"}
+        assert read_row(row) == Row(WHY, "good", "bad")
     row = {"prompt": TALK + " Sure,", "chosen": f"{TALK} Sure, good", "rejected": f"{TALK} Sure, bad"}
     assert read_row(row) == Row(WHY, "Sure, good", "Sure, bad", repeated_prompt=True)
+    why = "Why is it so?"
+    row = {"prompt": why, "chosen": f"{why}\n\nAssistant: good", "rejected": f"{why}\n\nAssistant: bad"}
+    assert read_row(row) == Row(({"role": "user", "content": why},), "good", "bad", repeated_prompt=True)
+
+
+@pytest.mark.parametrize("prompt", [TALK, TALK + " Sure,", "\n\nHuman: Why?"])
+def test_more_turns_than_the_response(prompt: str) -> None:
+    more = f"{TALK} Sure, so.\n\nHuman: Really?\n\nAssistant:"
+    with pytest.raises(ValueError, match="chosen: the messages before the response are not those of prompt"):
+        read_row({"prompt": prompt, "chosen": f"{more} Yes.", "rejected": f"{more} No."})
 
 
 def test_what_only_looks_like_a_repeated_prompt() -> None:

@@ -53,13 +53,16 @@ class Contamination:
     shared: str
 
 
-def read_rows(source: Path | str) -> list[SourceRow]:
+def read_rows(source: Path | str, name: str | None = None) -> list[SourceRow]:
     """Rows of preference pairs, questions or a published benchmark.
+
+    Args:
+        name: of the source, for reports; its own, if not given.
 
     Raises:
         DataError: there is no such source, it is broken or empty, or a row has no prompt.
     """
-    name = source_name(source)
+    name = name or source_name(source)
     found = [SourceRow(name, number, row, question) for number, (row, question) in parsed(source, _with_question)]
     if not found:
         raise DataError(f"{source} holds no rows")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from criticrm_model.prompt import Message, Role
 
-_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _BEGINS = re.compile(r"\s*(Human|Assistant): ?")
 _OPENED = re.compile(r"\n\s*Assistant:\s*\Z")
 _SPEAKERS: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
@@ -77,7 +77,7 @@ def as_turns(value: Any, field: str) -> tuple[Message, ...]:
 
 def in_turns(text: str) -> bool:
     """As hh-rlhf writes conversations; the first marker may have lost its empty line to a strip."""
-    return bool(_TURN.match(text) or (_BEGINS.match(text) and "\n\nAssistant:" in text))
+    return bool(TURN.match(text) or (_BEGINS.match(text) and "\n\nAssistant:" in text))
 
 
 def _text_turns(text: str) -> tuple[Message, ...]:
@@ -88,7 +88,7 @@ def _text_turns(text: str) -> tuple[Message, ...]:
         text = text[: opened.start()] + "\n\nAssistant: "
     if in_turns(text):
         text = "\n\n" + text.lstrip()
-    first, *parts = _TURN.split(text)
+    first, *parts = TURN.split(text)
     turns = [
         Message(role=_SPEAKERS[speaker], content=content)
         for speaker, content in zip(parts[::2], parts[1::2], strict=True)

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from criticrm_model.files import whole, write_json
 
 from .contamination import Contamination, Reason, SourceRow, find_contamination, read_rows
-from .sources import DataError
+from .sources import DataError, source_name
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ def decontaminate(
     if not dry_run:
         _check_out(data, against, out)
     rows = read_rows(data)
-    evaluation = [row for source in against for row in read_rows(source)]
+    names = [source_name(source) for source in against]
+    names = names if len(set(names)) == len(names) else list(against)  # files of one name in different folders
+    evaluation = [row for source, name in zip(against, names, strict=True) for row in read_rows(source, name)]
     found = find_contamination(rows, evaluation, near=near, ngram=ngram, common=common)
     removed = {contamination.row.number for contamination in found}
     report: dict[str, Any] = {

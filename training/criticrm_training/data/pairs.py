@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from criticrm_model.prompt import Message
 
@@ -45,6 +45,9 @@ class PreferencePair:
     margin: float = 0.0
     agreement: float = 1.0
     reference: str | None = None
+
+    def response(self, side: Literal["chosen", "rejected"]) -> str:
+        return self.chosen if side == "chosen" else self.rejected
 
     @property
     def content(self) -> tuple[Any, ...]:

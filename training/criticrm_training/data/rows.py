@@ -10,7 +10,7 @@ from typing import Any
 
 from criticrm_model.prompt import Message
 
-from .conversations import as_messages, as_response, in_turns
+from .conversations import TURN, as_messages, as_response, in_turns
 from .near_duplicates import CJK, normalized_words
 
 # What the writer of the responses saw, and a pair has no place for.
@@ -18,7 +18,8 @@ _CONTEXT = ("system", "system_prompt", "history", "tools", "images", "image", "v
 _OTHER_PROMPTS = ("question", "instruction", "query", "input", "conversations", "messages")
 # Where a text may be cut between two words: after white space, and beside a character that is a word by itself.
 _BETWEEN_WORDS = re.compile(rf"(?<=\s)|(?<=[{CJK}\u3000-\u303f\uff00-\uff65])|(?=[{CJK}])")
-_SEPARATOR = re.compile(r"\s*\n| ?")  # between a prompt and its response in one text; an indentation is the response's
+# Between a prompt and its response in one text; an indentation is the response's.
+_SEPARATOR = re.compile(r"\s*\n(?:Assistant: ?)?| ?")
 _LEAST_REPEATED_WORDS = 3  # both responses to a shorter prompt ("Hello") may begin with it by chance
 
 
@@ -101,8 +102,10 @@ def _repeat(prompt: Any, chosen: Any, rejected: Any) -> bool:
         isinstance(text, str) and text.startswith(prompt) for text in (chosen, rejected)
     ):
         return False
-    if in_turns(prompt):
-        return True
+    if in_turns(prompt):  # as turns they are compared below, unless the response's own turn begins in the prompt
+        return bool(as_messages(prompt, "prompt")[-1]["role"] == "assistant") and not any(
+            TURN.search(text, len(prompt)) for text in (chosen, rejected)
+        )
     ends_a_word = not prompt[-1].isalnum() or all(
         not text[len(prompt) : len(prompt) + 1].isalnum() or _BETWEEN_WORDS.match(text, len(prompt))
         for text in (chosen, rejected)
