@@ -34,6 +34,7 @@ def replies(**fields: Any) -> dict[str, Any]:
         TALK + " ",
         TALK + "\n",
         TALK.strip(),
+        TALK.replace("\n", "\r\n"),
         "Why?\n\nAssistant:",
         "Why?\nAssistant: ",
         [USER, said("")],
@@ -104,6 +105,14 @@ def test_what_only_looks_like_a_repeated_prompt() -> None:
     one = {"prompt": "Why is it blue?", "chosen": "Why is it blue? So.", "rejected": "No."}
     for row in (greeting, word, one):
         assert read_row(row) == Row(({"role": "user", "content": row["prompt"]},), row["chosen"], row["rejected"])
+
+
+def test_a_reply_that_is_a_dialogue() -> None:
+    dialogue = "Human: Hi.\n\nAssistant: Hello."
+    assert read_row({"prompt": "Write a dialogue.", "chosen": dialogue, "rejected": "No."}).chosen == dialogue
+    for prompt in ("Human: Why?\n\nAssistant:", None, "Why?"):
+        row = {"chosen": "Human: Why?\n\nAssistant: A word.", "rejected": "Human: Why?\n\nAssistant: A lie."}
+        assert read_row(row | {"prompt": prompt}) == Row(WHY, "A word.", "A lie.")
 
 
 def test_an_indentation_after_a_repeated_prompt_stays() -> None:
@@ -180,6 +189,8 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         (TEXTS | {"prompt": "Q", "chosen": " \n"}, "chosen: it says nothing"),
         (TEXTS | {"prompt": "Q", "chosen": "bad \n"}, "chosen and rejected are the same text, but for white space"),
         (TEXTS | {"prompt": 3}, "prompt: neither text nor a list"),
+        (TEXTS | {"prompt": 0}, "prompt: neither text nor a list"),
+        (TEXTS | {"prompt": {}}, "prompt: neither text nor a list"),
         (TEXTS | {"prompt": float("nan")}, "prompt: neither text nor a list"),
         (
             replies(chosen=[USER, said("good")], rejected=[SYSTEM, USER, said("bad")]),

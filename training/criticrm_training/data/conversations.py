@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from criticrm_model.prompt import Message, Role
 
-TURN = re.compile(r"\n\n(Human|Assistant): ?")
+TURN = re.compile(r"\r?\n\r?\n(Human|Assistant): ?")
 _BEGINS = re.compile(r"\s*(Human|Assistant): ?")
+_ANSWERS = re.compile(r"\r?\n\r?\nAssistant:")
 _OPENED = re.compile(r"\n\s*Assistant:\s*\Z")
 _SPEAKERS: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 _ROLES = ("system", "user", "assistant", "tool")
@@ -77,7 +78,7 @@ def as_turns(value: Any, field: str) -> tuple[Message, ...]:
 
 def in_turns(text: str) -> bool:
     """As hh-rlhf writes conversations; the first marker may have lost its empty line to a strip."""
-    return bool(TURN.match(text) or (_BEGINS.match(text) and "\n\nAssistant:" in text))
+    return bool(TURN.match(text) or (_BEGINS.match(text) and _ANSWERS.search(text)))
 
 
 def _text_turns(text: str) -> tuple[Message, ...]:

@@ -56,12 +56,14 @@ def read_row(row: Any) -> Row:
         if row.get(field):
             raise ValueError(f"{field} would be lost: put what it says into the messages of prompt")
     given = row.get("prompt")
-    sides = [as_response(row[field], field) for field in ("chosen", "rejected")]
+    sides = [_response(row, field) for field in ("chosen", "rejected")]
     turns, (chosen, rejected) = [t for t, _ in sides], [text for _, text in sides]
     repeated = False
-    if given in ("", []) and not all(turns):
-        raise ValueError("no prompt: the field prompt is empty")
-    if given:
+    if given in ("", []):
+        if not all(turns):
+            raise ValueError("no prompt: the field prompt is empty")
+        given = None  # the conversations hold it
+    if given is not None:
         prompt = as_messages(given, "prompt")
         if repeated := _repeat(given, row["chosen"], row["rejected"]):
             chosen, rejected = (row[field][len(given) :] for field in ("chosen", "rejected"))
@@ -90,6 +92,21 @@ def read_row(row: Any) -> Row:
             "chosen and rejected are the same text" + ("" if chosen == rejected else ", but for white space")
         )
     return Row(prompt, chosen, rejected, repeated)
+
+
+def _response(row: dict[str, Any], field: str) -> tuple[tuple[Message, ...] | None, str]:
+    """The turns before a response, None where it is text alone, and its text."""
+    value, given = row[field], row.get("prompt")
+    turns, text = as_response(value, field)
+    if (
+        given
+        and turns
+        and isinstance(value, str)
+        and not TURN.match(value)
+        and not _same(turns, as_messages(given, "prompt"))
+    ):
+        return None, value  # a reply that is a dialogue itself
+    return turns, text
 
 
 def _same(turns: Sequence[Message], prompt: Sequence[Message]) -> bool:
