@@ -47,6 +47,7 @@ class PreferencePair:
     reference: str | None = None
 
     def response(self, side: Literal["chosen", "rejected"]) -> str:
+        """The chosen or the rejected response."""
         return self.chosen if side == "chosen" else self.rejected
 
     @property
