@@ -30,7 +30,17 @@ def test_without_the_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "probability"),
-    [(0.8, 0.8), (1.0, 1.0), (0.5, 0.5), (2, 2 / 3), (3, 1.0), ("2/3", 2 / 3), ("4 of 5", 0.8), ("0.75", 0.75)],
+    [
+        (0.8, 0.8),
+        (1.0, 1.0),
+        (0.5, 0.5),
+        (2, 2 / 3),
+        (3, 1.0),
+        (2.0, 2 / 3),
+        ("2/3", 2 / 3),
+        ("4 of 5", 0.8),
+        ("0.75", 0.75),
+    ],
 )
 def test_agreement(tmp_path: Path, given: object, probability: float) -> None:
     (pair,) = read_pairs(written(tmp_path, ROW | {"agreement": given}))

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-_ANNOTATORS = 3  # whose number an integer is, in the public sets that count votes (PandaLM)
+_ANNOTATORS = 3  # how many vote in the public sets that give a number of votes (PandaLM)
 
 
 def read_margin(value: Any) -> float:
@@ -23,8 +23,8 @@ def read_margin(value: Any) -> float:
 def read_agreement(value: Any) -> float:
     """The probability that the label is right, 0.5 to 1; 1 where the row has none.
 
-    A number with a decimal point is the probability, text is votes as "2/3", and the integers 2 and 3 are how many
-    of three annotators agree. The integer 1 may mean either, so it is refused.
+    A number with a decimal point is the probability, text is votes as "2/3", and 2 and 3 are how many of three
+    annotators agree. The integer 1 may mean either, so it is refused.
 
     Raises:
         ValueError: naming the field.
@@ -38,13 +38,13 @@ def read_agreement(value: Any) -> float:
             raise ValueError(f"agreement: {value!r} is neither a probability nor votes as '2/3'") from error
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"agreement: {value!r} is not a number")
-    elif isinstance(value, int):
-        if not 2 <= value <= _ANNOTATORS:
-            raise ValueError(
-                f"agreement: the integer {value} is not 2 or 3 of three annotators; write a probability as "
-                f"{value}.0, or votes as '{max(value, 3)}/5'"
-            )
+    elif value in (2, _ANNOTATORS):
         probability = value / _ANNOTATORS
+    elif isinstance(value, int):
+        raise ValueError(
+            f"agreement: the integer {value} is not 2 or 3 of three annotators; write a probability as {value}.0, or "
+            f"votes as '{max(value, 3)}/5'"
+        )
     else:
         probability = value
     if not 0.5 <= probability <= 1:  # also true of NaN

@@ -15,6 +15,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 Hashes = NDArray[np.uint64]
 
@@ -24,8 +25,8 @@ _BANDS, _ROWS = 20, 4  # of two texts with a share of 0.7, 99.6 % meet in a band
 _COMMON = 0.05  # word sequences in more than this share of the texts are wording of a template
 _LEAST_COMMON = 20  # texts; in small sets there is no telling
 # Chinese, Japanese and Korean put no spaces between words: a character counts as one.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 def normalized_words(text: str) -> list[str]:
@@ -48,14 +49,18 @@ def ngram_hashes(words: Sequence[str], n: int, known: dict[str, int] | None = No
     return _mix(found)
 
 
-def near_duplicates(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+def near_duplicates(texts: Sequence[str], label: str | None = None) -> Iterator[tuple[int, int]]:
     """Places of two texts that share at least `SIMILAR` of their word 3-grams (Jaccard); those of the same words too.
 
     Runs of words that are in more than 5 % of the texts, and in more than 20 of them, do not count: they are a
     template's. Pairs that others connect already are left out.
+
+    Args:
+        label: of a progress bar; None shows none.
     """
     known: dict[str, int] = {}
-    grams = [np.unique(ngram_hashes(normalized_words(text), _WORDS, known)) for text in texts]
+    reading = tqdm(texts, desc=label, unit="text", disable=label is None)
+    grams = [np.unique(ngram_hashes(normalized_words(text), _WORDS, known)) for text in reading]
     connected = Components(len(texts))
     by_content: dict[bytes, int] = {}
     for i, found in enumerate(grams):
@@ -73,6 +78,15 @@ def near_duplicates(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
             if not connected.same(i, j) and _jaccard(rest[at[one]], rest[at[other]]) >= SIMILAR:
                 connected.join(i, j)
                 yield i, j
+
+
+def is_among(values: Hashes, known: Hashes) -> NDArray[np.bool_]:
+    """Which of `values`, `[n]`, are in `known`, which is sorted: `np.isin` would sort it in each call."""
+    if not len(known):
+        return np.zeros(len(values), dtype=np.bool_)
+    places = np.searchsorted(known, values).clip(max=len(known) - 1)
+    found: NDArray[np.bool_] = known[places] == values
+    return found
 
 
 class Components:
@@ -114,7 +128,7 @@ def _without_common(grams: list[Hashes]) -> list[Hashes]:
         return []
     values, counts = np.unique(np.concatenate(grams), return_counts=True)
     common = values[counts > max(_LEAST_COMMON, _COMMON * len(grams))]
-    return [found[~np.isin(found, common)] for found in grams] if len(common) else grams
+    return [found[~is_among(found, common)] for found in grams]
 
 
 def _signatures(grams: list[Hashes]) -> Hashes:

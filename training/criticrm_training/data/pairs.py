@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from criticrm_model.prompt import Message
 
+from .conversations import as_messages as as_messages
 from .labels import read_agreement, read_margin, read_reference
+from .rows import read_row
 from .sources import DataError, parsed, source_name
 from .splits import in_question_order as in_question_order  # for all that reads pairs
 from .splits import merged_groups
@@ -22,9 +22,6 @@ from .splits import question_group as question_group
 from .splits import split_by_prompt as split_by_prompt
 
 logger = logging.getLogger(__name__)
-
-_TURN = re.compile(r"\n\n(Human|Assistant): ?")
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,7 @@ class PreferencePair:
     reference: str | None = None
 
     def response(self, side: Literal["chosen", "rejected"]) -> str:
+        """The chosen or the rejected response."""
         return self.chosen if side == "chosen" else self.rejected
 
     @property
@@ -62,43 +60,41 @@ class PreferencePair:
 def read_pairs(source: Path | str) -> list[PreferencePair]:
     """Preference pairs of a file or a dataset (`sources.rows`), in the formats that TRL's reward trainer takes.
 
-    - `prompt`, `chosen`, `rejected`; or `chosen` and `rejected` alone, which then begin with the prompt;
-    - each of them text, or messages; `chosen` and `rejected` may be the response alone or the whole conversation;
-    - text in turns (`\\n\\nHuman: ...\\n\\nAssistant: ...`, as hh-rlhf has it) is read as messages.
-
-    Optional are `id` (the row's number unless given), `category`, `margin` (a number, 0 unless given), `agreement` (a
-    probability as 0.67, votes as "2/3", or how many of three annotators agree with the label: 2 or 3; 1.0 unless
-    given) and `reference` (a correct solution). Exact duplicates are dropped.
+    See `rows.read_row` for what a row may hold. Exact duplicates are dropped and counted.
 
     Raises:
         DataError: the source is missing, empty or broken, a row is malformed, or two different rows share an id.
     """
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
-    duplicates = 0
-    for number, pair in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
-        key = pair.content
-        first, content = seen.setdefault(pair.id, (number, key))
-        if content != key:
+    repeating = duplicates = 0
+    for number, (pair, repeats) in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
+        content = pair.content
+        first, other = seen.setdefault(pair.id, (number, content))
+        if other != content:
             raise DataError(f"{source}, row {number}: the id {pair.id!r} is that of row {first}, which is another pair")
-        duplicates += key in pairs
-        pairs.setdefault(key, pair)
+        duplicates += content in pairs
+        repeating += repeats
+        pairs.setdefault(content, pair)
     if not pairs:
         raise DataError(f"{source} holds no preference pairs")
     groups = merged_groups(pair.group for pair in pairs.values())
+    name = source_name(source)
     logger.info(
         "%s: %d pairs of %d questions; %d exact duplicates were dropped",
-        source_name(source),
+        name,
         len(pairs),
         len(set(groups.values())),
         duplicates,
     )
+    if repeating:
+        logger.info("%s: in %d rows both responses repeat the prompt; it was taken off them", name, repeating)
     return [replace(pair, group=groups[pair.group]) for pair in pairs.values()]
 
 
-def parse_pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
-    """One row, as `read_pairs` takes it. Raises ValueError: the field, and what is wrong with it."""
-    return _pair(dict(row), default_id)
+def parse_pair(row: Any, default_id: str) -> PreferencePair:
+    """One row, as `read_pairs` takes it. Raises KeyError and ValueError: the field, and what is wrong with it."""
+    return _pair(row, default_id)[0]
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
@@ -127,70 +123,29 @@ def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def as_messages(value: Any, field: str) -> tuple[Message, ...]:
-    """Text is the user's; text in turns and messages are what they say. Raises ValueError, naming the field."""
-    if isinstance(value, str) and _TURN.match(value):
-        _, *parts = _TURN.split(value)
-        value = [{"role": _SPEAKERS[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
-    if isinstance(value, str) and value:
-        return (Message(role="user", content=value),)
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{field}: neither text nor a list of messages")
-    messages = []
-    for i, turn in enumerate(value):
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-            raise ValueError(f"{field}[{i}]: a message needs a role and a content that is text")
-        if turn.get("role") not in ("system", "user", "assistant", "tool"):
-            raise ValueError(f"{field}[{i}].role: {turn.get('role')!r} is none of system, user, assistant, tool")
-        messages.append(Message(role=turn["role"], content=turn["content"]))
-    return tuple(messages)
-
-
-def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
-    chosen_turns, chosen = _response(row["chosen"], "chosen")
-    rejected_turns, rejected = _response(row["rejected"], "rejected")
-    given = row.get("prompt")
-    if not given and not chosen_turns and not rejected_turns:
-        given, chosen, rejected = _common_prefix(chosen, rejected)
-    if given:
-        prompt = as_messages(given, "prompt")
-        for field, turns in (("chosen", chosen_turns), ("rejected", rejected_turns)):
-            if turns and turns != prompt:
-                raise ValueError(f"{field}: the messages before the response are not those of prompt")
-    elif chosen_turns and chosen_turns == rejected_turns:
-        prompt = chosen_turns
-    else:
-        raise ValueError("no prompt, and chosen and rejected do not begin with the same turns")
-    if chosen == rejected:
-        raise ValueError("chosen and rejected are the same text")
-    # Parquet gives None where a row lacks a field that others have.
-    row_id, category = row.get("id"), row.get("category")
-    return PreferencePair(
-        id=default_id if row_id is None else str(row_id),
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-        category="all" if category is None else str(category),
-        group=question_group(prompt),
-        margin=read_margin(row.get("margin")),
-        agreement=read_agreement(row.get("agreement")),
-        reference=read_reference(row.get("reference")),
+def _pair(row: Any, default_id: str) -> tuple[PreferencePair, bool]:
+    parts = read_row(row)
+    return (
+        PreferencePair(
+            id=_name(row, "id", default_id),
+            prompt=parts.prompt,
+            chosen=parts.chosen,
+            rejected=parts.rejected,
+            category=_name(row, "category", "all"),
+            group=question_group(parts.prompt),
+            margin=read_margin(row.get("margin")),
+            agreement=read_agreement(row.get("agreement")),
+            reference=read_reference(row.get("reference")),
+        ),
+        parts.repeated_prompt,
     )
 
 
-def _response(value: Any, field: str) -> tuple[tuple[Message, ...], str]:
-    """The turns before the response, if any, and its text."""
-    if isinstance(value, str) and not _TURN.match(value):
-        return (), value
-    turns = as_messages(value, field)
-    if turns[-1]["role"] != "assistant":
-        raise ValueError(f"{field}: the last message is the {turns[-1]['role']}'s, not the assistant's")
-    return turns[:-1], turns[-1]["content"]
-
-
-def _common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """What two texts begin with, up to the last space, and the rest of each."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-    common = chosen[: sum(1 for _ in same)]
-    end = max(common.rfind(" "), common.rfind("\n")) + 1
-    return common[:end].strip(), chosen[end:], rejected[end:]
+def _name(row: dict[str, Any], field: str, default: str) -> str:
+    """Parquet gives None where a row lacks a field that others have. Raises ValueError, naming the field."""
+    value = row.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{field}: {value!r} is neither text nor an integer")
+    return str(value)

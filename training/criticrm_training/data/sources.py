@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 from criticrm_model import CriticRMError
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataError(CriticRMError):
@@ -73,25 +76,50 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
     _must_exist(path)
     with path.open("rb") as file:
-        a_list = path.suffix == ".json" and file.read(1) == b"["
+        a_list = path.suffix == ".json" and file.read(64).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
     return _json_list(path) if a_list else _json_lines(path)
 
 
 def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        yield from enumerate(json.loads(path.read_bytes()), start=1)
-    except ValueError as error:
+        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON in UTF-8 ({error})") from error
+    for number, row in enumerate(found, start=1):
+        _must_be_unicode(row, path, number)
+        yield number, row
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:  # decoded line by line: a text file would not say which one is bad
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if line.removeprefix(BOM_UTF8).strip():
                 try:
-                    yield number, json.loads(line.decode())
-                except ValueError as error:
+                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}, row {number}: not JSON in UTF-8 ({error})") from error
+                if b"\\u" in line:
+                    _must_be_unicode(row, path, number)
+                yield number, row
+
+
+def _must_be_unicode(row: Any, path: Path, number: int) -> None:
+    """JSON can spell half of a character (\\ud83d without its second half), which no tokenizer and no file takes."""
+
+    def search(value: Any, field: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                search(inner, f"{field}.{key}" if field else str(key))
+        elif isinstance(value, list):
+            for i, inner in enumerate(value):
+                search(inner, f"{field}[{i}]")
+        elif isinstance(value, str) and (half := _SURROGATE.search(value)):
+            raise DataError(
+                f"{path}, row {number}: {field}: character {half.start() + 1} is {half[0]!r}, half of a surrogate "
+                "pair: the text was cut inside a character"
+            )
+
+    search(row, "")
 
 
 def _dataset(source: str) -> Iterator[tuple[int, Any]]:

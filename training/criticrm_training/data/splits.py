@@ -12,6 +12,8 @@ from criticrm_model.prompt import Message
 from .near_duplicates import Components, near_duplicates
 from .sources import DataError
 
+_MANY = 20_000  # texts whose comparison takes long enough for a progress bar
+
 
 class _Grouped(Protocol):
     @property
@@ -40,7 +42,7 @@ def merged_groups(groups: Iterable[str]) -> Mapping[str, str]:
     """
     texts = sorted(set(groups))
     components = Components(len(texts))
-    for i, j in near_duplicates(texts):
+    for i, j in near_duplicates(texts, label="near-duplicates" if len(texts) > _MANY else None):
         components.join(i, j)
     return {text: texts[components.find(i)] for i, text in enumerate(texts)}
 
