@@ -77,7 +77,11 @@ def sample_blind(
         for task in dict.fromkeys(by_category[prompts[digest].category] for digest in chunk):
             same = [digest for digest in chunk if by_category[prompts[digest].category] == task]
             asked = [
-                Conversation(asking_to_derive(prompts[d].prompt, task), task_seed(settings.seed, "derive", d))
+                Conversation(
+                    asking_to_derive(prompts[d].prompt, task),
+                    task_seed(settings.seed, "derive", d),
+                    label=f"the prompt of pair {prompts[d].id!r}",
+                )
                 for d in same
             ]
             for digest, drafts in zip(same, writer.answer(asked, settings.sampling(task)), strict=True):
@@ -171,6 +175,7 @@ def _explained(
             task.instruction,
             task_seed(settings.seed, "explain", pair.id, c.side, c.sample),
             prefix=f"{c.text} {task.explain}",
+            label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
         )
         for pair, task, c in wrong
     ]
@@ -185,7 +190,7 @@ def _explained(
         # It must not take its verdict back.
         still = closing_verdict(text, task.verdict), read_verdict(text, pair.response(c.side), task.verdict)
         if kept.strip() and ended and still == (False, False):
-            tokens = c.tokens + draft.tokens
+            tokens = None if c.tokens is None or draft.tokens is None else c.tokens + draft.tokens
             explained[c.pair_id, c.side, c.sample] = Critique(
                 c.pair_id, c.side, c.sample, text, c.score, "stop", tokens, False
             )

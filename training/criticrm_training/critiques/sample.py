@@ -100,7 +100,13 @@ def _critiques(
     responses = [(pair, side) for pair in pairs for side in SIDES]
     drafts = critic.write(
         [
-            WritingTask(pair.prompt, pair.response(side), asked, task_seed(settings.seed, pair.id, side))
+            WritingTask(
+                pair.prompt,
+                pair.response(side),
+                asked,
+                task_seed(settings.seed, pair.id, side),
+                label=f"pair {pair.id!r}, {side}",
+            )
             for pair, side in responses
         ],
         sampling,

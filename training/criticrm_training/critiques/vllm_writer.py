@@ -15,6 +15,7 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
+from .rendering import render_conversation, render_task
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Sampling, Task, WriterError
 
@@ -71,19 +72,11 @@ class VLLMWriter:
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
-        prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
-        prompts = [
-            self._renderer.asking(task.instruction)
-            .open(task.prompt)
-            .render(
-                task.response,
-                max_model_len=self._max_model_len,
-                max_critique_tokens=len(prefix) + sampling.max_tokens + spare,
-                truncate=True,
-            )
-            .token_ids
-            for task, prefix in zip(tasks, prefixes, strict=True)
+        rendered = [
+            render_task(self._renderer, task, max_model_len=self._max_model_len, max_tokens=sampling.max_tokens + spare)
+            for task in tasks
         ]
+        prompts, prefixes = [prompt for prompt, _ in rendered], [prefix for _, prefix in rendered]
         drafts = self._sample(prompts, prefixes, [task.seed for task in tasks], sampling)
         if sampling.score_by != "expected":
             return drafts
@@ -96,12 +89,12 @@ class VLLMWriter:
         return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
-        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
-            raise WriterError(
-                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
-                f"max_model_len {self._max_model_len}"
+        prompts = [
+            render_conversation(
+                self._renderer, conversation, max_model_len=self._max_model_len, max_tokens=sampling.max_tokens
             )
+            for conversation in conversations
+        ]
         nothing: list[list[int]] = [[] for _ in prompts]
         return self._sample(prompts, nothing, [conversation.seed for conversation in conversations], sampling)
 

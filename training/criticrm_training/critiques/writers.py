@@ -27,6 +27,7 @@ class Task:
     Attributes:
         seed: of its own, so that its drafts are independent of its neighbours.
         prefix: text that every draft begins with; the model goes on from there.
+        label: whose it is, for errors: "pair 'a1', chosen".
     """
 
     prompt: tuple[Message, ...]
@@ -34,14 +35,19 @@ class Task:
     instruction: str
     seed: int
     prefix: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours."""
+    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours.
+
+    `label` says whose it is, for errors.
+    """
 
     messages: tuple[Message, ...]
     seed: int
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,14 @@ class Draft:
 
     Attributes:
         text: the task's prefix, and what the model wrote after it.
-        tokens: that the model wrote, its end included; the prefix is not counted.
+        finish_reason: "stop" where the model ended it.
+        tokens: that the model wrote, its end included; the prefix is not counted. None: an endpoint doesn't say.
         score: what the critic gives the whole text, where it was asked to.
     """
 
     text: str
     finish_reason: str
-    tokens: int
+    tokens: int | None
     score: float | None = None
 
 
