@@ -18,8 +18,8 @@ from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.refine import refine
+from criticrm_training.critiques.rendering import render_conversation
 from criticrm_training.critiques.sample import SampleSettings, sample
-from criticrm_training.critiques.vllm_writer import VLLMWriter
 from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
@@ -323,11 +323,9 @@ def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_answer_that_does_not_fit_is_refused() -> None:
-    policy = VLLMWriter.__new__(VLLMWriter)  # without its engine
-    policy._renderer, policy._max_model_len = Renderer(make_tokenizer(), ""), 64
     conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
     with pytest.raises(WriterError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
-        policy.answer([conversation], Sampling(1, 0.0, 60))
+        render_conversation(Renderer(make_tokenizer(), ""), conversation, max_model_len=64, max_tokens=60)
 
 
 def test_parts_hold_one_run(tmp_path: Path) -> None:
