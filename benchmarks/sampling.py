@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="preference pairs, as for 'critiques sample' (made of benchmarks/conversations.jsonl)",
     )
-    parser.add_argument("--pairs", type=int, default=256, metavar="N", help="preference pairs, 64 a part (256: four parts)")
+    parser.add_argument("--pairs", type=int, default=256, metavar="N", help="preference pairs, 64 a part (256)")
     parser.add_argument("--n", type=int, default=2, metavar="N", help="critiques a response (2)")
     parser.add_argument("--max-tokens", type=int, default=32, metavar="N", help="longest critique (32)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="counted rounds, after one to warm up (3)")
