@@ -139,8 +139,8 @@ def test_the_request_ends_the_last_turn_of_the_user() -> None:
     system, user, reply = (
         {"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"},
     )  # fmt: skip
-    assert asking_to_derive((system, user), task) == (system, {"role": "user", "content": "Q\n\nSolve it."})  # type: ignore[arg-type]
-    assert asking_to_derive((user, reply), task)[-1] == {"role": "user", "content": "Solve it."}  # type: ignore[arg-type]
+    assert asking_to_derive((system, user), task) == (system, {"role": "user", "content": "Q\n\nSolve it."})
+    assert asking_to_derive((user, reply), task)[-1] == {"role": "user", "content": "Solve it."}
 
 
 def test_a_task_that_derives_nothing_is_refused(tmp_path: Path) -> None:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import doctest
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from criticrm_model.prompt import Renderer
-from criticrm_training import endpoint as endpoint_module
 from criticrm_training.commands.critiques import Critiques
 from criticrm_training.critiques import endpoint_writer, records, sentences, verdict, vllm_writer
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
-from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.filter import Quality, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.refine import refine
+from criticrm_training.critiques.rendering import render_conversation
 from criticrm_training.critiques.sample import SampleSettings, sample
-from criticrm_training.critiques.vllm_writer import VLLMWriter
 from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
-from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
 from tiny import make_tokenizer
 
@@ -327,75 +322,10 @@ def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(read_critiques(tmp_path / "refine")) == 12
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Refuses, breaks and answers in turn."""
-
-    faults: list[int]
-    bodies: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.bodies.append(body | {"key": self.headers["Authorization"]})
-        status = self.faults.pop() if self.faults else 200
-        choice = {"message": {"content": " fine. Score: 7 "}, "finish_reason": "stop"}
-        answer = {"choices": [choice] * body["n"], "usage": {"completion_tokens": 6 * body["n"]}}
-        raw = json.dumps(answer if status == 200 else {"error": "no"}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Endpoint]]]:
-    async def at_once(_: float) -> None: ...
-
-    monkeypatch.setattr(endpoint_module.asyncio, "sleep", at_once)
-    handler = type("Handler", (_Endpoint,), {"faults": [], "bodies": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-TASKS = [Task(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i) for i in range(5)]
-
-
-def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoint]]) -> None:
-    url, handler = endpoint
-    critic = EndpointWriter(Endpoint(url, key="secret", concurrency=2), "big")
-    drafts = critic.write(TASKS, Sampling(2, 0.7, 32))
-    assert drafts == [[Draft("fine. Score: 7", "stop", 6)] * 2] * 5
-    (body,) = [b for b in handler.bodies if b["seed"] == 3]
-    assert body["messages"] == [
-        {"role": "user", "content": "Q"},
-        {"role": "assistant", "content": "R3"},
-        {"role": "user", "content": "Review it."},
-    ]
-    assert (body["model"], body["n"], body["max_tokens"], body["key"]) == ("big", 2, 32, "Bearer secret")
-
-
 def test_an_answer_that_does_not_fit_is_refused() -> None:
-    policy = VLLMWriter.__new__(VLLMWriter)  # without its engine
-    policy._renderer, policy._max_model_len = Renderer(make_tokenizer(), ""), 64
     conversation = Conversation(({"role": "user", "content": "Q"},), seed=0)
     with pytest.raises(WriterError, match=r"of \d+ tokens and an answer of up to 60 do not fit in max_model_len 64"):
-        policy.answer([conversation], Sampling(1, 0.0, 60))
-
-
-def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[str, type[_Endpoint]]) -> None:
-    url, handler = endpoint
-    handler.faults += [500, 429, 503]
-    assert len(EndpointWriter(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))) == 5
-    assert len(handler.bodies) == 8
-    handler.faults += [404]
-    with pytest.raises(EndpointError, match="answered 404"):
-        EndpointWriter(Endpoint(url), "big").write(TASKS, Sampling(1, 0.7, 32))
+        render_conversation(Renderer(make_tokenizer(), ""), conversation, max_model_len=64, max_tokens=60)
 
 
 def test_parts_hold_one_run(tmp_path: Path) -> None:

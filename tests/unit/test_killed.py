@@ -29,8 +29,8 @@ from criticrm_training.commands.fit_head import FitHead
 from criticrm_training.commands.judge import Judge
 from criticrm_training.commands.probe import Probe
 from criticrm_training.commands.report import Report
-from criticrm_training.critiques import endpoint_writer, records, refine, sample
-from criticrm_training.critiques.writers import Draft, Sampling, Task
+from criticrm_training.critiques import blind, endpoint_writer, records, refine, sample
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task
 from criticrm_training.endpoint import Endpoint
 from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
 from criticrm_training.evaluation.benchmarks import benchmark
@@ -61,7 +61,12 @@ class Critic:
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         return [[self._draft(task, k) for k in range(sampling.n)] for task in tasks]
 
+    def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
+        return [[Draft(f"The answer is {c.seed % 2}.", "stop", 5)] * sampling.n for c in conversations]
+
     def _draft(self, task: Task, k: int) -> Draft:
+        if task.prefix:
+            return Draft(f"{task.prefix} that of {task.response}.", "stop", 4)
         return Draft(
             f"A review of {task.response}, {task.seed}. Score: {k + 2 + 3 * ('c' in task.response)}", "stop", 9
         )
@@ -71,7 +76,8 @@ class Critic:
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pairs, questions and critiques; parts are small, so that there are several."""
     for module, size in (
-        (sample, "_PAIRS_PER_PART"), (refine, "_PAIRS_PER_PART"), (scoring, "_ITEMS_PER_PART"),
+        (sample, "_PAIRS_PER_PART"), (refine, "_PAIRS_PER_PART"), (blind, "_PAIRS_PER_PART"),
+        (blind, "_PROMPTS_PER_PART"), (scoring, "_ITEMS_PER_PART"),
         (teacher_forced, "_PAIRS_PER_PART"), (policy, "_CONVERSATIONS_PER_PART"),
         (answer_scores, "_QUESTIONS_PER_PART"),
     ):  # fmt: skip
@@ -149,6 +155,16 @@ def test_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = step if step in ("sample", "filter") else "refine"
     points = at_every_point(lambda out: run(Critiques, name, *arguments[step], "--out", out), tmp_path / "runs")
     assert points >= 9
+
+
+def test_blind_critiques(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_writer, "EndpointWriter", Critic)
+    rows = [row | {"chosen": f"The answer is {i % 2}.", "rejected": "7"} for i, row in enumerate(PAIRS)]
+    (inputs / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--task", "reasoning", "--blind", "--explain", 8, "-n", 2, "--endpoint", "http://nowhere/v1"]
+    arguments = ["sample", inputs / "pairs.jsonl", *options]
+    points = at_every_point(lambda out: run(Critiques, *arguments, "--out", out), tmp_path / "runs")
+    assert points >= 20
 
 
 def test_evaluate(inputs: Path, tmp_path: Path) -> None:

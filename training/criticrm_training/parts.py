@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,15 +44,32 @@ def write_in_parts(
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
+    stream_in_parts(folder, run, chunks, lambda missing: map(work, missing), schema, label, unit)
+
+
+def stream_in_parts(
+    folder: Path,
+    run: dict[str, Any],
+    chunks: Sequence[Sequence[T]],
+    work: Callable[[Sequence[Sequence[T]]], Iterator[list[dict[str, Any]]]],
+    schema: pa.Schema,
+    label: str,
+    unit: str = "pair",
+) -> None:
+    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended.
+
+    Args:
+        work: is given the chunks whose parts are not there yet, and gives the rows of each, in order.
+    """
     same_run(folder, run)
+    paths = [folder / f"part-{number:06}.parquet" for number in range(len(chunks))]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
     with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
-        for number, chunk in enumerate(chunks):
-            path = folder / f"part-{number:06}.parquet"
-            if not path.is_file():
-                rows = pa.Table.from_pylist(work(chunk), schema=schema)
-                with whole(path) as unfinished:
-                    pq.write_table(rows, unfinished)
-            progress.update(len(chunk))
+        progress.update(sum(len(chunk) for number, chunk in enumerate(chunks) if number not in missing))
+        for number, rows in zip(missing, work([chunks[number] for number in missing]), strict=True):
+            with whole(paths[number]) as unfinished:
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished)
+            progress.update(len(chunks[number]))
     write_json(folder / _RUN, run | {"parts": len(chunks)})
 
 

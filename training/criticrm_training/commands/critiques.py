@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic_settings import (
@@ -18,6 +18,9 @@ from pydantic_settings import (
 )
 
 from .options import PAIRS, WriterOptions
+
+if TYPE_CHECKING:
+    from ..data.pairs import PreferencePair
 
 TASK = (
     "What critiques are asked for: 'general', 'reasoning' (solve it first, then compare the answers), or the path of "
@@ -53,6 +56,18 @@ class Sample(WriterOptions):
         description="With --blind: where the answers differ, let the model name the first wrong step in sight of the "
         "response, in so many tokens (0: no).",
     )
+    fold: str | None = Field(
+        None,
+        description="Only the pairs of fold K of N, such as 0/2: all pairs of a question are in one fold. To filter by "
+        "a critic's own scores, train it without a fold (folds: {n: 2, exclude: 0} in its configuration) and sample "
+        "that fold with it.",
+    )
+    skip_fold: str | None = Field(None, description="Only the pairs that are not of fold K of N.")
+    in_sample: CliImplicitFlag[bool] = Field(
+        False,
+        description="Score pairs by the reward of a critic that was trained on them, which is an error otherwise: such "
+        "scores agree with the labels because they were learnt.",
+    )
     instruction: str | None = Field(None, description="What asks for a critique, in the place of the task's words.")
     seed: int = Field(0, description="Seed of the sampling; each response draws from its own.")
 
@@ -62,6 +77,7 @@ class Sample(WriterOptions):
         from ..critiques.records import read_critiques
         from ..critiques.sample import SampleSettings, sample
         from ..critiques.summary import blind_summary, sample_summary
+        from ..data.trained_questions import trained_pairs
         from ..tables import as_rows
 
         if self.explain and not self.blind:
@@ -70,7 +86,10 @@ class Sample(WriterOptions):
         if self.instruction is not None:
             tasks = tasks.asking(self.instruction)
         settings = SampleSettings(self.n, self.temperature, self.max_tokens, self.score, self.seed)
-        run = self.run_on(pairs)
+        score_by = {settings.sampling(tasks.of(pair.category)).score_by for pair in pairs}
+        seen = None if self.endpoint else trained_pairs(self.model, pairs)
+        refuse_in_sample(seen, len(pairs), by_reward="reward" in score_by and not self.in_sample)
+        run = self.run_on(pairs) | {"trained_pairs": seen}
         if self.blind:
             sample_blind(pairs, self.critic(), tasks, settings, explain_tokens=self.explain, out=self.out, run=run)
         else:
@@ -80,6 +99,36 @@ class Sample(WriterOptions):
             rows = blind_summary(read_derivations(self.out), pairs) + rows
         logging.getLogger(__name__).info("%s", as_rows(rows))
         return 0
+
+    def pairs(self, data: str) -> list[PreferencePair]:
+        from ..data.folds import Fold
+        from ..data.pairs import in_question_order, read_pairs
+
+        pairs = in_question_order(read_pairs(data))
+        if self.fold:
+            pairs = Fold.parse(self.fold).inside(pairs)
+        if self.skip_fold:
+            pairs = Fold.parse(self.skip_fold).outside(pairs)
+        return pairs[: self.limit] if self.limit else pairs
+
+
+def refuse_in_sample(seen: int | None, n: int, *, by_reward: bool) -> None:
+    """Warn where the critic was trained on `seen` of the `n` pairs.
+
+    Raises:
+        InSampleError: they are to be scored by its reward.
+    """
+    from ..data.trained_questions import InSampleError
+
+    if not seen:
+        return
+    about = f"{seen} of {n} pairs ask a question that this critic was trained on"
+    if by_reward:
+        raise InSampleError(
+            f"{about}: its reward has learnt their labels. Sample a fold that it was trained without (--fold), or give "
+            "--in-sample if nothing is filtered by these scores"
+        )
+    logging.getLogger(__name__).warning("%s: what it says of them is not what it would say of others", about)
 
 
 class Filter(BaseModel):
@@ -132,6 +181,14 @@ class Filter(BaseModel):
         pairs = read_pairs(self.about) if self.about else []
         tasks = [task for folder in self.critiques for task in read_run(folder).get("tasks", {}).values()]
         instructions = dict.fromkeys(task["instruction"] for task in tasks)
+        for folder in self.critiques:
+            if (seen := read_run(folder).get("trained_pairs")) and not self.ignore_labels:
+                logging.getLogger(__name__).warning(
+                    "%s: %d pairs ask a question that their critic was trained on: it agrees with their labels because"
+                    " it has learnt them",
+                    folder,
+                    seen,
+                )
         found = filter_critiques(
             [critique for folder in self.critiques for critique in read_critiques(folder)],
             quality,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from criticrm_model.prompt import Message
 
 from ..answers import stated_answer
 from ..data.pairs import PreferencePair
-from ..parts import in_chunks, read_parts, write_in_parts
+from ..parts import in_chunks, read_parts, stream_in_parts, write_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
 from .records import SCHEMA, SIDES, Critique, SideName
 from .sample import SampleSettings, described, task_seed
 from .sentences import whole_sentences
 from .verdict import closing_verdict
 from .verdict import verdict as read_verdict
-from .writers import Conversation, Draft, Sampling, Task, Writer
+from .writers import Conversation, Draft, Request, Sampling, Task, Writer, drafts_in_order
 
 # As many sequences as in a part of ordinary critiques.
 _PAIRS_PER_PART, _PROMPTS_PER_PART = 64, 128
@@ -72,20 +72,32 @@ def sample_blind(
     for pair in pairs:
         prompts.setdefault(prompt_sha256(pair.prompt), pair)
 
-    def derive(chunk: Sequence[str]) -> list[dict[str, Any]]:
-        rows = []
-        for task in dict.fromkeys(by_category[prompts[digest].category] for digest in chunk):
-            same = [digest for digest in chunk if by_category[prompts[digest].category] == task]
-            asked = [
-                Conversation(asking_to_derive(prompts[d].prompt, task), task_seed(settings.seed, "derive", d))
-                for d in same
-            ]
-            for digest, drafts in zip(same, writer.answer(asked, settings.sampling(task)), strict=True):
-                rows += [_row(digest, i, draft) for i, draft in enumerate(drafts)]
-        return rows
+    def requests(chunk: Sequence[str]) -> list[Request]:
+        tasks_of = [by_category[prompts[digest].category] for digest in chunk]
+        return [
+            Request(
+                Conversation(
+                    asking_to_derive(prompts[digest].prompt, task),
+                    task_seed(settings.seed, "derive", digest),
+                    label=f"the prompt of pair {prompts[digest].id!r}",
+                ),
+                settings.sampling(task),
+            )
+            for digest, task in zip(chunk, tasks_of, strict=True)
+        ]
+
+    def rows(chunk: Sequence[str], drafts: Sequence[Sequence[Draft]]) -> list[dict[str, Any]]:
+        return [
+            _row(digest, i, draft)
+            for digest, several in zip(chunk, drafts, strict=True)
+            for i, draft in enumerate(several)
+        ]
+
+    def derive(chunks: Sequence[Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        return map(rows, chunks, drafts_in_order(writer, map(requests, chunks)))
 
     chunks = in_chunks(list(prompts), _PROMPTS_PER_PART)
-    write_in_parts(out / DERIVATIONS, run, chunks, derive, DERIVATION_SCHEMA, "derivations", "prompt")
+    stream_in_parts(out / DERIVATIONS, run, chunks, derive, DERIVATION_SCHEMA, "derivations", "prompt")
     derivations = read_derivations(out)
 
     def compare(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
@@ -171,6 +183,7 @@ def _explained(
             task.instruction,
             task_seed(settings.seed, "explain", pair.id, c.side, c.sample),
             prefix=f"{c.text} {task.explain}",
+            label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
         )
         for pair, task, c in wrong
     ]
@@ -185,7 +198,7 @@ def _explained(
         # It must not take its verdict back.
         still = closing_verdict(text, task.verdict), read_verdict(text, pair.response(c.side), task.verdict)
         if kept.strip() and ended and still == (False, False):
-            tokens = c.tokens + draft.tokens
+            tokens = None if c.tokens is None or draft.tokens is None else c.tokens + draft.tokens
             explained[c.pair_id, c.side, c.sample] = Critique(
                 c.pair_id, c.side, c.sample, text, c.score, "stop", tokens, False
             )

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
 from criticrm_model.prompt import Message
 
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, EndpointError
+from .rendering import prefixed, require_text
 from .writers import Conversation, Draft, Sampling, Task, WriterError
+
+_BEGINNING = 40  # characters of a prefix that a draft would not begin with by chance
 
 
 class EndpointWriter:
@@ -29,16 +34,10 @@ class EndpointWriter:
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
         if sampling.score_by in ("expected", "reward"):
             raise WriterError(f"scores by {sampling.score_by} need the model in this process: no --endpoint")
-        bodies = [self._body(_asking(task), task.seed, sampling) for task in tasks]
-        for body, task in zip(bodies, tasks, strict=True):
-            if task.prefix:
-                body["messages"].append(Message(role="assistant", content=task.prefix))
-                body |= {"continue_final_message": True, "add_generation_prompt": False}
-        return self._drafts(bodies, [task.prefix for task in tasks], sampling)
+        return self._drafts(tasks, [self._body(_asking(task), task.seed, sampling) | _going_on(task) for task in tasks])
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        bodies = [self._body(c.messages, c.seed, sampling) for c in conversations]
-        return self._drafts(bodies, [""] * len(bodies), sampling)
+        return self._drafts(conversations, [self._body(c.messages, c.seed, sampling) for c in conversations])
 
     def close(self) -> None:
         """Nothing is held."""
@@ -53,42 +52,82 @@ class EndpointWriter:
             "seed": seed,
         }
 
-    def _drafts(
-        self, bodies: Sequence[dict[str, Any]], prefixes: Sequence[str], sampling: Sampling
-    ) -> list[list[Draft]]:
-        answers = self._endpoint.post_all("/chat/completions", bodies)
-        return [
-            _drafts(answer, sampling.n, prefix, self._endpoint.url)
-            for answer, prefix in zip(answers, prefixes, strict=True)
-        ]
+    def _drafts(self, asked: Sequence[Task | Conversation], bodies: Sequence[dict[str, Any]]) -> list[list[Draft]]:
+        for each in asked:
+            require_text(each)
+        try:
+            answers = self._endpoint.post_all("/chat/completions", bodies)
+        except EndpointError as error:
+            raise EndpointError(f"{prefixed(asked[error.request])}{error}", error.request) from error
+        found = []
+        for each, body, answer in zip(asked, bodies, answers, strict=True):
+            prefix = each.prefix if isinstance(each, Task) else ""
+            try:
+                found.append(_drafts(answer, body["n"], prefix))
+            except ValueError as error:
+                raise WriterError(f"{prefixed(each)}{self._endpoint.url} answered 200, but {error}") from error
+        return found
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str
+    index: int = 0
+
+
+class _Usage(BaseModel):
+    completion_tokens: NonNegativeInt | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+    usage: _Usage | None = None
 
 
 def _asking(task: Task) -> tuple[Message, ...]:
-    response, instruction = (
+    turns = [
+        *task.prompt,
         Message(role="assistant", content=task.response),
         Message(role="user", content=task.instruction),
-    )
-    return (*task.prompt, response, instruction)
+    ]
+    return (*turns, Message(role="assistant", content=task.prefix)) if task.prefix else tuple(turns)
 
 
-def _drafts(answer: Any, n: int, prefix: str, url: str) -> list[Draft]:
-    choices = answer.get("choices", [])
+def _going_on(task: Task) -> dict[str, bool]:
+    return {"continue_final_message": True, "add_generation_prompt": False} if task.prefix else {}
+
+
+def _drafts(answer: Any, n: int, prefix: str) -> list[Draft]:
+    """Raises ValueError: there are not so many drafts in it."""
+    try:
+        completion = _Completion.model_validate(answer)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
+        raise ValueError(f"with what is no completion ({'; '.join(faults)})") from error
+    choices = sorted(completion.choices, key=lambda choice: choice.index)
     if len(choices) != n:
-        raise WriterError(f"{url} gave {len(choices)} choices where {n} were asked for")
-    # How many tokens each choice took is not told; the share of all is.
-    tokens = int(answer.get("usage", {}).get("completion_tokens", 0)) // n
+        raise ValueError(f"gave {len(choices)} choices where n = {n} were asked for")
+    # How many tokens each choice took is not reported; the share of all is.
+    total = completion.usage.completion_tokens if completion.usage else None
     return [
-        Draft(
-            (prefix + _continued(c["message"]["content"] or "", prefix, url)).strip(), str(c["finish_reason"]), tokens
-        )
-        for c in choices
+        Draft(_text(choice, prefix), choice.finish_reason, None if total is None else total // n) for choice in choices
     ]
 
 
-def _continued(written: str, prefix: str, url: str) -> str:
-    if prefix and written.lstrip().startswith(prefix[:40]):
-        raise WriterError(
-            f"{url} began anew where it should go on from the text it was given: it doesn't know "
-            "continue_final_message, which vLLM's server does; leave out --explain, or write with --writer"
+def _text(choice: _Choice, prefix: str) -> str:
+    written = choice.message.content
+    if written is None:
+        if choice.finish_reason == "stop":
+            raise ValueError("a choice ended by itself with content null: does it write elsewhere (reasoning, a tool)?")
+        written = ""  # cut or filtered before the first word, as finish_reason says
+    if prefix and written.lstrip().startswith(prefix[:_BEGINNING]):
+        raise ValueError(
+            "it began anew instead of going on from the text it was given: it doesn't know continue_final_message, "
+            "as vLLM's server does; leave out --explain, or write with --writer"
         )
-    return written
+    # Halves of one character, as servers send them, are joined; a half alone becomes U+FFFD, as in broken UTF-8.
+    return (prefix + written).strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -37,7 +37,7 @@ class Critique:
     Attributes:
         text: without its score line, so that no number leaks into the reward.
         score: 1 to 10, or a reward; None where the critique gives none that can be read, never a default.
-        tokens: as written, score line and end included.
+        tokens: as written, score line and end included; None where the writer doesn't say.
         verdict: whether it calls its response right, by its task's rule; None where it doesn't say, or has no rule.
     """
 
@@ -47,7 +47,7 @@ class Critique:
     text: str
     score: float | None
     finish_reason: str
-    tokens: int
+    tokens: int | None
     verdict: bool | None = None
 
     def row(self) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def _summ(responses: Responses, groups: Groups, critic: Critic, max_tokens: int,
             pair.response(side),
             SUMM + "\n".join(f"{i}. {c.text}" for i, c in enumerate(groups[pair.id, side], start=1)),
             task_seed("summ", pair.id, side),
+            label=f"pair {pair.id!r}, {side}",
         )
         for pair, side in several
     ]
@@ -107,7 +108,13 @@ def _rank(responses: Responses, groups: Groups, critic: Critic, top_k: int, rate
     ]
     request = RANK.format(least=LEAST_SCORE, greatest=greatest_score(rate_by))
     tasks = [
-        Task(pair.prompt, pair.response(c.side), request + c.text, task_seed("rank", pair.id, c.side, c.sample))
+        Task(
+            pair.prompt,
+            pair.response(c.side),
+            request + c.text,
+            task_seed("rank", pair.id, c.side, c.sample),
+            label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
+        )
         for pair, c in contested
     ]
     drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16, score_by=rate_by))

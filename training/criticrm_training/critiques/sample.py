@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.pairs import PreferencePair
-from ..parts import in_chunks, write_in_parts
+from ..parts import in_chunks, stream_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
 from .records import SCHEMA, SIDES, Critique, SideName
 from .scores import ScoreBy, score_request, split_score
 from .verdict import VerdictRule
 from .verdict import verdict as read_verdict
-from .writers import Critic, Draft, Sampling
+from .writers import Critic, Draft, Request, Sampling, drafts_in_order
 from .writers import Task as WritingTask
 
 # Pairs in a part: enough to keep an engine busy, few enough to lose to a crash.
@@ -68,16 +68,30 @@ def sample(
         TaskError: there is no task for a pair's category.
     """
     by_category = {pair.category: tasks.of(pair.category) for pair in pairs}
+    samplings = {category: settings.sampling(task) for category, task in by_category.items()}
 
-    def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-        found: dict[tuple[str, SideName], list[Critique]] = {}
-        for task, same in _by_task(chunk, by_category):
-            found |= _critiques(same, critic, task, settings)
-        return [critique.row() for pair in chunk for side in SIDES for critique in found[pair.id, side]]
+    def requests(chunk: Sequence[PreferencePair]) -> list[Request]:
+        return [
+            Request(_asking(pair, side, by_category[pair.category], settings), samplings[pair.category])
+            for pair in chunk
+            for side in SIDES
+        ]
 
-    write_in_parts(
-        out, described(run, critic, tasks, settings), in_chunks(pairs, _PAIRS_PER_PART), work, SCHEMA, "critiques"
-    )
+    def rows(chunk: Sequence[PreferencePair], drafts: Sequence[Sequence[Draft]]) -> list[dict[str, Any]]:
+        responses = [(pair, side) for pair in chunk for side in SIDES]
+        return [
+            as_critique(
+                pair, side, i, draft, samplings[pair.category].score_by, by_category[pair.category].verdict
+            ).row()
+            for (pair, side), written in zip(responses, drafts, strict=True)
+            for i, draft in enumerate(written)
+        ]
+
+    def work(chunks: Sequence[Sequence[PreferencePair]]) -> Iterator[list[dict[str, Any]]]:
+        return map(rows, chunks, drafts_in_order(critic, map(requests, chunks)))
+
+    chunks = in_chunks(pairs, _PAIRS_PER_PART)
+    stream_in_parts(out, described(run, critic, tasks, settings), chunks, work, SCHEMA, "critiques")
 
 
 def described(run: dict[str, Any], critic: Critic, tasks: Tasks, settings: SampleSettings) -> dict[str, Any]:
@@ -85,32 +99,14 @@ def described(run: dict[str, Any], critic: Critic, tasks: Tasks, settings: Sampl
     return run | {"model": critic.name, "tasks": tasks.described(), **asdict(settings)}
 
 
-def _by_task(
-    chunk: Sequence[PreferencePair], by_category: Mapping[str, CritiqueTask]
-) -> Iterator[tuple[CritiqueTask, list[PreferencePair]]]:
-    for task in dict.fromkeys(by_category[pair.category] for pair in chunk):
-        yield task, [pair for pair in chunk if by_category[pair.category] == task]
-
-
-def _critiques(
-    pairs: Sequence[PreferencePair], critic: Critic, task: CritiqueTask, settings: SampleSettings
-) -> dict[tuple[str, SideName], list[Critique]]:
-    sampling = settings.sampling(task)
-    asked = task.instruction + score_request(sampling.score_by)
-    responses = [(pair, side) for pair in pairs for side in SIDES]
-    drafts = critic.write(
-        [
-            WritingTask(pair.prompt, pair.response(side), asked, task_seed(settings.seed, pair.id, side))
-            for pair, side in responses
-        ],
-        sampling,
+def _asking(pair: PreferencePair, side: SideName, task: CritiqueTask, settings: SampleSettings) -> WritingTask:
+    return WritingTask(
+        pair.prompt,
+        pair.response(side),
+        task.instruction + score_request(settings.sampling(task).score_by),
+        task_seed(settings.seed, pair.id, side),
+        label=f"pair {pair.id!r}, {side}",
     )
-    return {
-        (pair.id, side): [
-            as_critique(pair, side, i, draft, sampling.score_by, task.verdict) for i, draft in enumerate(written)
-        ]
-        for (pair, side), written in zip(responses, drafts, strict=True)
-    }
 
 
 def as_critique(

@@ -23,7 +23,7 @@ def sample_summary(critiques: Sequence[Critique], pairs: Sequence[PreferencePair
         ("critiques", f"{n}"),
         ("with a score that can be read", _share(sum(c.score is not None for c in critiques), n)),
         ("ended by themselves", _share(sum(c.finish_reason == "stop" for c in critiques), n)),
-        ("tokens a critique", f"{sum(c.tokens for c in critiques) / max(1, n):.1f}"),
+        ("tokens a critique", _mean([c.tokens for c in critiques])),
     ]
     by_id = {pair.id: pair for pair in pairs}
     ruled = [(c, by_id[c.pair_id]) for c in critiques if tasks.of(by_id[c.pair_id].category).verdict]
@@ -75,7 +75,7 @@ def blind_summary(derivations: Mapping[str, Sequence[Draft]], pairs: Sequence[Pr
         ("derivations", f"{n} of {len(derivations)} prompts"),
         ("derivations cut at the limit: not used", _share(cut, n)),
         ("derivations without an answer: not used", _share(n - cut - stated, n)),
-        ("tokens a derivation", f"{sum(draft.tokens for draft in drafts) / max(1, n):.1f}"),
+        ("tokens a derivation", _mean([draft.tokens for draft in drafts])),
         ("responses without an answer: no critiques", _share(silent, len(replies))),
     ]
     references = {prompt_sha256(pair.prompt): final_answer(pair.reference) for pair in pairs if pair.reference}
@@ -85,3 +85,8 @@ def blind_summary(derivations: Mapping[str, Sequence[Draft]], pairs: Sequence[Pr
 
 def _share(part: int, of: int) -> str:
     return f"{part} of {of} ({part / of:.1%})" if of else "none"
+
+
+def _mean(tokens: Sequence[int | None]) -> str:
+    known = [count for count in tokens if count is not None]
+    return f"{sum(known) / len(known):.1f}" if known else "unknown"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import psutil
@@ -14,9 +15,10 @@ from criticrm_model.reward import Dtype, finite_reward
 
 from ..base import load_base
 from .decoding import Decoded, decode, use_grouped_attention
+from .rendering import render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Sampling, Task, WriterError
+from .writers import Conversation, Draft, Request, Sampling, Task, WriterError, write_group
 
 # Sequences in one batch at the most; what they need in memory may allow fewer.
 _ROWS = {"cuda": 2048, "cpu": 32}
@@ -57,45 +59,49 @@ class TransformersWriter:
         by_reward, by_expected = sampling.score_by == "reward", sampling.score_by == "expected"
         if by_reward and self._reward_token_id is None:
             raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
-        spare = SCORE_LINE_TOKENS if by_expected else 0
-        prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
-        prompts = [
-            self._renderer.asking(task.instruction)
-            .open(task.prompt)
-            .render(
-                task.response,
-                max_model_len=self._max_model_len,
-                max_critique_tokens=sampling.max_tokens + spare + len(prefix),
-                truncate=True,
-            )
-            .token_ids
-            + prefix
-            for task, prefix in zip(tasks, prefixes, strict=True)
+        longest = sampling.max_tokens + (SCORE_LINE_TOKENS if by_expected else 0)
+        rendered = [
+            render_task(self._renderer, task, max_model_len=self._max_model_len, max_tokens=longest) for task in tasks
         ]
+        prompts = [prompt + prefix for prompt, prefix in rendered]
         written = self._decode(prompts, [task.seed for task in tasks], sampling)
         drafts = [
             [self._draft(prefix, sequence, by_reward) for sequence in several]
-            for prefix, several in zip(prefixes, written, strict=True)
+            for (_, prefix), several in zip(rendered, written, strict=True)
         ]
         if not by_expected:
             return drafts
         contexts = [
-            prompt[: len(prompt) - len(prefix)] + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
-            for prompt, prefix, several in zip(prompts, prefixes, drafts, strict=True)
+            prompt + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
+            for (prompt, _), several in zip(rendered, drafts, strict=True)
             for draft in several
         ]
         scores = iter(self._expected_scores(contexts))
-        return [[Draft(d.text, d.finish_reason, d.tokens, next(scores)) for d in several] for several in drafts]
+        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
-        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
-            raise WriterError(
-                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
-                f"max_model_len {self._max_model_len}"
-            )
+        prompts = [
+            render_conversation(self._renderer, c, max_model_len=self._max_model_len, max_tokens=sampling.max_tokens)
+            for c in conversations
+        ]
         written = self._decode(prompts, [conversation.seed for conversation in conversations], sampling)
         return [[self._draft([], sequence, scored=False) for sequence in several] for several in written]
+
+    def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+        """The drafts of each group, in order; as many groups are written at once as make a full batch."""
+        together: list[Sequence[Request]] = []
+        for group in groups:
+            together.append(group)
+            if sum(request.sampling.n for several in together for request in several) >= self._rows:
+                yield from self._write_groups(together)
+                together = []
+        if together:
+            yield from self._write_groups(together)
+
+    def _write_groups(self, groups: Sequence[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+        drafts = iter(write_group(self, [request for group in groups for request in group]))
+        for group in groups:
+            yield [next(drafts) for _ in group]
 
     def close(self) -> None:
         """Free the model's memory."""

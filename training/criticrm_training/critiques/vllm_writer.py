@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -15,9 +16,12 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
+from .rendering import render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Sampling, Task, WriterError
+from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
+
+_Rendered = tuple[list[int], list[int]]  # token ids of a prompt and of the prefix that its drafts begin with
 
 
 class VLLMWriter:
@@ -67,100 +71,123 @@ class VLLMWriter:
             logprobs_mode="raw_logits",  # rewards, and the logits of score digits
             **engine_arguments,
         )
+        self._max_num_seqs = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
+        self._finished: dict[str, Any] = {}  # outputs by request, until they are collected
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        spare = SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
-        prefixes = [self._renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else [] for task in tasks]
-        prompts = [
-            self._renderer.asking(task.instruction)
-            .open(task.prompt)
-            .render(
-                task.response,
-                max_model_len=self._max_model_len,
-                max_critique_tokens=len(prefix) + sampling.max_tokens + spare,
-                truncate=True,
-            )
-            .token_ids
-            for task, prefix in zip(tasks, prefixes, strict=True)
-        ]
-        drafts = self._sample(prompts, prefixes, [task.seed for task in tasks], sampling)
-        if sampling.score_by != "expected":
-            return drafts
-        contexts = [
-            prompt + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
-            for prompt, several in zip(prompts, drafts, strict=True)
-            for draft in several
-        ]
-        scores = iter(self._expected_scores(contexts))
-        return [[replace(draft, score=next(scores)) for draft in several] for several in drafts]
+        return next(self.stream([[Request(task, sampling) for task in tasks]]))
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        prompts = [self._renderer.render_conversation(conversation.messages) for conversation in conversations]
-        if (longest := max(map(len, prompts), default=0)) + sampling.max_tokens > self._max_model_len:
-            raise WriterError(
-                f"a conversation of {longest} tokens and an answer of up to {sampling.max_tokens} do not fit in "
-                f"max_model_len {self._max_model_len}"
-            )
-        nothing: list[list[int]] = [[] for _ in prompts]
-        return self._sample(prompts, nothing, [conversation.seed for conversation in conversations], sampling)
+        return next(self.stream([[Request(conversation, sampling) for conversation in conversations]]))
+
+    def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+        """The drafts of each group, in order. The next groups are begun as soon as the engine has room for them."""
+        ahead = iter(groups)
+        begun: deque[tuple[Sequence[Request], list[_Rendered], list[str]]] = deque()
+
+        def begin() -> None:
+            while self._llm.llm_engine.get_num_unfinished_requests() < self._max_num_seqs:
+                group = next(ahead, None)
+                if group is None:
+                    return
+                rendered = [self._render(request) for request in group]
+                prompts = [prompt + prefix for prompt, prefix in rendered]
+                begun.append((group, rendered, self._enqueue(prompts, [self._params(request) for request in group])))
+
+        begin()
+        while begun:
+            group, rendered, ids = begun.popleft()
+            outputs = self._collect(ids, begin)
+            drafts = [
+                [self._draft(request, prefix, c) for c in sorted(output.outputs, key=lambda c: c.index)]
+                for request, (_, prefix), output in zip(group, rendered, outputs, strict=True)
+            ]
+            yield self._with_expected_scores(group, rendered, drafts)
+            begin()
 
     def close(self) -> None:
         # A process that multiprocessing started waits for its own children before any finalizer would stop them.
         self._llm.llm_engine.engine_core.shutdown()
 
-    def _sample(
-        self, prompts: Sequence[list[int]], prefixes: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> list[list[Draft]]:
+    def _render(self, request: Request) -> _Rendered:
+        asked, sampling, limit = request.asked, request.sampling, self._max_model_len
+        if isinstance(asked, Conversation):
+            return render_conversation(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens), []
+        spare = SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
+        return render_task(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens + spare)
+
+    def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
 
+        sampling, reward_id = request.sampling, self._reward_token_id
         by_reward = sampling.score_by == "reward"
-        if by_reward and self._reward_token_id is None:
+        if by_reward and reward_id is None:
             raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
-        reward_ids = [self._reward_token_id] if self._reward_token_id is not None else []
-        params = [
-            SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=seed if sampling.temperature else None,
-                stop_token_ids=list(self._renderer.stop_token_ids),
-                logit_bias={token_id: -100.0 for token_id in reward_ids} or None,  # a reward is no word
-                logprob_token_ids=reward_ids if by_reward else None,
-                detokenize=False,
-            )
-            for seed in seeds
-        ]
-        begun = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
-        return [
-            [
-                Draft(
-                    self._renderer.decode([*prefix, *c.token_ids]),
-                    str(c.finish_reason),
-                    len(c.token_ids),
-                    # The reward position: what predicts the last token that was written.
-                    finite_reward(c.logprobs[-1][reward_ids[0]].logprob) if by_reward else None,
-                )
-                for c in sorted(output.outputs, key=lambda c: c.index)
-            ]
-            for prefix, output in zip(prefixes, self._generate(begun, params), strict=True)
-        ]
+        return SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=request.asked.seed if sampling.temperature else None,
+            stop_token_ids=list(self._renderer.stop_token_ids),
+            logit_bias=None if reward_id is None else {reward_id: -100.0},  # a reward is no word
+            logprob_token_ids=None if not by_reward or reward_id is None else [reward_id],
+            detokenize=False,
+        )
 
-    def _expected_scores(self, contexts: list[list[int]]) -> list[float]:
-        """The mean of the score that the model would write next, over the digits that it may write."""
+    def _draft(self, request: Request, prefix: list[int], completion: Any) -> Draft:
+        score = None
+        if request.sampling.score_by == "reward":
+            # The reward position: what predicts the last token that was written.
+            score = finite_reward(completion.logprobs[-1][self._reward_token_id].logprob)
+        text = self._renderer.decode([*prefix, *completion.token_ids])
+        return Draft(text, str(completion.finish_reason), len(completion.token_ids), score)
+
+    def _with_expected_scores(
+        self, group: Sequence[Request], rendered: Sequence[_Rendered], drafts: list[list[Draft]]
+    ) -> list[list[Draft]]:
+        """Where they are scored by what is expected: the mean of the score that the model would write next, over the
+        digits that it may write.
+        """
         from vllm import SamplingParams
 
+        scored = [i for i, request in enumerate(group) if request.sampling.score_by == "expected"]
+        if not scored:
+            return drafts
         lead, digits = score_line(self._tokenizer, self.name)
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
-        outputs = self._generate([context + lead for context in contexts], params)
+        contexts = [
+            rendered[i][0] + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1] + lead
+            for i in scored
+            for draft in drafts[i]
+        ]
+        outputs = iter(self._collect(self._enqueue(contexts, [params] * len(contexts))))
         values = torch.arange(LEAST_SCORE, GREATEST_EXPECTED + 1, dtype=torch.float64)
-        scores = []
-        for output in outputs:
-            entries = output.outputs[0].logprobs[0]
-            logits = torch.tensor([entries[digit].logprob for digit in digits], dtype=torch.float64)
-            scores.append(finite_reward(float(logits.softmax(0) @ values)))
-        return scores
 
-    def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
+        def expected() -> float:
+            entries = next(outputs).outputs[0].logprobs[0]
+            logits = torch.tensor([entries[digit].logprob for digit in digits], dtype=torch.float64)
+            return finite_reward(float(logits.softmax(0) @ values))
+
+        for i in scored:
+            drafts[i] = [replace(draft, score=expected()) for draft in drafts[i]]
+        return drafts
+
+    def _enqueue(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> list[str]:
+        """Ids of the requests, which the engine works on whenever outputs are collected."""
         from vllm import TokensPrompt
 
-        return list(self._llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False))
+        if not prompts:
+            return []
+        asked = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
+        ids = self._llm.enqueue(asked, list(params), use_tqdm=False)
+        # vLLM adds random characters to the id under which it gives the output.
+        return [request_id.partition("-")[0] for request_id in ids]
+
+    def _collect(self, ids: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+        """The outputs of these requests, in order; `meanwhile` is called after each step of the engine."""
+        while not all(request_id in self._finished for request_id in ids):
+            for output in self._llm.llm_engine.step():
+                if output.finished:
+                    self._finished[output.request_id] = output
+            meanwhile()
+        return [self._finished.pop(request_id) for request_id in ids]

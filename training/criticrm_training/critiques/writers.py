@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from criticrm_model import CriticRMError
 from criticrm_model.prompt import Message
@@ -27,6 +27,7 @@ class Task:
     Attributes:
         seed: of its own, so that its drafts are independent of its neighbours.
         prefix: text that every draft begins with; the model goes on from there.
+        label: whose it is, for errors: "pair 'a1', chosen".
     """
 
     prompt: tuple[Message, ...]
@@ -34,14 +35,19 @@ class Task:
     instruction: str
     seed: int
     prefix: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours."""
+    """What a policy is to answer; a `seed` of its own makes its answers independent of their neighbours.
+
+    `label` says whose it is, for errors.
+    """
 
     messages: tuple[Message, ...]
     seed: int
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,14 @@ class Draft:
 
     Attributes:
         text: the task's prefix, and what the model wrote after it.
-        tokens: that the model wrote, its end included; the prefix is not counted.
+        finish_reason: "stop" where the model ended it.
+        tokens: that the model wrote, its end included; the prefix is not counted. None: an endpoint doesn't say.
         score: what the critic gives the whole text, where it was asked to.
     """
 
     text: str
     finish_reason: str
-    tokens: int
+    tokens: int | None
     score: float | None = None
 
 
@@ -68,6 +75,14 @@ class Sampling:
     temperature: float
     max_tokens: int
     score_by: ScoreBy = "written"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a writer, and how its drafts are to be sampled."""
+
+    asked: Task | Conversation
+    sampling: Sampling
 
 
 class Critic(Protocol):
@@ -96,6 +111,32 @@ class Policy(Protocol):
 
 class Writer(Critic, Policy, Protocol):
     """Does both."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """Begins the next group of requests while the last drafts of one are written: an engine is never half empty."""
+
+    def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+        """The drafts of each group, in order. Raises WriterError."""
+        ...
+
+
+def drafts_in_order(critic: Critic, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+    """The drafts of each request of each group, in order; groups overlap where the critic can stream them."""
+    if isinstance(critic, Streaming):
+        return critic.stream(groups)
+    return (write_group(critic, group) for group in groups)
+
+
+def write_group(critic: Any, group: Sequence[Request]) -> list[list[Draft]]:
+    """The drafts of each request, in order. Where conversations are among them, the critic is a policy as well."""
+    found: dict[int, list[Draft]] = {}
+    for kind, sampling in dict.fromkeys((type(request.asked), request.sampling) for request in group):
+        places = [i for i, r in enumerate(group) if (type(r.asked), r.sampling) == (kind, sampling)]
+        write = critic.write if kind is Task else critic.answer
+        found |= zip(places, write([group[i].asked for i in places], sampling), strict=True)
+    return [found[i] for i in range(len(group))]
 
 
 WriterKind = Literal["vllm", "transformers"]
