@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from criticrm_training import answers as answers_module
+from criticrm_training.answers import equal, final_answer, votes
 from criticrm_training.data.sources import DataError
-from criticrm_training.evaluation.policies import answers as answers_module
-from criticrm_training.evaluation.policies.answers import equal, final_answer, votes
 from criticrm_training.evaluation.policies.questions import questions_sha256, read_questions
 
 

@@ -82,7 +82,7 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
     gain = report["differences"]["after critique - after control"]
     assert gain["value"] == pytest.approx(0.3)
     assert gain["low"] < 0.3 < gain["high"]
-    assert "after critique      0.800" in caplog.text
+    assert "after critique            0.800" in caplog.text
 
     assert all(body["temperature"] == 0 for body in fakes.asked)
     assert [body["responses"] for body in fakes.scored if "What is 7" in str(body["prompt"])] == [["The answer is -1."]]
@@ -98,7 +98,7 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize(
     ("stage", "made_again"),
-    [("answers", (32, 0)), ("critiques", (0, 16)), ("revisions", (32, 0))],
+    [("answers", (32, 0)), ("critiques", (0, 32)), ("revisions", (32, 0))],
 )
 def test_a_part_that_was_lost_is_made_again(tmp_path: Path, stage: str, made_again: tuple[int, int]) -> None:
     with serving(Fakes(say, reward)) as fakes:

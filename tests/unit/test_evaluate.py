@@ -19,11 +19,11 @@ from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import quality, scoring, serving
 from criticrm_training.evaluation.items import Item, as_item
-from criticrm_training.evaluation.quality import critique_quality
-from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items
+from criticrm_training.evaluation.outcomes import pair_preferences
+from criticrm_training.evaluation.quality import critique_statistics
+from criticrm_training.evaluation.scoring import by_item, method_scores, score_items
 from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
-from criticrm_training.stats import paired_difference
 from live import CRITICRM, wait_until
 from scripted import Scripted
 
@@ -42,7 +42,7 @@ class Odd(Scripted):
 
     def _result(self, text: str, critique: Any) -> dict[str, Any]:
         good, number = text.startswith("good"), int(text.split()[1])
-        n = 1 if critique is True else critique["n"]
+        n = int(critique) if isinstance(critique, bool) else critique["n"]
         shift = number % 3 == 0  # wrong on every third pair before a critique
         scores = [float(good) if k else float(good) - 2 * good * (number % 2) for k in range(n)]
         return {
@@ -61,11 +61,13 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     assert len(rows) == 140
     assert service.bodies[0]["critique"] is True
     assert service.bodies[0]["on_overflow"] == "truncate"
-    found = {name: margins(scores) for name, scores in method_scores(rows, [1, 4]).items()}
-    assert (found["direct_score"] > 0).sum() == 46  # 24 of 70 numbers divide by three
-    assert (found["greedy critique"] > 0).sum() == 35
-    assert found["mean of 1"].tolist() == found["greedy critique"].tolist()
-    assert found["mean of 4"][1] == pytest.approx((-1 + 3) / 4)
+    found = pair_preferences(ITEMS, rows, [1, 4])
+    assert (found["direct_score"].margins > 0).sum() == 46  # 24 of 70 numbers divide by three
+    assert found["greedy critique"].outcomes.sum() == 35
+    # Of an odd pair's four samples of the good response one is -1, the others 1; those of the bad one are 0.
+    assert found["mean of 1"].outcomes[:2].tolist() == [1, 0.75]
+    assert found["mean of 4"].outcomes[:2].tolist() == [1, 1]
+    assert found["mean of 1"].margins[1] == found["mean of 4"].margins[1] == pytest.approx((-1 + 3) / 4)
     asked = len(service.bodies)
     assert score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "x"}) == rows
     assert len(service.bodies) == asked  # all of it was there
@@ -81,7 +83,7 @@ def test_items_of_any_size(tmp_path: Path) -> None:
     ]
     rows = score_items(items, Odd(), samples=0, out=tmp_path, run={})
     assert [(row["item_id"], row["index"]) for row in rows] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert by_item(items, method_scores(rows, ())["direct_score"]) == [[1, 0, 1], [1]]
+    assert by_item(items, method_scores(rows)["direct_score"]) == [[1, 0, 1], [1]]
 
 
 def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,24 +94,15 @@ def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: py
         score_items(ITEMS, service, samples=0, out=tmp_path, run={})
 
 
-def test_a_paired_difference_by_hand() -> None:
-    ours, theirs = [1.0] * 30 + [-1.0] * 10, [1.0] * 20 + [-1.0] * 20
-    gain = paired_difference(ours, theirs, [str(i) for i in range(40)])
-    assert gain.value == pytest.approx(0.25)
-    assert 0.1 < gain.low < 0.25 < gain.high < 0.45
-    same = paired_difference(ours, ours, [str(i) for i in range(40)])
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
 def test_quality_by_hand() -> None:
     assert doctest.testmod(quality).failed == 0
-    found = critique_quality(
+    found = critique_statistics(
         ["the reply explains scattering", "the reply is good", "the reply is good", "it has 7 faults"],
         ["Scattering of light.", "No.", "The reply.", "There are 7."],
         [True, True, False, True],
         "Is the reply good?",
     )
-    assert found == quality.Quality(4, ended=0.75, repeats=0.0, names=0.5, distinct=0.75)
+    assert found == quality.CritiqueStatistics(4, ended=0.75, repeats=0.0, names=0.5, distinct=0.75)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed")
@@ -136,10 +129,15 @@ def test_the_command_through_a_server_of_its_own(
         without.delattr(serving, "served")
         assert run("first", "--samples", "1,2") == first
     second = run("second", "--against", f"first={tmp_path / 'first'}")
-    assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
+    compared = {(c["ours"], c["theirs"]): c for c in second["against"]["first"]}
+    assert set(compared) == {("greedy critique",) * 2, ("direct_score",) * 2}
+    assert all((c["value"], c["n"]) == (0, 40) for c in compared.values())
     direct = run("direct", "--direct-only", "--against", f"first={tmp_path / 'first'}")
     assert set(direct["accuracy"]["overall"]) == {"longer wins", "direct_score"}
-    assert direct["against"]["first"]["direct_score"]["value"] == 0
+    assert [(c["ours"], c["theirs"]) for c in direct["against"]["first"]] == [
+        ("direct_score", "greedy critique"),  # the headline of each
+        ("direct_score", "direct_score"),
+    ]
     assert direct["critiques_ended"] is None
     with pytest.raises(DataError, match="--samples are critiques"):
         run("direct", "--direct-only", "--samples", "4")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,15 +45,40 @@ def write_in_parts(
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
+    write_stream_in_parts(folder, run, chunks, lambda missing: (work(chunk) for chunk in missing), schema, label, unit)
+
+
+def write_stream_in_parts(
+    folder: Path,
+    run: dict[str, Any],
+    chunks: Sequence[Sequence[T]],
+    stream: Callable[[Iterator[Sequence[T]]], Generator[list[dict[str, Any]], None, None]],
+    schema: pa.Schema,
+    label: str,
+    unit: str = "pair",
+) -> None:
+    """As `write_in_parts`, for work that begins on the next chunks before it ends this one, so that an engine or a
+    service is never idle between parts.
+
+    Args:
+        stream: takes the chunks whose parts are missing, from an iterator that it may read as far ahead as it likes,
+            and yields the rows of each, in order. The rows of a chunk must not depend on the others.
+
+    Raises:
+        PartsError: `folder` holds parts of a run with other settings or inputs.
+        ValueError: `stream` yields more or fewer lists of rows than it was given chunks.
+    """
     same_run(folder, run)
-    with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
-        for number, chunk in enumerate(chunks):
-            path = folder / f"part-{number:06}.parquet"
-            if not path.is_file():
-                rows = pa.Table.from_pylist(work(chunk), schema=schema)
-                with whole(path) as unfinished:
-                    pq.write_table(rows, unfinished)
-            progress.update(len(chunk))
+    paths = [folder / f"part-{number:06}.parquet" for number in range(len(chunks))]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
+    total = sum(map(len, chunks))
+    with tqdm(total=total, desc=label, unit=unit, smoothing=0.05) as progress:
+        progress.update(total - sum(len(chunks[number]) for number in missing))
+        with closing(stream(chunks[number] for number in missing)) as produced:
+            for number, rows in zip(missing, produced, strict=True):
+                with whole(paths[number]) as unfinished:
+                    pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished)
+                progress.update(len(chunks[number]))
     write_json(folder / _RUN, run | {"parts": len(chunks)})
 
 

@@ -26,6 +26,7 @@ class PreferencePair:
     Attributes:
         group: equal for pairs of one question (its last user turn, case and white space folded): what a split
             must keep together.
+        reference: a correct solution of the prompt.
     """
 
     id: str
@@ -34,6 +35,7 @@ class PreferencePair:
     rejected: str
     category: str
     group: str
+    reference: str | None = None
 
 
 def read_pairs(source: Path | str) -> list[PreferencePair]:
@@ -152,6 +154,7 @@ def _pair(row: dict[str, Any], default_id: str) -> PreferencePair:
         rejected=rejected,
         category="all" if category is None else str(category),
         group=question_group(prompt),
+        reference=row.get("reference"),
     )
 
 

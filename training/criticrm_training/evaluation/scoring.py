@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import accumulate, islice, tee
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import torch
 
 from ..critiques.sample import task_seed
 from ..endpoint import Endpoint, EndpointError
-from ..parts import in_chunks, read_parts, write_in_parts
+from ..parts import in_chunks, read_parts, write_stream_in_parts
+from ..stats import Floats
 from .items import Item
 
 SCHEMA = pa.schema(
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
     ]
 )
 _ITEMS_PER_PART = 32
+DIRECT, GREEDY = "direct_score", "greedy critique"
 
 
 def score_items(
@@ -44,6 +47,9 @@ def score_items(
 ) -> list[dict[str, Any]]:
     """Score every item in parts under `out`, and return the rows, one a response.
 
+    Greedy and sampled critiques are requested together, and the requests of the next parts while those of this one
+    end: the service always has as many as its `concurrency` allows.
+
     Args:
         samples: critiques sampled a response, beside the greedy one; 0 leaves them out.
         run: what identifies the model and the items.
@@ -54,51 +60,67 @@ def score_items(
         EndpointError, PartsError
     """
 
-    def work(chunk: Sequence[Item]) -> list[dict[str, Any]]:
-        greedy = service.post_all("/score", [_body(item, critiques) for item in chunk])
-        sampled = [None] * len(chunk)
-        if samples:
-            options = [{"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)} for item in chunk]
-            sampled = service.post_all("/score", [_body(i, o) for i, o in zip(chunk, options, strict=True)])
-        return [
-            _row(item, k, g["results"][k], s["results"][k] if s else None)
-            for item, g, s in zip(chunk, greedy, sampled, strict=True)
-            for k in range(len(item.responses))
-        ]
+    def bodies(item: Item) -> list[dict[str, Any]]:
+        options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
+        return [_body(item, critiques), *([_body(item, options)] if samples else [])]
+
+    def stream(chunks: Iterator[Sequence[Item]]) -> Generator[list[dict[str, Any]], None, None]:
+        requested, written = tee(chunks)
+        wave = (body for chunk in requested for item in chunk for body in bodies(item))
+        with closing(service.post_each("/score", wave)) as answers:
+            for chunk in written:
+                rows: list[dict[str, Any]] = []
+                for item in chunk:
+                    greedy, *sampled = islice(answers, 2 if samples else 1)
+                    rows += _rows(item, greedy["results"], sampled[0]["results"] if sampled else None)
+                yield rows
 
     described = run | {"samples": samples, "columns": SCHEMA.names}
     if not critiques:
         described["critiques"] = False
-    write_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
+    write_stream_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), stream, SCHEMA, "score", unit)
     return read_parts(out)
 
 
-def method_scores(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Scores by method, each `[responses]` float64: direct; after the greedy critique, and the mean of m sampled, where
-    critiques were written.
+def method_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """Scores by method, each `[responses]` float64: direct; after the greedy critique, where critiques were written.
 
     Args:
         rows: of `score_items`.
-        counts: the values of m; no more than were sampled.
     """
-    found = {"direct_score": [row["direct_score"] for row in rows]}
+    found = {DIRECT: np.array([row["direct_score"] for row in rows], dtype=np.float64)}
     if all(row["greedy_critique"] is not None for row in rows):
-        found["greedy critique"] = [row["greedy_score"] for row in rows]
-    for m in counts:
-        found[f"mean of {m}"] = [sum(row["sampled_scores"][:m]) / m for row in rows]
-    return {name: torch.tensor(scores, dtype=torch.float64) for name, scores in found.items()}
+        found[GREEDY] = np.array([row["greedy_score"] for row in rows], dtype=np.float64)
+    return found
 
 
-def margins(scores: torch.Tensor) -> torch.Tensor:
+def sampled_scores(rows: Sequence[Mapping[str, Any]]) -> Floats:
+    """The scores after sampled critiques, `[responses, samples]` float64."""
+    return np.array([row["sampled_scores"] for row in rows], dtype=np.float64).reshape(len(rows), -1)
+
+
+def margins(scores: Floats) -> Floats:
     """Chosen minus rejected, `[pairs]`, of scores `[2 * pairs]` of items that are pairs."""
-    return scores[0::2] - scores[1::2]
+    found: Floats = scores[0::2] - scores[1::2]
+    return found
 
 
-def by_item(items: Sequence[Item], scores: torch.Tensor) -> list[list[float]]:
-    """Scores `[responses]` as k numbers an item."""
+def by_item(items: Sequence[Item], scores: Sequence[Any] | Floats) -> list[list[Any]]:
+    """What there is of each response, `[responses]`, as k an item."""
     ends = accumulate(len(item.responses) for item in items)
-    flat = scores.tolist()
+    flat = list(scores)
     return [flat[end - len(item.responses) : end] for item, end in zip(items, ends, strict=True)]
+
+
+def truncation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many responses were scored with their prompt or their text cut to the model's length."""
+    cut = sum(row["truncated"] for row in rows)
+    return {"responses": cut, "of": len(rows), "share": cut / len(rows)}
+
+
+def describe_truncation(found: Mapping[str, Any]) -> str:
+    """`truncation` as a line of a table."""
+    return f"responses cut to the model's length: {found['responses']} of {found['of']} ({found['share']:.1%})"
 
 
 def _body(item: Item, critique: Any) -> dict[str, Any]:
@@ -108,6 +130,14 @@ def _body(item: Item, critique: Any) -> dict[str, Any]:
         "critique": critique,
         "on_overflow": "truncate",
     }
+
+
+def _rows(
+    item: Item, greedy: Sequence[dict[str, Any]], sampled: Sequence[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    if sampled is None:
+        return [_row(item, index, result, None) for index, result in enumerate(greedy)]
+    return [_row(item, index, g, s) for index, (g, s) in enumerate(zip(greedy, sampled, strict=True))]
 
 
 def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any] | None) -> dict[str, Any]:
@@ -125,6 +155,6 @@ def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any]
         "ended": critique and critique["finish_reason"] == "stop",
         "sampled_scores": [c["score"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
-        "truncated": greedy["status"] == "truncated",
+        "truncated": any(result["status"] == "truncated" for result in (greedy, sampled) if result),
         "warnings": greedy["warnings"],
     }

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import torch
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
@@ -16,6 +16,7 @@ from ..critiques.records import SIDES, by_response, read_critiques
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..parts import in_chunks, read_parts, run_digest, write_in_parts
+from ..stats import Floats
 
 _SCHEMA = pa.schema([("pair_id", pa.string()), ("side", pa.string()), ("score", pa.float64())])
 _PAIRS_PER_PART = 32
@@ -23,7 +24,7 @@ _PAIRS_PER_PART = 32
 
 def teacher_forced_margins(
     folder: Path, pairs: Sequence[PreferencePair], critiques: Path, *, out: Path, run: dict[str, Any]
-) -> torch.Tensor:
+) -> Floats:
     """Mean reward after a response's critiques, chosen minus rejected, `[pairs]` float64; NaN for pairs without.
 
     Read by transformers, at the one reward position, in parts under `out`.
@@ -59,4 +60,4 @@ def teacher_forced_margins(
     scores = {(row["pair_id"], row["side"]): row["score"] for row in read_parts(out)}
     missing = float("nan")
     sides = [[scores.get((pair.id, side), missing) for side in SIDES] for pair in pairs]
-    return torch.tensor([chosen - rejected for chosen, rejected in sides], dtype=torch.float64)
+    return np.array([chosen - rejected for chosen, rejected in sides], dtype=np.float64)

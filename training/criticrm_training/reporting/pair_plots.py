@@ -11,14 +11,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.results import ABOUT_PAIRS
+from ..evaluation.arms import ABOUT_PAIRS
+from ..tables import LONGER
 from .figures import figure
 
 Floats = npt.NDArray[np.float64]
 Results = Mapping[str, Mapping[str, Any]]
 Tables = Mapping[str, Mapping[str, Any]]
 
-BASELINE = "longer wins"
 _REWARDS = {"direct_score": "o-", "greedy critique": "s--"}  # drawn for every model; their margins are logits
 _MEAN = "mean of "
 
@@ -73,12 +73,12 @@ def _accuracy(axes: Axes, results: Results) -> None:
     labels, place = [], 0
     for color, (name, result) in enumerate(results.items()):
         for method, a in result["accuracy"]["overall"].items():
-            if method == BASELINE and color:
+            if method == LONGER and color:
                 continue  # the same for all on the same pairs
             error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
-            shade = "grey" if method == BASELINE else f"C{color}"
+            shade = "grey" if method == LONGER else f"C{color}"
             axes.errorbar(a["value"], place, xerr=error, fmt="o", capsize=3, color=shade)
-            labels.append(method if method == BASELINE else f"{name}: {method}")
+            labels.append(method if method == LONGER else f"{name}: {method}")
             place += 1
     axes.axvline(0.5, color="lightgrey", zorder=0)
     axes.set_yticks(range(place), labels)
