@@ -11,6 +11,7 @@ import pytest
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
+from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.judge import Judge
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
@@ -88,10 +89,24 @@ def test_a_judge_of_other_data(tmp_path: Path) -> None:
         Judge(_cli_parse_args=[str(data), "--critiques", str(tmp_path), "--out", str(tmp_path / "out")]).run()
 
 
+def test_a_judge_is_measured_on_all_that_it_wrote(tmp_path: Path) -> None:
+    """Critiques that a filter kept agree with the labels: a judge by them would always be right."""
+    sampled = write_critiques(tmp_path / "critiques")
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    critiques = Critiques(
+        _cli_parse_args=["filter", str(sampled), "--out", str(tmp_path / "kept"), "--least-words", "0"]
+    )
+    assert critiques.run() == 0
+    arguments = [str(data), "--critiques", str(tmp_path / "kept"), "--out", str(tmp_path / "out")]
+    with pytest.raises(DataError, match="kept where they agree with the labels"):
+        Judge(_cli_parse_args=arguments).run()
+
+
 def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path: Path) -> None:
     critiques = write_critiques(tmp_path / "critiques")
     out = tmp_path / "forced"
-    found = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
+    found, cut = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
+    assert cut == {"responses": 0, "of": 6, "share": 0}
     assert found.dtype == np.float64
     assert np.isnan(found).tolist() == [False, False, False, True]
 
@@ -103,12 +118,13 @@ def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path:
         prompt = renderer.open(PAIRS[0].prompt).render(
             getattr(PAIRS[0], side), max_model_len=checkpoint.max_model_len, max_critique_tokens=24
         )
-        score = SCORES["0", side][0]
-        rewards[side] = model.score(prompt.token_ids, renderer.tokenize_critique(f"The reply is {score}."))[1]
+        whole = renderer.tokenize_critique(f"The reply is {SCORES['0', side][0]}.")
+        # The first critique was cut at its limit: it has no end-of-turn token, as where the service cuts one.
+        rewards[side] = sum(model.score(prompt.token_ids, ids)[1] for ids in (whole[:-1], whole)) / 2
     assert found[0].item() == pytest.approx(rewards["chosen"] - rewards["rejected"], abs=1e-5)
 
     kept = read_parts(out)
-    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0] == found[0]
+    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0][0] == found[0]
     assert read_parts(out) == kept
     with pytest.raises(PartsError, match="another"):
         teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "other"})

@@ -18,7 +18,7 @@ from .reasoning import describe_reasoning, reasoning_report
 from .results import Against, write_results
 from .scoring import DIRECT, GREEDY, describe_truncation, score_items, truncation
 from .serving import scoring_service
-from .teacher_forced import teacher_forced_margins
+from .teacher_forced import keeps_by_label, teacher_forced_margins
 
 
 def evaluate(
@@ -71,9 +71,14 @@ def evaluate(
     more["model_version"] = about["model_version"]
     more["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
     if teacher_forced:
-        found["teacher-forced"] = Preferences.of(
-            teacher_forced_margins(resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run)
+        margins, cut = teacher_forced_margins(
+            resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run
         )
+        found["teacher-forced"] = Preferences.of(margins)
+        more["teacher_forced"] = {"truncated": cut, "kept_by_label": keeps_by_label(teacher_forced)}
+        lines.append(f"teacher-forced: {describe_truncation(cut)}")
+        if more["teacher_forced"]["kept_by_label"]:
+            lines.append("teacher-forced: its critiques were kept where they agree with the labels, and may tell them")
     ended = [row["ended"] for row in rows] if critiques else []
     if critiques:
         texts = [row["greedy_critique"] for row in rows]

@@ -13,10 +13,10 @@ import numpy as np
 from ..critiques.records import SIDES, Critique, by_response, read_critiques
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
-from ..parts import read_run
 from .outcomes import Preferences, mean_of
 from .results import Against, write_results
 from .subsets import win_rate
+from .teacher_forced import keeps_by_label
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ def judge(pairs: Sequence[PreferencePair], critiques: Path, out: Path, against: 
         DataError: no pair has critiques, these are what a filter kept, or another evaluation holds other pairs.
         PartsError: `critiques` has not ended.
     """
-    if "critiques" in read_run(critiques):
+    if keeps_by_label(critiques):
         raise DataError(
-            f"{critiques} was made from other critiques, which are kept where they agree with the labels: a judge is "
-            "measured on all that it wrote, a `critiques sample`"
+            f"{critiques} holds critiques that were kept where they agree with the labels: a judge is measured on all "
+            "that it wrote, a `critiques sample`"
         )
     groups = by_response(read_critiques(critiques))
     members = [pair for pair in pairs if all((pair.id, side) in groups for side in SIDES)]

@@ -10,55 +10,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..answers import equal, final_answer
+from ..answers import equal, final_answer, stated_answer
+from ..critiques.verdict import own_answer, verdict
 from ..data.pairs import PreferencePair
 from ..stats import mean
 
-RIGHT_IN_SIGHT = "own answer right, a right reply in sight"
-WRONG_IN_SIGHT = "own answer right, a wrong reply in sight"
-COPIED = "own answer is the wrong reply's"
-VERDICT = "verdict prefers the chosen response"
-NO_OWN_ANSWER = "no answer of its own"
-NO_VERDICT = "no verdict"
+OWN_ANSWER = "critiques that give an answer of their own"
+BESIDE_RIGHT = "own answer right beside a right reply"
+BESIDE_WRONG = "own answer right beside a wrong reply"
+COPIED = "own answer that of a wrong reply"
+READABLE = "verdicts that can be read"
+VERDICT = "pairs in which the verdict prefers the chosen reply"
 
 
 def reasoning_report(pairs: Sequence[PreferencePair], critiques: Sequence[str]) -> dict[str, Any]:
-    """Shares with their intervals (`Estimate`s), of the pairs that have a reference; empty where none has.
+    """Shares with their intervals (`Estimate`s as JSON), over the pairs that have a reference; empty where none has.
 
-    A critique without an answer of its own, or without a verdict, is not right. A pair is a tie where both verdicts
-    are the same, or one is missing.
+    Of critiques: whether a reply is right is read from it and the reference, whatever the label; a critique without an
+    answer of its own is not right. Of pairs: one is half right where both verdicts are the same or one can't be read.
 
     Args:
-        critiques: one a response, the chosen one's before the rejected one's: `[2 * pairs]`.
+        critiques: one a response, the chosen one's before the rejected one's, `[2 * pairs]`.
     """
-    from ..critiques.verdict import own_answer, verdict
-
-    found: dict[str, list[tuple[float, str]]] = {}
-
-    def count(name: str, value: float, pair: PreferencePair) -> None:
-        found.setdefault(name, []).append((value, pair.group))
-
-    for number, pair in enumerate(pairs):
-        reference = final_answer(pair.reference) if pair.reference else []
+    found: dict[str, list[tuple[float, str]]] = {
+        name: [] for name in (OWN_ANSWER, BESIDE_RIGHT, BESIDE_WRONG, COPIED, READABLE, VERDICT)
+    }
+    for pair, both in zip(pairs, zip(critiques[0::2], critiques[1::2], strict=True), strict=True):
+        reference = final_answer(pair.reference or "")
         if not reference:
             continue
         verdicts = []
-        for response, critique in zip((pair.chosen, pair.rejected), critiques[2 * number :], strict=False):
-            replied, own = final_answer(response), own_answer(critique)
-            answer = final_answer(own) if own else []
-            right = bool(answer) and equal(reference, answer)
-            if replied and equal(reference, replied):
-                count(RIGHT_IN_SIGHT, right, pair)
-            else:
-                count(WRONG_IN_SIGHT, right, pair)
-                count(COPIED, bool(replied and answer) and equal(replied, answer), pair)
-            count(NO_OWN_ANSWER, not answer, pair)
+        for response, critique in zip((pair.chosen, pair.rejected), both, strict=True):
+            reply, own = stated_answer(response), own_answer(critique)
+            found[OWN_ANSWER].append((bool(own), pair.group))
+            right = bool(own) and equal(reference, own)
+            if reply and equal(reference, reply):
+                found[BESIDE_RIGHT].append((right, pair.group))
+            elif reply:
+                found[BESIDE_WRONG].append((right, pair.group))
+                found[COPIED].append((bool(own) and equal(reply, own), pair.group))
             verdicts.append(verdict(critique, response))
-            count(NO_VERDICT, verdicts[-1] is None, pair)
+            found[READABLE].append((verdicts[-1] is not None, pair.group))
         chosen, rejected = verdicts
         tie = chosen is None or rejected is None or chosen == rejected
-        count(VERDICT, 0.5 if tie else float(bool(chosen)), pair)
-    return {name: asdict(mean(*zip(*values, strict=True))) for name, values in found.items()}
+        found[VERDICT].append((0.5 if tie else float(bool(chosen)), pair.group))
+    return {name: asdict(mean(*zip(*values, strict=True))) for name, values in found.items() if values}
 
 
 def describe_reasoning(report: Mapping[str, Any]) -> list[str]:

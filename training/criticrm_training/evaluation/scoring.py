@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import accumulate, islice, tee
+from itertools import accumulate, tee
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,9 @@ def score_items(
             for chunk in written:
                 rows: list[dict[str, Any]] = []
                 for item in chunk:
-                    greedy, *sampled = islice(answers, 2 if samples else 1)
-                    rows += _rows(item, greedy["results"], sampled[0]["results"] if sampled else None)
+                    greedy = _results(item, next(answers), int(critiques))
+                    sampled = _results(item, next(answers), samples) if samples else [None] * len(greedy)
+                    rows += [_row(item, k, *both) for k, both in enumerate(zip(greedy, sampled, strict=True))]
                 yield rows
 
     described = run | {"samples": samples, "columns": SCHEMA.names}
@@ -132,18 +133,21 @@ def _body(item: Item, critique: Any) -> dict[str, Any]:
     }
 
 
-def _rows(
-    item: Item, greedy: Sequence[dict[str, Any]], sampled: Sequence[dict[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if sampled is None:
-        return [_row(item, index, result, None) for index, result in enumerate(greedy)]
-    return [_row(item, index, g, s) for index, (g, s) in enumerate(zip(greedy, sampled, strict=True))]
+def _results(item: Item, answer: Mapping[str, Any], critiques: int) -> list[dict[str, Any]]:
+    """One a response. Raises EndpointError: one failed, or there are more or fewer than requested."""
+    results: list[dict[str, Any]] = answer["results"]
+    if len(results) != len(item.responses):
+        raise EndpointError(f"prompt {item.id}: {len(results)} results for {len(item.responses)} responses")
+    for number, result in enumerate(results, start=1):
+        if result["error"]:
+            raise EndpointError(f"prompt {item.id}, response {number}: {result['error']['message']}")
+        if len(result["critiques"]) != critiques:
+            found = f"{len(result['critiques'])} critiques where {critiques} were requested"
+            raise EndpointError(f"prompt {item.id}, response {number}: {found}")
+    return results
 
 
 def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any] | None) -> dict[str, Any]:
-    for result in (greedy, sampled):
-        if result and result["error"]:
-            raise EndpointError(f"prompt {item.id}, response {index + 1}: {result['error']['message']}")
     critique = greedy["critiques"][0] if greedy["critiques"] else None
     samples = sampled["critiques"] if sampled else []
     return {

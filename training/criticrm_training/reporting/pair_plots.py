@@ -158,6 +158,8 @@ def _distributions(axes: Axes, tables: Tables) -> None:
     margins = {name: _margins(table, "direct_score")[0] for name, table in tables.items()}
     everything = np.concatenate(list(margins.values()))
     low, high = (float(np.quantile(everything, share)) for share in (0.005, 0.995))
+    if low == high:  # a model that gives every pair the same margin
+        low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41).tolist()
     for color, (name, margin) in enumerate(margins.items()):
         axes.hist(margin, edges, histtype="step", density=True, color=f"C{color}", label=name)
