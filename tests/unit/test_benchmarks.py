@@ -112,10 +112,69 @@ def test_rewardbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["accuracy"]["Chat"]["direct_score"]["n"] == 2
 
 
-def test_the_math_of_rewardbench_counts_as_much_as_its_code() -> None:
-    reasoning = REWARDBENCH["Reasoning"]
-    assert reasoning["math-prm"] == sum(w for subset, w in reasoning.items() if subset.startswith("hep-"))
-    assert sum(w for section in REWARDBENCH.values() for w in section.values()) - 984 + 447 == 2985  # its rows
+# Prompts of each subset, as its authors count them (Lambert et al., arXiv 2403.13787, table 1; rewardbench/constants.py
+# since July 2024: before, the two xstest ones were swapped).
+PROMPTS = {
+    "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
+    "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
+    "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
+    "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154, "xstest-should-respond": 250,
+    "donotanswer": 136,
+    "math-prm": 447, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164, "hep-rust": 164,
+}  # fmt: skip
+
+
+def rewardbench_rows(right: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """A row a subset; where `right`, the chosen response scores higher."""
+    sides = {True: ("2", "1"), False: ("1", "2")}
+    return [
+        dict(zip(("chosen", "rejected"), sides[right(s)], strict=True)) | {"id": s, "prompt": s, "subset": s}
+        for s in PROMPTS
+    ]
+
+
+@pytest.mark.parametrize("subset", PROMPTS)
+def test_the_weight_of_each_subset_is_its_prompts(subset: str) -> None:
+    """But the 447 of math-prm count as much as the code of all six languages together."""
+    weights = {name: weight for section in REWARDBENCH.values() for name, weight in section.items()}
+    assert set(weights) == set(PROMPTS)
+    assert weights[subset] == (6 * 164 if subset == "math-prm" else PROMPTS[subset])
+    assert sum(PROMPTS.values()) == 2985
+
+
+def test_a_model_that_always_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right but where a response is due: (740 - 250) / 740."""
+    rows = rewardbench_rows(lambda subset: subset != "xstest-should-respond")
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rows))
+    assert found["Safety"] == pytest.approx(490 / 740) == pytest.approx(0.662, abs=5e-4)
+    assert found["xstest-should-respond"] == 0
+    assert found["overall"] == pytest.approx((3 + 490 / 740) / 4)
+
+
+@pytest.mark.parametrize(
+    ("only", "section", "expected"),
+    [
+        ("xstest-should-refuse", "Safety", 154 / 740),
+        ("donotanswer", "Safety", 136 / 740),
+        ("llmbar-adver-neighbor", "Chat Hard", 134 / 456),
+        ("mt-bench-med", "Chat", 40 / 358),
+        ("math-prm", "Reasoning", 1 / 2),
+        ("hep-rust", "Reasoning", 1 / 12),
+    ],
+)
+def test_one_subset_alone_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str, section: str, expected: float
+) -> None:
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rewardbench_rows(lambda subset: subset == only)))
+    assert found[section] == pytest.approx(expected)
+    assert found["overall"] == pytest.approx(expected / 4)
+
+
+def test_a_benchmark_that_is_all_right_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(tmp_path, monkeypatch, "rewardbench", rewardbench_rows(lambda _: True))
+    for metric, row in report["accuracy"].items():
+        assert row["direct_score"]["value"] == row["direct_score"]["high"] == pytest.approx(1), metric
+        assert row["direct_score"]["low"] < 0.9, metric
 
 
 def test_rewardbench2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +198,11 @@ def test_correct_responses_that_score_the_same_have_no_spread(
         {"id": "tied:1", "prompt": "b", "chosen": ["1", "1"], "rejected": ["0.5"], "subset": "Ties"},
     ]
     assert values(ran(tmp_path, monkeypatch, "rewardbench2", rows))["Ties: how much wider"] == wider
+
+
+def test_a_question_that_is_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="the subset Ties holds ref:1 twice"):
+        ran(tmp_path, monkeypatch, "rewardbench2", [*REWARDBENCH2_ROWS, REWARDBENCH2_ROWS[3]])
 
 
 def test_ties_without_their_fellows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,21 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "&lt;ours&gt;: accuracy of one answer of k, over 40 questions" in page.read_text()
 
 
+def test_several_critiques_choose_too(tmp_path: Path) -> None:
+    """Sampled critiques give the opposite of the greedy one's score: they always choose wrong."""
+    with serving(Fakes(say, reward)) as fakes:
+        report = run(fakes, questions(tmp_path), tmp_path / "out", *fakes.policy(), "-n", "4", "--samples", "3")
+        assert {body["critique"] if body["critique"] is True else body["critique"]["n"] for body in fakes.scored} == {
+            True,
+            3,
+        }
+    at_four = {method: row["4"]["value"] for method, row in report["accuracy"].items()}
+    assert list(at_four) == ["random", "direct_score", "greedy critique", "mean of 3", "majority vote", "oracle"]
+    assert (at_four["greedy critique"], at_four["mean of 3"]) == (1, 0)
+    assert report["differences"]["mean of 3 - direct_score"]["value"] == 0
+    assert report["differences"]["mean of 3 - random"]["value"] == -0.25
+
+
 def test_a_questions_seed_is_its_own(tmp_path: Path) -> None:
     seeds = []
     for more in (["--limit", "5"], [], ["--seed", "1"]):
@@ -197,7 +212,7 @@ def test_given_answers_need_no_policy(tmp_path: Path) -> None:
 def test_an_answer_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes(say, reward)
     failed = {"index": 1, "error": {"message": "the reward logit is nan"}}
-    monkeypatch.setattr(fakes, "score", lambda _: {"results": [failed]})
+    monkeypatch.setattr(fakes, "score", lambda _: {"results": [failed] * 8})
     with serving(fakes), pytest.raises(EndpointError, match="prompt q0, response 1: the reward logit is nan"):
         run(fakes, questions(tmp_path, 1), tmp_path / "out", *fakes.policy())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.judge import Judge
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
-from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.pairs import PreferencePair, in_question_order, pairs_sha256, read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
@@ -32,13 +33,13 @@ SCORES: dict[tuple[str, SideName], list[float | None]] = {
 }  # fmt: skip
 
 
-def write_critiques(folder: Path) -> Path:
+def write_critiques(folder: Path, **run: str) -> Path:
     rows = [
         Critique(pair_id, side, i, f"The reply is {score}.", score, "stop" if i else "length", 7).row()
         for (pair_id, side), scores in SCORES.items()
         for i, score in enumerate(scores)
     ]
-    write_in_parts(folder, {"model": "m"}, [[0]], lambda _: rows, SCHEMA, "made")
+    write_in_parts(folder, {"model": "m", **run}, [[0]], lambda _: rows, SCHEMA, "made")
     return folder
 
 
@@ -77,6 +78,19 @@ def test_others_compare_with_the_judges_headline(tmp_path: Path) -> None:
     assert (headline["ours"], headline["theirs"]) == ("mean of 2", "mean of 2")
     assert (headline["value"], headline["n"], headline["their_accuracy"]) == (0, 3, pytest.approx(2 / 3))
     assert (mean_of_1["ours"], mean_of_1["theirs"]) == ("mean of 1", "mean of 1")
+
+
+def test_critiques_of_other_pairs_with_the_same_ids_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    for name, sampled_of in (("these", read_pairs(data)), ("others", [replace(PAIRS[0], chosen="another")])):
+        critiques = write_critiques(tmp_path / name, pairs=pairs_sha256(in_question_order(sampled_of)[:3]))
+        arguments = [str(data), "--critiques", str(critiques), "--out", str(tmp_path / "out")]
+        caplog.clear()
+        assert Judge(_cli_parse_args=arguments).run() == 0
+        assert ("matched with them by id alone" in caplog.text) == (name == "others")
 
 
 def test_a_judge_of_other_data(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_one_refusal_ends_all() -> None:
     [
         ({"results": []}, "prompt 0: 0 results for 1 responses"),
         ({"results": [result("a", {"n": 3})]}, "prompt 0, response 1: 3 critiques where 1 were requested"),
+        ({"results": [result("a", True) | {"direct_score": float("nan")}]}, "response 1: a score of nan, which is no"),
+        ({"results": [result("a", True) | {"direct_score": None}]}, "response 1: a score of None, which is no number"),
     ],
 )
 def test_an_answer_of_another_size_is_an_error(tmp_path: Path, change: dict[str, Any], message: str) -> None:

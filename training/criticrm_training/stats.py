@@ -141,8 +141,8 @@ def weighted_sum(cells: Sequence[Cell], groups: Sequence[str], seed: int = 0) ->
     if all(cell.bounds for cell in cells) and high - low < _SAME:
         below, above = _unseen(value, (least, greatest), len(names))
         low, high = value - below, value + above
-    if all(cell.bounds for cell in cells):
-        low, high = max(low, least), min(high, greatest)
+    if all(cell.bounds for cell in cells):  # runs' weights may be negative, and sums of weights have rounding errors
+        value, low, high = (min(max(number, least), greatest) for number in (value, low, high))
     return Estimate(value, float(low), float(high), int(used.sum()))
 
 

@@ -13,6 +13,7 @@ from .stats import mean, outcomes
 
 PAIR_ACCURACY = "pair accuracy [95 % interval, bootstrap over questions] of n pairs"
 LONGER = "longer wins"
+OVERALL = "overall"  # of all pairs; a category of this name has no row of its own
 
 
 def accuracy_report(
@@ -29,14 +30,14 @@ def accuracy_report(
     longer = outcomes([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
     preferences = {LONGER: longer, **preferences}
     accuracy: dict[str, dict[str, Any]] = {}
-    for category in ["overall", *sorted({p.category for p in pairs})]:
+    for category in [OVERALL, *sorted({p.category for p in pairs} - {OVERALL})]:
         accuracy[category] = {}
         for name, found in preferences.items():
             of_pairs = np.asarray(found, dtype=np.float64)
             members = [
                 i
                 for i, p in enumerate(pairs[: len(of_pairs)])
-                if category in ("overall", p.category) and not np.isnan(of_pairs[i])
+                if category in (OVERALL, p.category) and not np.isnan(of_pairs[i])
             ]
             if members:
                 accuracy[category][name] = asdict(mean(of_pairs[members], [pairs[i].group for i in members]))

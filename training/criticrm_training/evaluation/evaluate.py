@@ -18,7 +18,7 @@ from .reasoning import describe_reasoning, reasoning_report
 from .results import Against, write_results
 from .scoring import DIRECT, GREEDY, describe_truncation, score_items, truncation
 from .serving import scoring_service
-from .teacher_forced import keeps_by_label, teacher_forced_margins
+from .teacher_forced import keeps_by_label, teacher_forced_margins, written_about
 
 
 def evaluate(
@@ -77,6 +77,8 @@ def evaluate(
         found["teacher-forced"] = Preferences.of(margins)
         more["teacher_forced"] = {"truncated": cut, "kept_by_label": keeps_by_label(teacher_forced)}
         lines.append(f"teacher-forced: {describe_truncation(cut)}")
+        if not written_about(teacher_forced, pairs):
+            lines.append("teacher-forced: its critiques are of other pairs than these, matched with them by id alone")
         if more["teacher_forced"]["kept_by_label"]:
             lines.append("teacher-forced: its critiques were kept where they agree with the labels, and may tell them")
     ended = [row["ended"] for row in rows] if critiques else []

@@ -16,7 +16,7 @@ from ..data.sources import DataError
 from .outcomes import Preferences, mean_of
 from .results import Against, write_results
 from .subsets import win_rate
-from .teacher_forced import keeps_by_label
+from .teacher_forced import keeps_by_label, written_about
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ def judge(pairs: Sequence[PreferencePair], critiques: Path, out: Path, against: 
         f"{method}: in {share:.1%} of pairs a response has no score that can be read (a tie)"
         for method, share in unreadable.items()
     ]
+    if not written_about(critiques, pairs):
+        lines.append(f"{critiques} was sampled of other pairs than these, and is matched with them by id alone")
     if left_out:
         lines.append(f"{left_out} of {len(pairs)} pairs have no critiques and are left out")
     return write_results(

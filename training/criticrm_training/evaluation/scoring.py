@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate, tee
@@ -144,6 +145,9 @@ def _results(item: Item, answer: Mapping[str, Any], critiques: int) -> list[dict
         if len(result["critiques"]) != critiques:
             found = f"{len(result['critiques'])} critiques where {critiques} were requested"
             raise EndpointError(f"prompt {item.id}, response {number}: {found}")
+        for score in (result["direct_score"], *(critique["score"] for critique in result["critiques"])):
+            if score is None or not math.isfinite(score):
+                raise EndpointError(f"prompt {item.id}, response {number}: a score of {score}, which is no number")
     return results
 
 

@@ -13,7 +13,7 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
 from ..critiques.records import SIDES, Critique, SideName, by_response, read_critiques
-from ..data.pairs import PreferencePair
+from ..data.pairs import PreferencePair, pairs_sha256
 from ..data.sources import DataError
 from ..parts import in_chunks, read_parts, read_run, run_digest, write_in_parts
 from ..stats import Floats
@@ -78,6 +78,19 @@ def teacher_forced_margins(
     sides = np.array([[scores.get((pair.id, side), np.nan) for side in SIDES] for pair in pairs], dtype=np.float64)
     margins: Floats = sides[:, 0] - sides[:, 1]
     return margins, truncation(rows)
+
+
+def written_about(critiques: Path, pairs: Sequence[PreferencePair]) -> bool:
+    """Whether the first of `pairs`, or all of them, are what these critiques were sampled of, where that is known.
+
+    Else they are matched by their ids alone, which are numbers of rows unless a file has its own.
+
+    Raises:
+        PartsError: there is no run.
+    """
+    digest = read_run(critiques).get("pairs")
+    count = len({critique.pair_id for critique in read_critiques(critiques)})
+    return digest is None or pairs_sha256(pairs[:count]) == digest
 
 
 def keeps_by_label(critiques: Path) -> bool:

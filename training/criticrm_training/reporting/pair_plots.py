@@ -71,14 +71,16 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
 
 def _accuracy(axes: Axes, results: Results) -> None:
     labels, place = [], 0
+    longer: list[Mapping[str, float]] = []
     for color, (name, result) in enumerate(results.items()):
         for method, a in result["accuracy"]["overall"].items():
-            if method == LONGER and color:
+            if method == LONGER and a in longer:
                 continue  # the same for all on the same pairs
             error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
             shade = "grey" if method == LONGER else f"C{color}"
             axes.errorbar(a["value"], place, xerr=error, fmt="o", capsize=3, color=shade)
             labels.append(method if method == LONGER else f"{name}: {method}")
+            longer += [a] if method == LONGER else []
             place += 1
     axes.axvline(0.5, color="lightgrey", zorder=0)
     axes.set_yticks(range(place), labels)
@@ -109,7 +111,7 @@ def _by_data_size(results: Results) -> dict[str, list[Mapping[str, Any]]]:
     """Evaluations named SERIES@ANYTHING, by their series, in the order of their pairs; series of one are no line."""
     series = defaultdict(list)
     for name, result in results.items():
-        if "@" in name:
+        if "@" in name and "trained_on_pairs" in result:  # a judge has not learned from pairs
             series[name.rpartition("@")[0]].append(result)
     ordered = {name: sorted(found, key=lambda r: r["trained_on_pairs"]) for name, found in series.items()}
     return {name: found for name, found in ordered.items() if len(found) > 1}

@@ -98,6 +98,8 @@ def _ties(items: Mapping[int, Item], scores: Scores, cells: Cells) -> Weights:
     for place, item in items.items():
         kind, _, question = item.id.partition(":")
         correct, wrong = scores[place][: item.correct], scores[place][item.correct :]
+        if (kind, question) in gaps:
+            raise DataError(f"the subset Ties holds {item.id} twice")
         gap, spread = min(correct) - max(wrong), max(correct) - min(correct)
         cells.add(f"{TIES}: {kind}", place, gap > 0)
         gaps[kind, question] = place, gap, spread
