@@ -160,6 +160,18 @@ def test_one_refusal_ends_all() -> None:
         held.set()
 
 
+def test_a_request_that_fails_is_named_by_its_prompt(tmp_path: Path) -> None:
+    """A lone surrogate, as broken data has it, can't be sent; the third item has one."""
+    texts = ["fine", "fine too", "broken \ud800"]
+    items = [Item(f"p{i}", ({"role": "user", "content": "Q"},), (text,), 1, "s", "q") for i, text in enumerate(texts)]
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, {"results": [result(text, body["critique"]) for text in body["responses"]]}
+
+    with Answers(answer) as url, pytest.raises(EndpointError, match="prompt p2: a text with a lone surrogate"):
+        score_items(items, Endpoint(url), samples=2, out=tmp_path, run={})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

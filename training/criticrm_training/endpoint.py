@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -18,7 +19,15 @@ _LONGEST_WAIT_S = 30.0
 
 
 class EndpointError(CriticRMError):
-    """The service refused a request, or could not be reached in all attempts."""
+    """The service refused a request, or could not be reached in all attempts.
+
+    Attributes:
+        request: the number of the request, from 0, among those that were sent with it.
+    """
+
+    def __init__(self, message: str, request: int = 0) -> None:
+        super().__init__(message)
+        self.request = request
 
 
 class Endpoint:
@@ -53,15 +62,15 @@ class Endpoint:
         """
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            source, begun, failed = iter(bodies), deque[asyncio.Task[Any]](), loop.create_future()
+            source, begun, failed = enumerate(bodies), deque[asyncio.Task[Any]](), loop.create_future()
             limits = httpx.Limits(max_connections=self._concurrency)
             client = httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s, limits=limits)
             slots = asyncio.Semaphore(self._concurrency)
 
-            async def post(body: Any) -> Any:
+            async def post(number: int, body: Any) -> Any:
                 async with slots:
                     try:
-                        return await self._post(client, self.url + path, body)
+                        return await self._post(client, self.url + path, number, body)
                     except Exception as error:
                         if not failed.done():
                             failed.set_result(error)
@@ -82,20 +91,24 @@ class Endpoint:
             try:
                 while True:
                     waiting = islice(source, 2 * self._concurrency - len(begun))
-                    begun.extend(loop.create_task(post(body)) for body in waiting)
+                    begun.extend(loop.create_task(post(*numbered)) for numbered in waiting)
                     if not begun:
                         return
                     yield runner.run(first())
             finally:
                 runner.run(end())
 
-    async def _post(self, client: httpx.AsyncClient, url: str, body: Any) -> Any:
+    async def _post(self, client: httpx.AsyncClient, url: str, number: int, body: Any) -> Any:
+        try:
+            content = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise EndpointError(f"a text with a lone surrogate can't be sent to {url}: {error}", number) from error
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(min(2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1))
             try:
-                answer = await client.post(url, json=body)
+                answer = await client.post(url, content=content, headers={"Content-Type": "application/json"})
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
                 continue
@@ -103,6 +116,13 @@ class Endpoint:
                 reason = f"{answer.status_code}: {answer.text[:200]}"
                 continue
             if answer.status_code != 200:
-                raise EndpointError(f"{url} answered {answer.status_code}: {answer.text[:500]}")
-            return answer.json()
-        raise EndpointError(f"{url} failed {ATTEMPTS} times, last with {reason}")
+                raise EndpointError(f"{url} answered {answer.status_code}: {answer.text[:500]}", number)
+            try:
+                return answer.json()
+            except ValueError as error:
+                kind = answer.headers.get("Content-Type", "no content type")
+                raise EndpointError(
+                    f"{url} answered 200 with no JSON ({kind}): {answer.text[:200]!r}; is that its API's address?",
+                    number,
+                ) from error
+        raise EndpointError(f"{url} failed {ATTEMPTS} times, last with {reason}", number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate, tee
 from pathlib import Path
@@ -67,8 +67,8 @@ def score_items(
 
     def stream(chunks: Iterator[Sequence[Item]]) -> Generator[list[dict[str, Any]], None, None]:
         requested, written = tee(chunks)
-        wave = (body for chunk in requested for item in chunk for body in bodies(item))
-        with closing(service.post_each("/score", wave)) as answers:
+        wave = ((item, body) for chunk in requested for item in chunk for body in bodies(item))
+        with closing(_answers(service, wave)) as answers:
             for chunk in written:
                 rows: list[dict[str, Any]] = []
                 for item in chunk:
@@ -123,6 +123,21 @@ def truncation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def describe_truncation(found: Mapping[str, Any]) -> str:
     """`truncation` as a line of a table."""
     return f"responses cut to the model's length: {found['responses']} of {found['of']} ({found['share']:.1%})"
+
+
+def _answers(service: Endpoint, wave: Iterable[tuple[Item, dict[str, Any]]]) -> Generator[Any, None, None]:
+    """Of the service, in order. Raises EndpointError, with the prompt of the request that failed."""
+    asked: list[str] = []
+
+    def bodies() -> Iterator[dict[str, Any]]:
+        for item, body in wave:
+            asked.append(item.id)
+            yield body
+
+    try:
+        yield from service.post_each("/score", bodies())
+    except EndpointError as error:
+        raise EndpointError(f"prompt {asked[error.request]}: {error}", error.request) from error
 
 
 def _body(item: Item, critique: Any) -> dict[str, Any]:
