@@ -17,7 +17,7 @@ from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
-from criticrm_training.evaluation import quality, scoring, serving
+from criticrm_training.evaluation import evaluate, quality, scoring, serving
 from criticrm_training.evaluation.items import Item, as_item
 from criticrm_training.evaluation.outcomes import pair_preferences
 from criticrm_training.evaluation.quality import critique_statistics
@@ -25,7 +25,7 @@ from criticrm_training.evaluation.scoring import by_item, method_scores, score_i
 from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
 from live import CRITICRM, wait_until
-from scripted import Scripted
+from scripted import Scripted, in_place_of_a_service
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -73,6 +73,47 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     assert len(service.bodies) == asked  # all of it was there
     with pytest.raises(PartsError, match="another model"):
         score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "y"})
+
+
+def test_scores_are_of_the_pairs_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that are numbers of rows change with the rows' order, and with them the order of one question's pairs."""
+    rows = [{"prompt": "Q", "chosen": "c" * n, "rejected": "r" * 5} for n in (9, 1)]
+    data, out = tmp_path / "pairs.jsonl", ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(evaluate, "scoring_service", in_place_of_a_service(Scripted(len)))
+    data.write_text("\n".join(map(json.dumps, rows)))
+    assert Evaluate(_cli_parse_args=[str(data), *out]).run() == 0
+    data.write_text("\n".join(map(json.dumps, rows[::-1])))
+    with pytest.raises(PartsError, match="another items"):
+        Evaluate(_cli_parse_args=[str(data), *out]).run()
+
+
+def test_a_critic_stands_for_its_critiques_and_a_scalar_for_its_direct_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its critique the critic is always wrong, after it always right; the scalar is right on half."""
+    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+
+    class Critic(Scripted):
+        def _result(self, text: str, critique: Any) -> dict[str, Any]:
+            good = float(text.startswith("good"))
+            written = [{"text": "says", "score": good, "finish_reason": "stop"}]
+            return super()._result(text, critique) | {"direct_score": -good, "critiques": written}
+
+    def half(text: str) -> float:
+        return float(text.startswith("good") and int(text.split()[1]) % 2)
+
+    reports = []
+    for service, more in ((Scripted(half), ["--direct-only"]), (Critic(len), [f"--against=scalar={tmp_path / '0'}"])):
+        monkeypatch.setattr(evaluate, "scoring_service", in_place_of_a_service(service))
+        out = tmp_path / str(len(reports))
+        assert Evaluate(_cli_parse_args=[str(data), "--out", str(out), *more]).run() == 0
+        reports.append(json.loads((out / "evaluation.json").read_text()))
+    assert [report["headline"] for report in reports] == ["direct_score", "greedy critique"]
+    headline, direct = reports[1]["against"]["scalar"]
+    assert (headline["our_accuracy"], headline["their_accuracy"], headline["value"]) == (1, 0.75, 0.25)
+    assert (direct["our_accuracy"], direct["their_accuracy"], direct["value"]) == (0, 0.75, -0.75)
 
 
 def test_items_of_any_size(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Judge(BaseSettings):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     critiques: Path = Field(description="A finished `critiques sample` of these pairs by the judge.")
-    out: Path = Field(description="Folder for evaluation.json and margins.parquet.")
+    out: Path = Field(description="Folder for evaluation.json, margins.parquet and outcomes.parquet.")
     against: NamedFolders = Field((), description=AGAINST)
 
     def run(self) -> int:
