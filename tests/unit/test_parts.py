@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.evaluation import scoring
 from criticrm_training.evaluation.items import Item
 from criticrm_training.evaluation.scoring import score_items
-from criticrm_training.parts import read_parts, write_stream_in_parts
+from criticrm_training.parts import read_parts, stream_in_parts
 
 SCHEMA = pa.schema([("number", pa.int64())])
 Rows = Generator[list[dict[str, Any]], None, None]
@@ -27,13 +27,13 @@ def in_rows(chunk: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, stream: Any, chunks: Sequence[Sequence[int]] = ([0, 1], [2], [3, 4])) -> None:
-    write_stream_in_parts(folder, {"of": "numbers"}, chunks, stream, SCHEMA, "made")
+    stream_in_parts(folder, {"of": "numbers"}, chunks, stream, SCHEMA, "made")
 
 
 def test_a_stream_sees_only_what_is_missing_and_may_run_ahead(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def eager(chunks: Iterator[Sequence[int]]) -> Rows:
+    def eager(chunks: Sequence[Sequence[int]]) -> Rows:
         ahead = [seen.extend(chunk) or chunk for chunk in chunks]  # type: ignore[func-returns-value]
         yield from map(in_rows, ahead)
 
@@ -48,9 +48,9 @@ def test_a_stream_sees_only_what_is_missing_and_may_run_ahead(tmp_path: Path) ->
 def test_parts_that_were_done_before_a_failure_stay(tmp_path: Path) -> None:
     closed = []
 
-    def failing(chunks: Iterator[Sequence[int]]) -> Rows:
+    def failing(chunks: Sequence[Sequence[int]]) -> Rows:
         try:
-            yield in_rows(next(chunks))
+            yield in_rows(chunks[0])
             raise EndpointError("gone")
         finally:
             closed.append(True)

@@ -91,6 +91,11 @@ def test_a_mean_of_nothing_is_no_number(values: list[float]) -> None:
         mean(values, questions(len(values)))
 
 
+def test_margins_are_no_shares() -> None:
+    with pytest.raises(ValueError, match="values outside 0 to 1"):
+        mean([1.5, -0.5], questions(2))
+
+
 def test_no_margin_is_neither_right_nor_wrong() -> None:
     assert outcomes([1.0, -1.0, 0.0]).tolist() == [1, 0, 0.5]
     assert np.isnan(outcomes([math.nan])).all()

@@ -45,40 +45,43 @@ def write_in_parts(
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
     """
-    write_stream_in_parts(folder, run, chunks, lambda missing: (work(chunk) for chunk in missing), schema, label, unit)
+    stream_in_parts(folder, run, chunks, lambda missing: map(work, missing), schema, label, unit)
 
 
-def write_stream_in_parts(
+def stream_in_parts(
     folder: Path,
     run: dict[str, Any],
     chunks: Sequence[Sequence[T]],
-    stream: Callable[[Iterator[Sequence[T]]], Generator[list[dict[str, Any]], None, None]],
+    work: Callable[[Sequence[Sequence[T]]], Iterator[list[dict[str, Any]]]],
     schema: pa.Schema,
     label: str,
     unit: str = "pair",
 ) -> None:
-    """As `write_in_parts`, for work that begins on the next chunks before it ends this one, so that an engine or a
+    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended, so that an engine or a
     service is never idle between parts.
 
     Args:
-        stream: takes the chunks whose parts are missing, from an iterator that it may read as far ahead as it likes,
-            and yields the rows of each, in order. The rows of a chunk must not depend on the others.
+        work: is given the chunks whose parts are not there yet, and gives the rows of each, in order; those of a chunk
+            must not depend on the others. If it is a generator, it is closed whatever happens.
 
     Raises:
         PartsError: `folder` holds parts of a run with other settings or inputs.
-        ValueError: `stream` yields more or fewer lists of rows than it was given chunks.
+        ValueError: `work` gives more or fewer lists of rows than it was given chunks.
     """
     same_run(folder, run)
     paths = [folder / f"part-{number:06}.parquet" for number in range(len(chunks))]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
+
+    def produced() -> Generator[list[dict[str, Any]], None, None]:
+        yield from work([chunks[number] for number in missing])
+
     total = sum(map(len, chunks))
-    with tqdm(total=total, desc=label, unit=unit, smoothing=0.05) as progress:
+    with tqdm(total=total, desc=label, unit=unit, smoothing=0.05) as progress, closing(produced()) as parts:
         progress.update(total - sum(len(chunks[number]) for number in missing))
-        with closing(stream(chunks[number] for number in missing)) as produced:
-            for number, rows in zip(missing, produced, strict=True):
-                with whole(paths[number]) as unfinished:
-                    pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished)
-                progress.update(len(chunks[number]))
+        for number, rows in zip(missing, parts, strict=True):
+            with whole(paths[number]) as unfinished:
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished)
+            progress.update(len(chunks[number]))
     write_json(folder / _RUN, run | {"parts": len(chunks)})
 
 

@@ -116,6 +116,8 @@ def weighted_sum(cells: Sequence[Cell], groups: Sequence[str], seed: int = 0) ->
             raise ValueError(f"values of shape {cell.values.shape} for {len(groups)} items")
         if np.isnan(cell.values).any(axis=0).all():
             raise ValueError("a mean of no items")
+        if cell.bounds and not cell.bounds[0] <= np.nanmin(cell.values) <= np.nanmax(cell.values) <= cell.bounds[1]:
+            raise ValueError(f"values outside {cell.bounds[0]:g} to {cell.bounds[1]:g}")
     present = np.stack([~np.isnan(cell.values).any(axis=0) for cell in cells])
     used = present.any(axis=0)
     names, member = np.unique(np.asarray(groups)[used], return_inverse=True)

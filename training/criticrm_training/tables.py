@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .data.pairs import PreferencePair
-from .stats import mean, outcomes
+from .stats import Floats, mean, outcomes
 
 PAIR_ACCURACY = "pair accuracy [95 % interval, bootstrap over questions] of n pairs"
 LONGER = "longer wins"
@@ -17,15 +17,23 @@ OVERALL = "overall"  # of all pairs; a category of this name has no row of its o
 
 
 def accuracy_report(
-    pairs: Sequence[PreferencePair], preferences: Mapping[str, Any], critiques_ended: float | None
+    pairs: Sequence[PreferencePair], margins: Mapping[str, Any], critiques_ended: float | None
 ) -> dict[str, Any]:
     """Pair accuracy overall and by category, of the longer response and of each method.
 
     Args:
-        preferences: by method, 1 where it prefers the chosen response, 0.5 for a tie, 0 (`stats.outcomes` of margins)
-            or an expectation of that, `[n]`; fewer than `pairs` where only the first ones were scored, NaN where one
-            was not.
+        margins: by method, chosen minus rejected, `[n]`; fewer than `pairs` where only the first ones were scored, NaN
+            where one was not.
         critiques_ended: share of critiques that ended by themselves; None where there were none.
+    """
+    return preference_report(pairs, {name: outcomes(margin) for name, margin in margins.items()}, critiques_ended)
+
+
+def preference_report(
+    pairs: Sequence[PreferencePair], preferences: Mapping[str, Floats], critiques_ended: float | None
+) -> dict[str, Any]:
+    """As `accuracy_report`, from how often each method prefers the chosen response of a pair: 1, 0, 0.5 for a tie, or
+    an expectation of that.
     """
     longer = outcomes([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
     preferences = {LONGER: longer, **preferences}
@@ -33,14 +41,13 @@ def accuracy_report(
     for category in [OVERALL, *sorted({p.category for p in pairs} - {OVERALL})]:
         accuracy[category] = {}
         for name, found in preferences.items():
-            of_pairs = np.asarray(found, dtype=np.float64)
             members = [
                 i
-                for i, p in enumerate(pairs[: len(of_pairs)])
-                if category in (OVERALL, p.category) and not np.isnan(of_pairs[i])
+                for i, p in enumerate(pairs[: len(found)])
+                if category in (OVERALL, p.category) and not np.isnan(found[i])
             ]
             if members:
-                accuracy[category][name] = asdict(mean(of_pairs[members], [pairs[i].group for i in members]))
+                accuracy[category][name] = asdict(mean(found[members], [pairs[i].group for i in members]))
     return {"accuracy": accuracy, "critiques_ended": critiques_ended}
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from criticrm_model.files import whole, write_json
 
 from ..data.pairs import PreferencePair
-from ..tables import accuracy_report, as_table
+from ..tables import as_table, preference_report
 from .arms import MARGINS, OUTCOMES, RESULTS, Arm, compare, describe, read_arm
 from .outcomes import Preferences
 
@@ -50,7 +50,7 @@ def write_results(
     Raises:
         DataError: another evaluation holds other pairs.
     """
-    report = accuracy_report(pairs, {method: f.outcomes for method, f in found.items()}, critiques_ended)
+    report = preference_report(pairs, {method: f.outcomes for method, f in found.items()}, critiques_ended)
     report.update(more)
     digests = [hashlib.sha256(pair.group.encode()).hexdigest()[:16] for pair in pairs]
     ours = Arm(name, headline, {m: f.outcomes[None] for m, f in found.items()}, digests, _sha256(pairs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import accumulate, tee
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..critiques.sample import task_seed
 from ..endpoint import Endpoint, EndpointError
-from ..parts import in_chunks, read_parts, write_stream_in_parts
+from ..parts import in_chunks, read_parts, stream_in_parts
 from ..stats import Floats
 from .items import Item
 
@@ -65,11 +65,10 @@ def score_items(
         options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
         return [_body(item, critiques), *([_body(item, options)] if samples else [])]
 
-    def stream(chunks: Iterator[Sequence[Item]]) -> Generator[list[dict[str, Any]], None, None]:
-        requested, written = tee(chunks)
-        wave = ((item, body) for chunk in requested for item in chunk for body in bodies(item))
+    def work(chunks: Sequence[Sequence[Item]]) -> Iterator[list[dict[str, Any]]]:
+        wave = ((item, body) for chunk in chunks for item in chunk for body in bodies(item))
         with closing(_answers(service, wave)) as answers:
-            for chunk in written:
+            for chunk in chunks:
                 rows: list[dict[str, Any]] = []
                 for item in chunk:
                     greedy = _results(item, next(answers), int(critiques))
@@ -80,7 +79,7 @@ def score_items(
     described = run | {"samples": samples, "columns": SCHEMA.names}
     if not critiques:
         described["critiques"] = False
-    write_stream_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), stream, SCHEMA, "score", unit)
+    stream_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
     return read_parts(out)
 
 

@@ -17,7 +17,6 @@ from ..card import reward_card
 from ..commands.fit_head import FitHead
 from ..data.pairs import PreferencePair, in_question_order, read_pairs
 from ..data.sources import DataError, source_name
-from ..stats import Floats, outcomes
 from ..tables import accuracy_report, as_table
 from .features import PairFeatures, extract
 from .regression import fit_head
@@ -58,14 +57,14 @@ def fit(settings: FitHead) -> None:
         "direct_score": head.unseen_direct,
         "score": head.unseen_critiqued,
     }
-    report = {f"{settings.folds}-fold": accuracy_report(pairs, _outcomes(margins), train.ended)}
+    report = {f"{settings.folds}-fold": accuracy_report(pairs, margins, train.ended)}
     if heldout:
         margins = {
             "scalar baseline": _margins(seen.direct, scalar.reward),
             "direct_score": _margins(seen.direct, head.reward),
             "score": _margins(seen.critiqued, head.reward),
         }
-        report["heldout"] = accuracy_report(heldout, _outcomes(margins), seen.ended)
+        report["heldout"] = accuracy_report(heldout, margins, seen.ended)
     write_json(settings.out / "fit_report.json", report)
     logger.info("%s", as_table(report))
     logger.info("wrote %s", settings.out)
@@ -120,7 +119,3 @@ def _margins(states: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
     """Chosen minus rejected, `[n]`."""
     rewards = states @ reward  # [n, 2]
     return rewards[:, 0] - rewards[:, 1]
-
-
-def _outcomes(margins: dict[str, torch.Tensor]) -> dict[str, Floats]:
-    return {name: outcomes(margin) for name, margin in margins.items()}
