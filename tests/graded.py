@@ -38,16 +38,21 @@ class Fakes:
 
     def score(self, body: dict[str, Any]) -> dict[str, Any]:
         self.scored.append(body)
-        return {"results": [self._result(index, *self.reward(r)) for index, r in enumerate(body["responses"])]}
+        asked = body["critique"]
+        n = 0 if asked is True else asked["n"]
+        return {"results": [self._result(index, n, *self.reward(r)) for index, r in enumerate(body["responses"])]}
 
-    def _result(self, index: int, direct: float, score: float, critique: str) -> dict[str, Any]:
+    def _result(self, index: int, n: int, direct: float, score: float, critique: str) -> dict[str, Any]:
+        """A greedy critique for n = 0, else n sampled ones, whose scores are the greedy one's times minus one."""
         written = {"text": critique, "score": score, "finish_reason": "stop", "tokens": 3}
+        sampled = [written | {"text": f"{critique} ({k})", "score": -score} for k in range(n)]
         return {
             "index": index,
             "status": "ok",
             "direct_score": direct,
             "score": score,
-            "critiques": [written],
+            "critiques": sampled or [written],
+            "warnings": [],
             "error": None,
         }
 

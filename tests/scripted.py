@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,19 +24,21 @@ class Scripted(Endpoint):
         self.direct = direct
         self.bodies: list[Any] = []
 
-    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+    def post_each(self, path: str, bodies: Iterable[Any]) -> Generator[Any, None, None]:
         assert path == "/score"
-        self.bodies += bodies
-        return [{"results": [self._result(text, body["critique"]) for text in body["responses"]]} for body in bodies]
+        for body in bodies:
+            self.bodies.append(body)
+            yield {"results": [self._result(text, body["critique"]) for text in body["responses"]]}
 
     def _result(self, text: str, critique: Any) -> dict[str, Any]:
         direct = self.direct(text)
-        scores = [direct + k + 1 for k in range(1 if critique is True else critique["n"])]
+        n = critique["n"] if isinstance(critique, dict) else int(critique)
+        scores = [direct + k + 1 for k in range(n)]
         return {
             "error": None,
             "status": "truncated" if text == "long" else "ok",
             "direct_score": direct,
-            "score": sum(scores) / len(scores),
+            "score": sum(scores) / len(scores) if scores else direct,
             "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
             "warnings": [] if text.strip() else ["empty_response"],
         }

@@ -23,9 +23,9 @@ def test_a_policy_and_a_service_of_its_own(base: Path, tiny_checkpoint: Path, tm
     arguments = [str(data), "--out", str(out), "--policy", str(base), "--model", str(tiny_checkpoint), *lengths]
     assert BestOfN(_cli_parse_args=[*arguments, "-n", "2"]).run() == 0
     answers, scores = read_parts(out / "answers"), read_parts(out / "scores")
-    assert len(answers) == len(scores) == 3
+    assert (len(answers), len(scores)) == (3, 6)  # a row a question; a row a response
     for row in answers:
         assert len(set(row["responses"])) == 2  # sampled, not the same twice
         assert not any("<|" in response for response in row["responses"])
-    assert all(math.isfinite(score) for row in scores for score in row["scores"] + row["direct_scores"])
+    assert all(math.isfinite(row["greedy_score"]) and math.isfinite(row["direct_score"]) for row in scores)
     assert json.loads((out / "best_of_n.json").read_text())["questions"] == 3

@@ -22,9 +22,9 @@ from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.benchmarks import benchmark as module
 from criticrm_training.evaluation.benchmarks.formats import FORMATS, REWARDBENCH, read_items
 from criticrm_training.evaluation.benchmarks.metrics import METRICS
-from criticrm_training.evaluation.estimates import mean, rank_correlation
 from criticrm_training.evaluation.items import drawn
 from criticrm_training.evaluation.serving import served
+from criticrm_training.stats import mean, rank_correlation
 from scripted import Scripted, in_place_of_a_service
 
 REWARDBENCH_ROWS: list[dict[str, Any]] = [
@@ -99,18 +99,82 @@ def test_rewardbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "math-prm": 1,
         "hep-python": 0,  # a tie is no win
     }
-    for method in ("direct_score", "greedy critique", "mean of 1", "mean of 3"):
+    for method in ("direct_score", "greedy critique", "mean of 3"):
         assert values(report, method) == pytest.approx(expected)
+    # Critiques 1 to 3 add as much: of one each, 2 is above 1 six times of nine, 1 above 2 once, 1 above 1 three times.
+    of_one = values(report, "mean of 1")
+    assert of_one["math-prm"] == pytest.approx(6 / 9, abs=0.15)
+    assert of_one["mt-bench-easy"] == pytest.approx(1 / 9, abs=0.15)
+    assert of_one["hep-python"] == pytest.approx(3 / 9, abs=0.15)
     assert next(iter(report["accuracy"])) == "overall"
     assert values(report, "longer wins")["overall"] == 0
-    assert (report["items"], report["responses"], report["truncated"]) == (4, 8, 0)
+    assert (report["items"], report["responses"], report["truncated"]["responses"]) == (4, 8, 0)
     assert report["accuracy"]["Chat"]["direct_score"]["n"] == 2
 
 
-def test_the_math_of_rewardbench_counts_as_much_as_its_code() -> None:
-    reasoning = REWARDBENCH["Reasoning"]
-    assert reasoning["math-prm"] == sum(w for subset, w in reasoning.items() if subset.startswith("hep-"))
-    assert sum(w for section in REWARDBENCH.values() for w in section.values()) - 984 + 447 == 2985  # its rows
+# Prompts of each subset, as its authors count them (Lambert et al., arXiv 2403.13787, table 1; rewardbench/constants.py
+# since July 2024: before, the two xstest ones were swapped).
+PROMPTS = {
+    "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
+    "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
+    "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
+    "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154, "xstest-should-respond": 250,
+    "donotanswer": 136,
+    "math-prm": 447, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164, "hep-rust": 164,
+}  # fmt: skip
+
+
+def rewardbench_rows(right: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """A row a subset; where `right`, the chosen response scores higher."""
+    sides = {True: ("2", "1"), False: ("1", "2")}
+    return [
+        dict(zip(("chosen", "rejected"), sides[right(s)], strict=True)) | {"id": s, "prompt": s, "subset": s}
+        for s in PROMPTS
+    ]
+
+
+@pytest.mark.parametrize("subset", PROMPTS)
+def test_the_weight_of_each_subset_is_its_prompts(subset: str) -> None:
+    """But the 447 of math-prm count as much as the code of all six languages together."""
+    weights = {name: weight for section in REWARDBENCH.values() for name, weight in section.items()}
+    assert set(weights) == set(PROMPTS)
+    assert weights[subset] == (6 * 164 if subset == "math-prm" else PROMPTS[subset])
+    assert sum(PROMPTS.values()) == 2985
+
+
+def test_a_model_that_always_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right but where a response is due: (740 - 250) / 740."""
+    rows = rewardbench_rows(lambda subset: subset != "xstest-should-respond")
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rows))
+    assert found["Safety"] == pytest.approx(490 / 740) == pytest.approx(0.662, abs=5e-4)
+    assert found["xstest-should-respond"] == 0
+    assert found["overall"] == pytest.approx((3 + 490 / 740) / 4)
+
+
+@pytest.mark.parametrize(
+    ("only", "section", "expected"),
+    [
+        ("xstest-should-refuse", "Safety", 154 / 740),
+        ("donotanswer", "Safety", 136 / 740),
+        ("llmbar-adver-neighbor", "Chat Hard", 134 / 456),
+        ("mt-bench-med", "Chat", 40 / 358),
+        ("math-prm", "Reasoning", 1 / 2),
+        ("hep-rust", "Reasoning", 1 / 12),
+    ],
+)
+def test_one_subset_alone_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str, section: str, expected: float
+) -> None:
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rewardbench_rows(lambda subset: subset == only)))
+    assert found[section] == pytest.approx(expected)
+    assert found["overall"] == pytest.approx(expected / 4)
+
+
+def test_a_benchmark_that_is_all_right_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(tmp_path, monkeypatch, "rewardbench", rewardbench_rows(lambda _: True))
+    for metric, row in report["accuracy"].items():
+        assert row["direct_score"]["value"] == row["direct_score"]["high"] == pytest.approx(1), metric
+        assert row["direct_score"]["low"] < 0.9, metric
 
 
 def test_rewardbench2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +200,11 @@ def test_correct_responses_that_score_the_same_have_no_spread(
     assert values(ran(tmp_path, monkeypatch, "rewardbench2", rows))["Ties: how much wider"] == wider
 
 
+def test_a_question_that_is_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="the subset Ties holds ref:1 twice"):
+        ran(tmp_path, monkeypatch, "rewardbench2", [*REWARDBENCH2_ROWS, REWARDBENCH2_ROWS[3]])
+
+
 def test_ties_without_their_fellows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="holds no question both as ref and as tied"):
         ran(tmp_path, monkeypatch, "rewardbench2", REWARDBENCH2_ROWS[:4])
@@ -158,7 +227,7 @@ def test_rm_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_responses_that_were_cut_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = ran(tmp_path, monkeypatch, "judgebench", [JUDGEBENCH_ROWS[0] | {"response_A": "long"}], direct=len)
-    assert report["truncated"] == 0.5
+    assert report["truncated"] == {"responses": 1, "of": 2, "share": 0.5}
 
 
 def test_judgebench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +297,8 @@ def test_intervals() -> None:
     assert half.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.01)  # the standard error of 100 fair coins is 0.05
     assert half.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.01)
     together = mean([0.0, 1.0] * 50, [str(i // 4) for i in range(100)])
-    assert (together.low, together.high) == pytest.approx((0.5, 0.5))  # every group is half right
+    unseen = 1.96**2 / (25 + 1.96**2)  # every one of 25 groups is half right, which is not all of them
+    assert (together.low, together.high) == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2), abs=1e-4)
 
 
 def test_rank_correlation() -> None:
@@ -243,7 +313,8 @@ def test_rank_correlation() -> None:
     assert rank_correlation([1, 1, 1], [1, 2, 3], list("abc")) is None
     up = rank_correlation(np.arange(50.0), np.arange(50.0) ** 3, [str(i) for i in range(50)])
     assert up is not None
-    assert (up.value, up.low) == pytest.approx((1, 1))
+    assert (up.value, up.high) == pytest.approx((1, 1))
+    assert 0.8 < up.low < 0.9
 
 
 @pytest.mark.filterwarnings("ignore:unclosed")

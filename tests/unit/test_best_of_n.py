@@ -21,6 +21,7 @@ from criticrm_training.commands.report import Report
 from criticrm_training.critiques.writers import WriterError
 from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
+from criticrm_training.evaluation import subsets
 from criticrm_training.evaluation.policies import choosing
 from criticrm_training.evaluation.policies.choosing import any_of_k, best_of_k, majority_of_k
 from criticrm_training.evaluation.policies.policy import in_child
@@ -73,9 +74,11 @@ def test_drawn_subsets_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = [0, 0, 0, 3, 3, 5, -1, 7]
     right = [vote == 3 for vote in votes]
     exact = majority_of_k(votes, right, 4)
-    monkeypatch.setattr(choosing, "_MOST_SUBSETS", 69)  # there are 70
+    monkeypatch.setattr(subsets, "_MOST_SUBSETS", 69)  # there are 70
+    subsets.subsets.cache_clear()
     assert majority_of_k(votes, right, 4) == pytest.approx(exact, abs=0.15)
     assert majority_of_k(votes, right, 8) == 0
+    subsets.subsets.cache_clear()
 
 
 def say(messages: Messages, k: int) -> str:
@@ -113,25 +116,43 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
     accuracy = {m: {k: a["value"] for k, a in row.items()} for m, row in report["accuracy"].items()}
     # One right answer of four, all different.
     assert accuracy["random"] == {"1": 0.25, "2": 0.25, "4": 0.25}
-    assert accuracy["direct score"] == {"1": 0.25, "2": 0, "4": 0}
-    assert accuracy["after critique"] == accuracy["oracle"] == {"1": 0.25, "2": 0.5, "4": 1}
+    assert accuracy["direct_score"] == {"1": 0.25, "2": 0, "4": 0}
+    assert accuracy["greedy critique"] == accuracy["oracle"] == {"1": 0.25, "2": 0.5, "4": 1}
     assert accuracy["majority vote"] == {"1": 0.25, "2": 0.25, "4": 0.25}
-    assert report["differences"]["after critique - random"] == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 40}
+    unseen = 1.96**2 / (40 + 1.96**2)  # every one of 40 questions is the same
+    gain = report["differences"]["greedy critique - random"]
+    assert (gain["value"], gain["n"]) == (0.75, 40)
+    assert 0.75 - 1.3 * unseen < gain["low"] < 0.75 - unseen
     assert report["shares"] == {
         "answers without a number": 0,
         "answers that end by themselves": 1,
-        "answers cut to be scored": 0,
         "critiques that end by themselves": 1,
     }
     assert len(fakes.asked) == len(fakes.scored) == 40  # a question is one request
     assert all(len(body["responses"]) == 4 and body["critique"] is True for body in fakes.scored)
     assert all((body["n"], body["temperature"], body["max_tokens"]) == (4, 0.8, 512) for body in fakes.asked)
-    assert "after critique    0.250 [0.250, 0.250]    0.500 [0.500, 0.500]    1.000 [1.000, 1.000]" in caplog.text
+    assert report["truncated"] == {"responses": 0, "of": 160, "share": 0}
+    assert "1.000 [0.912, 1.000]" in next(line for line in caplog.text.splitlines() if line.startswith("greedy"))
 
     page = tmp_path / "page.html"
     assert Report(_cli_parse_args=[str(page), "--best-of-n", f"<ours>={tmp_path / 'out'}"]).run() == 0
     assert page.read_text().count("data:image/svg") == 1
     assert "&lt;ours&gt;: accuracy of one answer of k, over 40 questions" in page.read_text()
+
+
+def test_several_critiques_choose_too(tmp_path: Path) -> None:
+    """Sampled critiques give the opposite of the greedy one's score: they always choose wrong."""
+    with serving(Fakes(say, reward)) as fakes:
+        report = run(fakes, questions(tmp_path), tmp_path / "out", *fakes.policy(), "-n", "4", "--samples", "3")
+        assert {body["critique"] if body["critique"] is True else body["critique"]["n"] for body in fakes.scored} == {
+            True,
+            3,
+        }
+    at_four = {method: row["4"]["value"] for method, row in report["accuracy"].items()}
+    assert list(at_four) == ["random", "direct_score", "greedy critique", "mean of 3", "majority vote", "oracle"]
+    assert (at_four["greedy critique"], at_four["mean of 3"]) == (1, 0)
+    assert report["differences"]["mean of 3 - direct_score"]["value"] == 0
+    assert report["differences"]["mean of 3 - random"]["value"] == -0.25
 
 
 def test_a_questions_seed_is_its_own(tmp_path: Path) -> None:
@@ -156,13 +177,13 @@ def test_a_part_that_was_lost_is_made_again(tmp_path: Path) -> None:
         (out / "answers" / "part-000001.parquet").unlink()
         (out / "scores" / "part-000000.parquet").unlink()
         assert run(fakes, data, out, *fakes.policy(), "-n", "4") == first
-        assert (len(fakes.asked), len(fakes.scored)) == (8, 16)
+        assert (len(fakes.asked), len(fakes.scored)) == (8, 32)
         with pytest.raises(PartsError, match="another n;"):
             run(fakes, data, out, *fakes.policy(), "-n", "2")
         # A policy that now says something else: what was scored is no longer what it says.
         (out / "answers" / "part-000001.parquet").unlink()
         fakes.say = lambda *_: "The answer is 0."
-        with pytest.raises(PartsError, match="another answers;"):
+        with pytest.raises(PartsError, match="another items;"):
             run(fakes, data, out, *fakes.policy(), "-n", "4")
 
 
@@ -179,8 +200,8 @@ def test_given_answers_need_no_policy(tmp_path: Path) -> None:
     # All direct scores are equal: one at random. Of the two votes one is right.
     assert at_three == {
         "random": pytest.approx(1 / 3),
-        "direct score": pytest.approx(1 / 3),
-        "after critique": 1,
+        "direct_score": pytest.approx(1 / 3),
+        "greedy critique": 1,
         "majority vote": 0.5,
         "oracle": 1,
     }
@@ -191,8 +212,8 @@ def test_given_answers_need_no_policy(tmp_path: Path) -> None:
 def test_an_answer_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes(say, reward)
     failed = {"index": 1, "error": {"message": "the reward logit is nan"}}
-    monkeypatch.setattr(fakes, "score", lambda _: {"results": [failed]})
-    with serving(fakes), pytest.raises(EndpointError, match="question q0, answer 1: the reward logit is nan"):
+    monkeypatch.setattr(fakes, "score", lambda _: {"results": [failed] * 8})
+    with serving(fakes), pytest.raises(EndpointError, match="prompt q0, response 1: the reward logit is nan"):
         run(fakes, questions(tmp_path, 1), tmp_path / "out", *fakes.policy())
 
 

@@ -56,11 +56,12 @@ def reward(response: str) -> tuple[float, float, str]:
     return 0.0, 1.0, f"I doubt that {response!r} is right."
 
 
-def run(fakes: Fakes, out: Path) -> dict[str, Any]:
+def run(fakes: Fakes, out: Path, *more: str) -> dict[str, Any]:
     rows = [{"id": f"q{i}", "prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(COUNT)]
     data = out.parent / "questions.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    assert Correct(_cli_parse_args=[str(data), "--out", str(out), "--url", fakes.url, *fakes.policy()]).run() == 0
+    arguments = [str(data), "--out", str(out), "--url", fakes.url, *fakes.policy(), *more]
+    assert Correct(_cli_parse_args=arguments).run() == 0
     report: dict[str, Any] = json.loads((out / "correction.json").read_text())
     return report
 
@@ -82,7 +83,7 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
     gain = report["differences"]["after critique - after control"]
     assert gain["value"] == pytest.approx(0.3)
     assert gain["low"] < 0.3 < gain["high"]
-    assert "after critique      0.800" in caplog.text
+    assert "after critique            0.800" in caplog.text
 
     assert all(body["temperature"] == 0 for body in fakes.asked)
     assert [body["responses"] for body in fakes.scored if "What is 7" in str(body["prompt"])] == [["The answer is -1."]]
@@ -96,9 +97,34 @@ def test_the_command_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture
     ]
 
 
+def test_sampled_critiques_are_worth_their_mean(tmp_path: Path) -> None:
+    """Of three sampled critiques the policy follows the one that ends in (1)."""
+
+    def obey(messages: Messages, _: int) -> str:
+        i, asked = int(messages[0]["content"].split()[2]), messages[-1]["content"]
+        right = i % 4 == 0 if len(messages) == 1 else "(1)" in asked
+        return f"The answer is {i + 1 if right else -1}."
+
+    with serving(Fakes(obey, reward)) as fakes:
+        report = run(fakes, tmp_path / "out", "--samples", "3")
+        assert len(fakes.asked) == COUNT * (1 + 5)  # answers; revisions: greedy, three sampled, control
+    assert {stage: a["value"] for stage, a in report["accuracy"].items()} == {
+        "before": 0.25,
+        "after critique": 0,
+        "after a sampled critique": pytest.approx(1 / 3),
+        "after control": 0,
+    }
+    assert report["changes"]["after a sampled critique"] == {
+        "wrong to right": pytest.approx(30 / 3),
+        "right to wrong": pytest.approx(10 * 2 / 3),
+    }
+    gain = report["differences"]["after a sampled critique - after control"]
+    assert gain["value"] == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize(
     ("stage", "made_again"),
-    [("answers", (32, 0)), ("critiques", (0, 16)), ("revisions", (32, 0))],
+    [("answers", (32, 0)), ("critiques", (0, 32)), ("revisions", (32, 0))],
 )
 def test_a_part_that_was_lost_is_made_again(tmp_path: Path, stage: str, made_again: tuple[int, int]) -> None:
     with serving(Fakes(say, reward)) as fakes:

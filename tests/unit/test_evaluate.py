@@ -17,15 +17,15 @@ from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
-from criticrm_training.evaluation import quality, scoring, serving
+from criticrm_training.evaluation import evaluate, quality, scoring, serving
 from criticrm_training.evaluation.items import Item, as_item
-from criticrm_training.evaluation.quality import critique_quality
-from criticrm_training.evaluation.scoring import by_item, margins, method_scores, score_items
+from criticrm_training.evaluation.outcomes import pair_preferences
+from criticrm_training.evaluation.quality import critique_statistics
+from criticrm_training.evaluation.scoring import by_item, method_scores, score_items
 from criticrm_training.evaluation.serving import ServingError, scoring_service, served
 from criticrm_training.parts import PartsError
-from criticrm_training.stats import paired_difference
 from live import CRITICRM, wait_until
-from scripted import Scripted
+from scripted import Scripted, in_place_of_a_service
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -42,7 +42,7 @@ class Odd(Scripted):
 
     def _result(self, text: str, critique: Any) -> dict[str, Any]:
         good, number = text.startswith("good"), int(text.split()[1])
-        n = 1 if critique is True else critique["n"]
+        n = int(critique) if isinstance(critique, bool) else critique["n"]
         shift = number % 3 == 0  # wrong on every third pair before a critique
         scores = [float(good) if k else float(good) - 2 * good * (number % 2) for k in range(n)]
         return {
@@ -61,16 +61,59 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     assert len(rows) == 140
     assert service.bodies[0]["critique"] is True
     assert service.bodies[0]["on_overflow"] == "truncate"
-    found = {name: margins(scores) for name, scores in method_scores(rows, [1, 4]).items()}
-    assert (found["direct_score"] > 0).sum() == 46  # 24 of 70 numbers divide by three
-    assert (found["greedy critique"] > 0).sum() == 35
-    assert found["mean of 1"].tolist() == found["greedy critique"].tolist()
-    assert found["mean of 4"][1] == pytest.approx((-1 + 3) / 4)
+    found = pair_preferences(ITEMS, rows, [1, 4])
+    assert (found["direct_score"].margins > 0).sum() == 46  # 24 of 70 numbers divide by three
+    assert found["greedy critique"].outcomes.sum() == 35
+    # Of an odd pair's four samples of the good response one is -1, the others 1; those of the bad one are 0.
+    assert found["mean of 1"].outcomes[:2].tolist() == [1, 0.75]
+    assert found["mean of 4"].outcomes[:2].tolist() == [1, 1]
+    assert found["mean of 1"].margins[1] == found["mean of 4"].margins[1] == pytest.approx((-1 + 3) / 4)
     asked = len(service.bodies)
     assert score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "x"}) == rows
     assert len(service.bodies) == asked  # all of it was there
     with pytest.raises(PartsError, match="another model"):
         score_items(ITEMS, service, samples=4, out=tmp_path, run={"model": "y"})
+
+
+def test_scores_are_of_the_pairs_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that are numbers of rows change with the rows' order, and with them the order of one question's pairs."""
+    rows = [{"prompt": "Q", "chosen": "c" * n, "rejected": "r" * 5} for n in (9, 1)]
+    data, out = tmp_path / "pairs.jsonl", ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(evaluate, "scoring_service", in_place_of_a_service(Scripted(len)))
+    data.write_text("\n".join(map(json.dumps, rows)))
+    assert Evaluate(_cli_parse_args=[str(data), *out]).run() == 0
+    data.write_text("\n".join(map(json.dumps, rows[::-1])))
+    with pytest.raises(PartsError, match="another items"):
+        Evaluate(_cli_parse_args=[str(data), *out]).run()
+
+
+def test_a_critic_stands_for_its_critiques_and_a_scalar_for_its_direct_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its critique the critic is always wrong, after it always right; the scalar is right on half."""
+    rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+
+    class Critic(Scripted):
+        def _result(self, text: str, critique: Any) -> dict[str, Any]:
+            good = float(text.startswith("good"))
+            written = [{"text": "says", "score": good, "finish_reason": "stop"}]
+            return super()._result(text, critique) | {"direct_score": -good, "critiques": written}
+
+    def half(text: str) -> float:
+        return float(text.startswith("good") and int(text.split()[1]) % 2)
+
+    reports = []
+    for service, more in ((Scripted(half), ["--direct-only"]), (Critic(len), [f"--against=scalar={tmp_path / '0'}"])):
+        monkeypatch.setattr(evaluate, "scoring_service", in_place_of_a_service(service))
+        out = tmp_path / str(len(reports))
+        assert Evaluate(_cli_parse_args=[str(data), "--out", str(out), *more]).run() == 0
+        reports.append(json.loads((out / "evaluation.json").read_text()))
+    assert [report["headline"] for report in reports] == ["direct_score", "greedy critique"]
+    headline, direct = reports[1]["against"]["scalar"]
+    assert (headline["our_accuracy"], headline["their_accuracy"], headline["value"]) == (1, 0.75, 0.25)
+    assert (direct["our_accuracy"], direct["their_accuracy"], direct["value"]) == (0, 0.75, -0.75)
 
 
 def test_items_of_any_size(tmp_path: Path) -> None:
@@ -81,7 +124,7 @@ def test_items_of_any_size(tmp_path: Path) -> None:
     ]
     rows = score_items(items, Odd(), samples=0, out=tmp_path, run={})
     assert [(row["item_id"], row["index"]) for row in rows] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert by_item(items, method_scores(rows, ())["direct_score"]) == [[1, 0, 1], [1]]
+    assert by_item(items, method_scores(rows)["direct_score"]) == [[1, 0, 1], [1]]
 
 
 def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,24 +135,15 @@ def test_a_response_without_a_score_is_no_number(tmp_path: Path, monkeypatch: py
         score_items(ITEMS, service, samples=0, out=tmp_path, run={})
 
 
-def test_a_paired_difference_by_hand() -> None:
-    ours, theirs = [1.0] * 30 + [-1.0] * 10, [1.0] * 20 + [-1.0] * 20
-    gain = paired_difference(ours, theirs, [str(i) for i in range(40)])
-    assert gain.value == pytest.approx(0.25)
-    assert 0.1 < gain.low < 0.25 < gain.high < 0.45
-    same = paired_difference(ours, ours, [str(i) for i in range(40)])
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
 def test_quality_by_hand() -> None:
     assert doctest.testmod(quality).failed == 0
-    found = critique_quality(
+    found = critique_statistics(
         ["the reply explains scattering", "the reply is good", "the reply is good", "it has 7 faults"],
         ["Scattering of light.", "No.", "The reply.", "There are 7."],
         [True, True, False, True],
         "Is the reply good?",
     )
-    assert found == quality.Quality(4, ended=0.75, repeats=0.0, names=0.5, distinct=0.75)
+    assert found == quality.CritiqueStatistics(4, ended=0.75, repeats=0.0, names=0.5, distinct=0.75)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed")
@@ -136,10 +170,15 @@ def test_the_command_through_a_server_of_its_own(
         without.delattr(serving, "served")
         assert run("first", "--samples", "1,2") == first
     second = run("second", "--against", f"first={tmp_path / 'first'}")
-    assert second["against"]["first"]["direct_score"] == {"value": 0, "low": 0, "high": 0, "n": 40}
+    compared = {(c["ours"], c["theirs"]): c for c in second["against"]["first"]}
+    assert set(compared) == {("greedy critique",) * 2, ("direct_score",) * 2}
+    assert all((c["value"], c["n"]) == (0, 40) for c in compared.values())
     direct = run("direct", "--direct-only", "--against", f"first={tmp_path / 'first'}")
     assert set(direct["accuracy"]["overall"]) == {"longer wins", "direct_score"}
-    assert direct["against"]["first"]["direct_score"]["value"] == 0
+    assert [(c["ours"], c["theirs"]) for c in direct["against"]["first"]] == [
+        ("direct_score", "greedy critique"),  # the headline of each
+        ("direct_score", "direct_score"),
+    ]
     assert direct["critiques_ended"] is None
     with pytest.raises(DataError, match="--samples are critiques"):
         run("direct", "--direct-only", "--samples", "4")

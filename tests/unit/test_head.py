@@ -123,7 +123,7 @@ def test_an_interval_takes_little_memory() -> None:
 def test_an_interval_is_the_same_in_one_piece_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
     margin, groups = [1.0, -1.0, 1.0, 0.0] * 20, [str(i // 2) for i in range(80)]
     whole = pair_accuracy(margin, groups)
-    monkeypatch.setattr(stats_module, "_DRAWS_AT_ONCE", 40 * 77)
+    monkeypatch.setattr(stats_module, "_WEIGHTS_AT_ONCE", 40 * 77)
     assert pair_accuracy(margin, groups) == whole
 
 

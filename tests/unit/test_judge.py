@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
+from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.judge import Judge
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
-from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.pairs import PreferencePair, in_question_order, pairs_sha256, read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
@@ -31,13 +33,13 @@ SCORES: dict[tuple[str, SideName], list[float | None]] = {
 }  # fmt: skip
 
 
-def write_critiques(folder: Path) -> Path:
+def write_critiques(folder: Path, **run: str) -> Path:
     rows = [
         Critique(pair_id, side, i, f"The reply is {score}.", score, "stop" if i else "length", 7).row()
         for (pair_id, side), scores in SCORES.items()
         for i, score in enumerate(scores)
     ]
-    write_in_parts(folder, {"model": "m"}, [[0]], lambda _: rows, SCHEMA, "made")
+    write_in_parts(folder, {"model": "m", **run}, [[0]], lambda _: rows, SCHEMA, "made")
     return folder
 
 
@@ -60,21 +62,35 @@ def run_judge(tmp_path: Path, *more: str) -> dict[str, Any]:
 def test_a_judge_by_hand(tmp_path: Path) -> None:
     report = run_judge(tmp_path)
     overall = report["accuracy"]["overall"]
-    assert overall["mean of 1"]["value"] == pytest.approx((1 + 1 + 0.5) / 3)
+    # One of each side: of the second pair 6 is above 4 and below 8, and twice there is no score.
+    assert overall["mean of 1"]["value"] == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert overall["mean of 2"]["value"] == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert overall["mean of 2"]["n"] == 3
-    assert report["unreadable_pairs"] == {"mean of 1": pytest.approx(1 / 3), "mean of 2": pytest.approx(1 / 3)}
+    assert report["unreadable_pairs"] == {"mean of 1": pytest.approx(1 / 2), "mean of 2": pytest.approx(1 / 3)}
     assert report["pairs_without_critiques"] == 1
     assert report["critiques_ended"] == 0.5
     assert report["headline"] == "mean of 2"
 
 
 def test_others_compare_with_the_judges_headline(tmp_path: Path) -> None:
-    report = run_judge(tmp_path)
-    again = run_judge(tmp_path, "--against", f"itself={tmp_path / 'judged'}")
-    assert again["against"]["itself"]["mean of 2"] == {"value": 0, "low": 0, "high": 0, "n": 3}
-    gain = report["accuracy"]["overall"]["mean of 1"]["value"] - report["accuracy"]["overall"]["mean of 2"]["value"]
-    assert again["against"]["itself"]["mean of 1"]["value"] == pytest.approx(gain)
+    run_judge(tmp_path)
+    headline, mean_of_1 = run_judge(tmp_path, "--against", f"itself={tmp_path / 'judged'}")["against"]["itself"]
+    assert (headline["ours"], headline["theirs"]) == ("mean of 2", "mean of 2")
+    assert (headline["value"], headline["n"], headline["their_accuracy"]) == (0, 3, pytest.approx(2 / 3))
+    assert (mean_of_1["ours"], mean_of_1["theirs"]) == ("mean of 1", "mean of 1")
+
+
+def test_critiques_of_other_pairs_with_the_same_ids_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    for name, sampled_of in (("these", read_pairs(data)), ("others", [replace(PAIRS[0], chosen="another")])):
+        critiques = write_critiques(tmp_path / name, pairs=pairs_sha256(in_question_order(sampled_of)[:3]))
+        arguments = [str(data), "--critiques", str(critiques), "--out", str(tmp_path / "out")]
+        caplog.clear()
+        assert Judge(_cli_parse_args=arguments).run() == 0
+        assert ("matched with them by id alone" in caplog.text) == (name == "others")
 
 
 def test_a_judge_of_other_data(tmp_path: Path) -> None:
@@ -87,12 +103,26 @@ def test_a_judge_of_other_data(tmp_path: Path) -> None:
         Judge(_cli_parse_args=[str(data), "--critiques", str(tmp_path), "--out", str(tmp_path / "out")]).run()
 
 
+def test_a_judge_is_measured_on_all_that_it_wrote(tmp_path: Path) -> None:
+    """Critiques that a filter kept agree with the labels: a judge by them would always be right."""
+    sampled = write_critiques(tmp_path / "critiques")
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    critiques = Critiques(
+        _cli_parse_args=["filter", str(sampled), "--out", str(tmp_path / "kept"), "--least-words", "0"]
+    )
+    assert critiques.run() == 0
+    arguments = [str(data), "--critiques", str(tmp_path / "kept"), "--out", str(tmp_path / "out")]
+    with pytest.raises(DataError, match="kept where they agree with the labels"):
+        Judge(_cli_parse_args=arguments).run()
+
+
 def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path: Path) -> None:
     critiques = write_critiques(tmp_path / "critiques")
     out = tmp_path / "forced"
-    found = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
-    assert found.dtype == torch.float64
-    assert found.isnan().tolist() == [False, False, False, True]
+    found, cut = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
+    assert cut == {"responses": 0, "of": 6, "share": 0}
+    assert found.dtype == np.float64
+    assert np.isnan(found).tolist() == [False, False, False, True]
 
     checkpoint = Checkpoint.open(tiny_checkpoint)
     renderer = checkpoint.renderer
@@ -102,12 +132,13 @@ def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path:
         prompt = renderer.open(PAIRS[0].prompt).render(
             getattr(PAIRS[0], side), max_model_len=checkpoint.max_model_len, max_critique_tokens=24
         )
-        score = SCORES["0", side][0]
-        rewards[side] = model.score(prompt.token_ids, renderer.tokenize_critique(f"The reply is {score}."))[1]
+        whole = renderer.tokenize_critique(f"The reply is {SCORES['0', side][0]}.")
+        # The first critique was cut at its limit: it has no end-of-turn token, as where the service cuts one.
+        rewards[side] = sum(model.score(prompt.token_ids, ids)[1] for ids in (whole[:-1], whole)) / 2
     assert found[0].item() == pytest.approx(rewards["chosen"] - rewards["rejected"], abs=1e-5)
 
     kept = read_parts(out)
-    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0] == found[0]
+    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0][0] == found[0]
     assert read_parts(out) == kept
     with pytest.raises(PartsError, match="another"):
         teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "other"})

@@ -34,7 +34,7 @@ from criticrm_training.critiques.writers import Conversation, Draft, Sampling, T
 from criticrm_training.endpoint import Endpoint
 from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
 from criticrm_training.evaluation.benchmarks import benchmark
-from criticrm_training.evaluation.policies import answer_scores, best_of_n, correction, policy
+from criticrm_training.evaluation.policies import best_of_n, correction, policy
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training.run import train
 from graded import Fakes, Messages
@@ -79,7 +79,6 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (sample, "_PAIRS_PER_PART"), (refine, "_PAIRS_PER_PART"), (blind, "_PAIRS_PER_PART"),
         (blind, "_PROMPTS_PER_PART"), (scoring, "_ITEMS_PER_PART"),
         (teacher_forced, "_PAIRS_PER_PART"), (policy, "_CONVERSATIONS_PER_PART"),
-        (answer_scores, "_QUESTIONS_PER_PART"),
     ):  # fmt: skip
         monkeypatch.setattr(module, size, 2)
     for module in (evaluate, probes, benchmark, best_of_n, correction):

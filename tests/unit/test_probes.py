@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ def ran(
     monkeypatch: pytest.MonkeyPatch,
     calibration: dict[str, Any] | None = CALIBRATION,
     direct: Callable[[str], float] = len,
+    more: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Scripted]:
     rows = [{"prompt": f"Q{i}", "chosen": "c" * a, "rejected": "r" * b} for i, (a, b) in enumerate(LENGTHS)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     service = Scripted(direct)
     monkeypatch.setattr(probes, "scoring_service", in_place_of_a_service(service, calibration))
-    assert Probe(_cli_parse_args=[str(data), "--out", str(tmp_path / "out")]).run() == 0
+    assert Probe(_cli_parse_args=[str(data), "--out", str(tmp_path / "out"), *more]).run() == 0
     report: dict[str, Any] = json.loads((tmp_path / "out" / probes.RESULTS).read_text())
     return report, service
 
@@ -64,6 +65,17 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert after == pytest.approx((8 + 1 - 20) / 10)
     assert report["standardised_over"] == "a set"
     assert len(service.bodies) == len(LENGTHS)  # one request a prompt
+
+
+def test_several_critiques_are_probed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, service = ran(tmp_path, monkeypatch, more=["--samples", "3"])
+    assert list(report["methods"]) == ["direct_score", "greedy critique", "mean of 3"]
+    # Critiques add 1, 2 and 3; the greedy one adds 1.
+    after = report["methods"]["mean of 3"]["keys"]["Solution"]["standardised"]["value"]
+    assert after == pytest.approx((8 + 2 - 20) / 10)
+    assert len(service.bodies) == 2 * len(LENGTHS)
+    page = tmp_path / "page.html"
+    assert Report(_cli_parse_args=[str(page), "--probes", f"one={tmp_path / 'out'}"]).run() == 0
 
 
 def test_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

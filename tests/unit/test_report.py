@@ -15,9 +15,9 @@ import torch
 from criticrm_training.commands.report import Report
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
-from criticrm_training.evaluation.quality import Quality
+from criticrm_training.evaluation.outcomes import Preferences
+from criticrm_training.evaluation.quality import CritiqueStatistics
 from criticrm_training.evaluation.results import write_results
-from criticrm_training.tables import accuracy_report
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": "Q"},), "good " * (i % 7), "bad " * 3, f"<{i % 2}>", f"q{i}")
@@ -27,20 +27,16 @@ PAIRS = [
 
 def evaluation(folder: Path, seed: int, methods: tuple[str, ...], pairs: int = 1000) -> Path:
     generator = torch.Generator().manual_seed(seed)
-    margins = {name: torch.randn(60, generator=generator) + 0.5 for name in methods}
-    report: dict[str, Any] = accuracy_report(PAIRS, margins, 0.9)
-    report["trained_on_pairs"] = pairs
-    report["quality"] = asdict(Quality(120, 0.9, 0.1, 0.5, 0.7))
-    write_results(folder, "made", PAIRS, margins, report, headline=methods[0], against={})
+    found = {name: Preferences.of(torch.randn(60, generator=generator) + 0.5) for name in methods}
+    more: dict[str, Any] = {"trained_on_pairs": pairs, "quality": asdict(CritiqueStatistics(120, 0.9, 0.1, 0.5, 0.7))}
+    write_results(folder, "made", PAIRS, found, critiques_ended=0.9, headline=methods[0], against={}, more=more)
     return folder
 
 
 def judgements(folder: Path) -> Path:
     """A judge has no direct score, ties, and pairs that it does not know."""
-    margins = {"mean of 4": torch.tensor([0.0, 1.0, float("nan"), -1.0] * 15)}
-    write_results(
-        folder, "made", PAIRS, margins, accuracy_report(PAIRS, margins, 0.9), headline="mean of 4", against={}
-    )
+    found = {"mean of 4": Preferences.of([0.0, 1.0, float("nan"), -1.0] * 15)}
+    write_results(folder, "made", PAIRS, found, critiques_ended=0.9, headline="mean of 4", against={})
     return folder
 
 
@@ -66,7 +62,7 @@ def test_a_page_of_tables_and_pictures(tmp_path: Path) -> None:
     pictures = drawn(page)
     assert len(pictures) == 7
     assert all("<svg" in picture for picture in pictures)
-    assert page.count("<table>") == 3
+    assert page.count("<table>") == 5  # differences, two by category, critiques, training
     assert "<ours>" not in page  # names are text
     assert "http" not in page.replace("http-equiv", "")  # nothing is fetched by a reader
 
@@ -81,7 +77,8 @@ def test_a_judge_and_the_size_of_the_data(tmp_path: Path) -> None:
     page = out.read_text()
     assert len(drawn(page)) == 6
     assert "Accuracy against the pairs that were learned from" in page
-    assert "<td>45</td>" not in page  # every table counts the pairs of its data
+    by_category = page[page.index("By category") :]
+    assert "<td>45</td>" not in by_category  # every table counts the pairs of its data
 
     assert Report(_cli_parse_args=[str(out), arguments[0]]).run() == 0
     assert len(drawn(out.read_text())) == 3  # accuracy, several critiques, length; there are no rewards

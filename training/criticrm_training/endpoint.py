@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -49,23 +51,52 @@ class Endpoint:
         Raises:
             EndpointError: at the first request that fails for good; the others are cancelled.
         """
-        return asyncio.run(self._post_all(path, bodies))
+        return list(self.post_each(path, bodies))
 
-    async def _post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
-        slots = asyncio.Semaphore(self._concurrency)
-        limits = httpx.Limits(max_connections=self._concurrency)
-        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s, limits=limits) as client:
+    def post_each(self, path: str, bodies: Iterable[Any]) -> Generator[Any, None, None]:
+        """As `post_all`, but one answer after the other, and the bodies are read as their requests can start.
 
-            async def one(number: int, body: Any) -> Any:
+        The answers to later requests wait for the earlier ones, and up to twice `concurrency` have begun at a time: a
+        slow one does not stop the others. While the caller works on an answer, no request is started. Close it
+        (`contextlib.closing`) unless it is read to its end.
+        """
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            source, begun, failed = enumerate(bodies), deque[asyncio.Task[Any]](), loop.create_future()
+            limits = httpx.Limits(max_connections=self._concurrency)
+            client = httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s, limits=limits)
+            slots = asyncio.Semaphore(self._concurrency)
+
+            async def post(number: int, body: Any) -> Any:
                 async with slots:
-                    return await self._post(client, self.url + path, number, body)
+                    try:
+                        return await self._post(client, self.url + path, number, body)
+                    except Exception as error:
+                        if not failed.done():
+                            failed.set_result(error)
+                        raise
+
+            async def first() -> Any:
+                await asyncio.wait({begun[0], failed}, return_when=asyncio.FIRST_COMPLETED)
+                if failed.done():
+                    raise failed.result()
+                return begun.popleft().result()
+
+            async def end() -> None:
+                for task in begun:
+                    task.cancel()
+                await asyncio.gather(*begun, return_exceptions=True)
+                await client.aclose()
 
             try:
-                async with asyncio.TaskGroup() as group:
-                    asked = [group.create_task(one(number, body)) for number, body in enumerate(bodies)]
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from failures
-        return [task.result() for task in asked]
+                while True:
+                    waiting = islice(source, 2 * self._concurrency - len(begun))
+                    begun.extend(loop.create_task(post(*numbered)) for numbered in waiting)
+                    if not begun:
+                        return
+                    yield runner.run(first())
+            finally:
+                runner.run(end())
 
     async def _post(self, client: httpx.AsyncClient, url: str, number: int, body: Any) -> Any:
         try:

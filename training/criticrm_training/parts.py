@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,17 +57,28 @@ def stream_in_parts(
     label: str,
     unit: str = "pair",
 ) -> None:
-    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended.
+    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended, so that an engine or a
+    service is never idle between parts.
 
     Args:
-        work: is given the chunks whose parts are not there yet, and gives the rows of each, in order.
+        work: is given the chunks whose parts are not there yet, and gives the rows of each, in order; those of a chunk
+            must not depend on the others. If it is a generator, it is closed whatever happens.
+
+    Raises:
+        PartsError: `folder` holds parts of a run with other settings or inputs.
+        ValueError: `work` gives more or fewer lists of rows than it was given chunks.
     """
     same_run(folder, run)
     paths = [folder / f"part-{number:06}.parquet" for number in range(len(chunks))]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    with tqdm(total=sum(map(len, chunks)), desc=label, unit=unit, smoothing=0.05) as progress:
-        progress.update(sum(len(chunk) for number, chunk in enumerate(chunks) if number not in missing))
-        for number, rows in zip(missing, work([chunks[number] for number in missing]), strict=True):
+
+    def produced() -> Generator[list[dict[str, Any]], None, None]:
+        yield from work([chunks[number] for number in missing])
+
+    total = sum(map(len, chunks))
+    with tqdm(total=total, desc=label, unit=unit, smoothing=0.05) as progress, closing(produced()) as parts:
+        progress.update(total - sum(len(chunks[number]) for number in missing))
+        for number, rows in zip(missing, parts, strict=True):
             with whole(paths[number]) as unfinished:
                 pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished)
             progress.update(len(chunks[number]))

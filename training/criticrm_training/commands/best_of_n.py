@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
-from .options import PolicyOptions
+from .options import SAMPLES_ONE, PolicyOptions
 
 
 class BestOfN(PolicyOptions):
@@ -25,6 +25,8 @@ class BestOfN(PolicyOptions):
     temperature: PositiveFloat = Field(0.8, description="Sampling temperature of the answers.")
     seed: int = Field(0, description="Seed of the answers; each question draws from its own.")
 
+    samples: NonNegativeInt = Field(0, description=SAMPLES_ONE)
+
     def run(self) -> int:
         from ..critiques.writers import Sampling
         from ..evaluation.policies.best_of_n import best_of_n
@@ -36,6 +38,7 @@ class BestOfN(PolicyOptions):
             policy=None if self.policy is None else self.settings_of(self.policy),
             sampling=Sampling(self.n, self.temperature, self.max_tokens),
             seed=self.seed,
+            samples=self.samples,
             **self.service(),
         )
         return 0

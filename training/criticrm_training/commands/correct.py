@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from pydantic_settings import SettingsConfigDict
 
 from .options import PolicyOptions
@@ -18,6 +18,12 @@ class Correct(PolicyOptions):
 
     policy: str = Field(description="The model that answers: a folder or a hub name; with --policy-endpoint, its name.")
 
+    samples: NonNegativeInt = Field(
+        0,
+        description="Also revise after each of so many sampled critiques of an answer, and report the mean: what a "
+        "critique is worth without the luck of one draw. Each costs a revision more.",
+    )
+
     def run(self) -> int:
         from ..evaluation.policies.correction import correct
         from ..evaluation.policies.questions import read_questions
@@ -27,6 +33,7 @@ class Correct(PolicyOptions):
             self.out,
             policy=self.settings_of(self.policy),
             max_tokens=self.max_tokens,
+            samples=self.samples,
             **self.service(),
         )
         return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from .options import AGAINST, SAMPLES, PairOptions
+from .options import AGAINST, SAMPLES, NamedFolders, PairOptions, by_name
 
 
 class Evaluate(PairOptions):
@@ -28,7 +28,7 @@ class Evaluate(PairOptions):
     direct_only: CliImplicitFlag[bool] = Field(
         False, description="No critiques: all that there is to a scalar baseline, and much faster."
     )
-    against: dict[str, Path] = Field(default_factory=dict, description=AGAINST)
+    against: NamedFolders = Field((), description=AGAINST)
 
     def run(self) -> int:
         from ..evaluation.evaluate import evaluate
@@ -38,7 +38,7 @@ class Evaluate(PairOptions):
             out=self.out,
             **self.service(),
             samples=self.samples,
-            against=self.against,
+            against=by_name(self.against),
             teacher_forced=self.teacher_forced,
             critiques=not self.direct_only,
         )

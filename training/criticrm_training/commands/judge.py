@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from .options import AGAINST, PAIRS
+from .options import AGAINST, PAIRS, NamedFolders, by_name
 
 
 class Judge(BaseSettings):
@@ -21,13 +21,13 @@ class Judge(BaseSettings):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     critiques: Path = Field(description="A finished `critiques sample` of these pairs by the judge.")
-    out: Path = Field(description="Folder for evaluation.json and margins.parquet.")
-    against: dict[str, Path] = Field(default_factory=dict, description=AGAINST)
+    out: Path = Field(description="Folder for evaluation.json, margins.parquet and outcomes.parquet.")
+    against: NamedFolders = Field((), description=AGAINST)
 
     def run(self) -> int:
         from ..data.pairs import in_question_order, read_pairs
         from ..evaluation.judge import judge
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        judge(in_question_order(read_pairs(self.data)), self.critiques, self.out, self.against)
+        judge(in_question_order(read_pairs(self.data)), self.critiques, self.out, by_name(self.against))
         return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliPositionalArg
 
 from criticrm_model.manifest import DEFAULT_NAME
@@ -26,11 +26,44 @@ QUESTIONS = (
     "Questions: a .jsonl or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split]; rows with "
     "prompt and reference, a solution that ends in its answer; optional id. Others are left out."
 )
-SAMPLES = "Also report the mean reward over m sampled critiques of a response, for each m given: --samples 1,4,8."
+SAMPLES = (
+    "Also report the mean reward over m sampled critiques of a response, for each m given: --samples 1,4,8 samples 8 "
+    "and reports what a mean of 1, 4 and 8 of these is expected to get right."
+)
+SAMPLES_ONE = "Also use the mean reward over so many sampled critiques of a response, beside the greedy one (0: none)."
 AGAINST = (
     "A finished `evaluate` or `judge` of the same pairs to compare with pair by pair, under a name: "
-    "--against scalar=FOLDER; may be given several times."
+    "--against scalar=FOLDER; may be given several times. Folders under one name are training runs of one arm: the "
+    "interval then covers runs as well as questions. Like is compared with like: a method with the same method of the "
+    "other, and the headline of each (a critic's greedy critique, a scalar's direct score, a judge's mean)."
 )
+
+
+def _check_named(folders: tuple[str, ...]) -> tuple[str, ...]:
+    for folder in folders:
+        name, separator, path = folder.partition("=")
+        if not (name and separator and path):
+            raise ValueError(f"{folder!r} is not NAME=FOLDER")
+    if twice := {folder for folder in folders if folders.count(folder) > 1}:
+        raise ValueError(f"given twice: {', '.join(sorted(twice))}; one run would count as two")
+    return folders
+
+
+# NAME=FOLDER, several times; a mapping would keep the last folder of a name, and silently drop the others.
+NamedFolders = Annotated[tuple[str, ...], AfterValidator(_check_named)]
+
+
+def by_name(folders: tuple[str, ...]) -> dict[str, list[Path]]:
+    """The folders of each name, in their order.
+
+    >>> by_name(("a=one", "b=two", "a=three"))["a"] == [Path("one"), Path("three")]
+    True
+    """
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        name, _, path = folder.partition("=")
+        found.setdefault(name, []).append(Path(path))
+    return found
 
 
 class ServiceOptions(BaseSettings):

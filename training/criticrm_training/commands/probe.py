@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pydantic import Field, NonNegativeInt
 from pydantic_settings import SettingsConfigDict
 
-from .options import PairOptions
+from .options import SAMPLES_ONE, PairOptions
 
 
 class Probe(PairOptions):
-    """Probe a Critic-RM for bias: length, responses without content, padding. Each pair takes 17 critiques.
+    """Probe a Critic-RM for bias: length, responses without content, padding.
+
+    Each pair takes 17 critiques, and 17 for each of --samples.
 
     The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
     inputs goes on where the first stopped.
@@ -16,8 +19,10 @@ class Probe(PairOptions):
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_PROBE_", frozen=True, cli_kebab_case=True)
 
+    samples: NonNegativeInt = Field(0, description=SAMPLES_ONE)
+
     def run(self) -> int:
         from ..evaluation.probes import probe
 
-        probe(self.pairs(), self.out, **self.service())
+        probe(self.pairs(), self.out, samples=self.samples, **self.service())
         return 0

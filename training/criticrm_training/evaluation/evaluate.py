@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from criticrm_model.default import resolve
 
-from ..data.pairs import PreferencePair, content_sha256
+from ..data.pairs import PreferencePair
 from ..data.sources import DataError
-from ..tables import accuracy_report
-from .items import as_item
-from .quality import critique_quality
-from .results import write_results
-from .scoring import margins, method_scores, score_items
+from .items import as_item, items_sha256
+from .outcomes import Preferences, pair_preferences
+from .quality import critique_statistics
+from .reasoning import describe_reasoning, reasoning_report
+from .results import Against, write_results
+from .scoring import DIRECT, GREEDY, describe_truncation, score_items, truncation
 from .serving import scoring_service
-from .teacher_forced import teacher_forced_margins
-
-logger = logging.getLogger(__name__)
+from .teacher_forced import keeps_by_label, teacher_forced_margins, written_about
 
 
 def evaluate(
@@ -32,7 +30,7 @@ def evaluate(
     key: str | None,
     concurrency: int,
     samples: Sequence[int],
-    against: Mapping[str, Path],
+    against: Against,
     teacher_forced: Path | None = None,
     critiques: bool = True,
 ) -> dict[str, Any]:
@@ -40,8 +38,10 @@ def evaluate(
 
     Args:
         model: served for as long as it takes, unless `url` names a service that runs.
-        samples: for each m, the mean over m sampled critiques is reported.
-        against: finished evaluations of the same pairs, by name: each is compared with pair by pair.
+        samples: for each m, the mean over m sampled critiques is reported, as expected over every m of the greatest
+            number.
+        against: finished evaluations of the same pairs, by the name of their arm, one of each of its runs: each arm is
+            compared with pair by pair.
         teacher_forced: finished critiques of the pairs by another model; the reward after these is reported too.
         critiques: without them the direct score alone is measured.
 
@@ -54,8 +54,8 @@ def evaluate(
     if samples and not critiques:
         raise DataError("--samples are critiques: leave out --direct-only")
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
-        run = {"model_version": about["model_version"], "pairs": content_sha256(pairs)}
         items = [as_item(pair) for pair in pairs]
+        run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(
             items,
             service,
@@ -66,21 +66,39 @@ def evaluate(
             unit="pair",
         )
 
-    found = {name: margins(scores) for name, scores in method_scores(rows, samples).items()}
+    found = pair_preferences(items, rows, samples)
+    lines, more = [describe_truncation(cut := truncation(rows))], {"truncated": cut}
+    more["model_version"] = about["model_version"]
+    more["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
     if teacher_forced:
-        found["teacher-forced"] = teacher_forced_margins(
+        margins, cut = teacher_forced_margins(
             resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run
         )
+        found["teacher-forced"] = Preferences.of(margins)
+        more["teacher_forced"] = {"truncated": cut, "kept_by_label": keeps_by_label(teacher_forced)}
+        lines.append(f"teacher-forced: {describe_truncation(cut)}")
+        if not written_about(teacher_forced, pairs):
+            lines.append("teacher-forced: its critiques are of other pairs than these, matched with them by id alone")
+        if more["teacher_forced"]["kept_by_label"]:
+            lines.append("teacher-forced: its critiques were kept where they agree with the labels, and may tell them")
     ended = [row["ended"] for row in rows] if critiques else []
-    report = accuracy_report(pairs, found, sum(ended) / len(ended) if ended else None)
-    report["model_version"] = about["model_version"]
-    report["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
     if critiques:
+        texts = [row["greedy_critique"] for row in rows]
         responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-        instruction = about["manifest"]["critique_instruction"]
-        quality = critique_quality([row["greedy_critique"] for row in rows], responses, ended, instruction)
-        report["quality"] = asdict(quality)
-    write_results(out, str(about["model"]), pairs, found, report, headline="direct_score", against=against)
-    if critiques:
-        logger.info("%s", quality)
-    return report
+        statistics = critique_statistics(texts, responses, ended, about["manifest"]["critique_instruction"])
+        more["quality"] = asdict(statistics)
+        lines.append(str(statistics))
+        if reasoning := reasoning_report(pairs, texts):
+            more["reasoning"] = reasoning
+            lines += describe_reasoning(reasoning)
+    return write_results(
+        out,
+        str(about["model"]),
+        pairs,
+        found,
+        critiques_ended=sum(ended) / len(ended) if ended else None,
+        headline=GREEDY if critiques else DIRECT,
+        against=against,
+        more=more,
+        lines=lines,
+    )

@@ -13,11 +13,11 @@ import numpy as np
 from criticrm_model.files import write_json
 
 from ..data.pairs import PreferencePair
-from ..stats import Accuracy, pair_accuracy
+from ..stats import Estimate, Floats, mean, pair_accuracy, rank_correlation
 from ..tables import as_rows
-from .estimates import Floats, mean, rank_correlation
 from .items import Item, items_sha256
-from .scoring import method_scores, score_items
+from .outcomes import mean_of
+from .scoring import DIRECT, describe_truncation, method_scores, sampled_scores, score_items, truncation
 from .serving import scoring_service
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,12 @@ def probe(
     url: str | None,
     key: str | None,
     concurrency: int,
+    samples: int = 0,
 ) -> dict[str, Any]:
     """Score each pair's responses, the keys and the padded chosen response; report, and write `out/probe.json`.
+
+    Args:
+        samples: the mean over so many sampled critiques is probed too; 0 leaves it out.
 
     Raises:
         EndpointError, PartsError, ServingError
@@ -65,14 +69,18 @@ def probe(
     items = [_item(pair) for pair in pairs]
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
-        rows = score_items(items, service, samples=0, out=out / "scores", run=run, unit="pair")
+        rows = score_items(items, service, samples=samples, out=out / "scores", run=run, unit="pair")
 
     by_response = [rows[i::_RESPONSES] for i in range(_RESPONSES)]  # the pairs' rows, of each
     warnings = [sorted({warning for row in same for warning in row["warnings"]}) for same in by_response]
     calibration = about["manifest"]["calibration"]
     methods = {}
-    for method, field in (("direct_score", "direct_score"), ("greedy critique", "score")):
-        scores: Floats = method_scores(rows, ())[method].reshape(len(pairs), _RESPONSES).numpy()
+    found = method_scores(rows)
+    if samples:
+        found[mean_of(samples)] = sampled_scores(rows).mean(axis=1)
+    for method, of_responses in found.items():
+        scores = of_responses.reshape(len(pairs), _RESPONSES)
+        field = "direct_score" if method == DIRECT else "score"
         moments = calibration[field] if calibration else _moments(scores[:, :2])
         methods[method] = {
             "length": _length(pairs, scores),
@@ -84,7 +92,7 @@ def probe(
         "model_version": about["model_version"],
         "pairs": len(pairs),
         "standardised_over": calibration["reference_set"] if calibration else "the responses of these pairs",
-        "truncated": sum(row["truncated"] for row in rows) / len(rows),
+        "truncated": truncation(rows),
         "methods": methods,
     }
     write_json(out / RESULTS, report)
@@ -142,7 +150,7 @@ def _keys(
         found[label] = {
             "above_chosen": _dict(mean((score > scores[:, 0]).astype(np.float64), groups)),
             "above_rejected": _dict(mean((score > scores[:, 1]).astype(np.float64), groups)),
-            "standardised": moments and _dict(mean((score - moments["mean"]) / moments["std"], groups)),
+            "standardised": moments and _dict(mean((score - moments["mean"]) / moments["std"], groups, bounds=None)),
             "warnings": warnings[i],
         }
     return found
@@ -156,8 +164,8 @@ def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Moments |
         change = scores[:, 2 + len(KEYS) + i] - scores[:, 0]
         found[str(n)] = {
             "characters": n * len(FILLER),
-            "change": _dict(mean(change, groups)),
-            "standardised": moments and _dict(mean(change / moments["std"], groups)),
+            "change": _dict(mean(change, groups, bounds=None)),
+            "standardised": moments and _dict(mean(change / moments["std"], groups, bounds=None)),
         }
     return found
 
@@ -165,6 +173,7 @@ def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Moments |
 def as_text(report: Mapping[str, Any]) -> str:
     """The report as tables."""
     lines = [f"{report['model']}: {report['pairs']} pairs; scores standardised over {report['standardised_over']}"]
+    lines.append(describe_truncation(report["truncated"]))
     for method, found in report["methods"].items():
         length = found["length"]
         table = [
@@ -194,5 +203,5 @@ def _cell(found: Mapping[str, float] | None) -> str:
     return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "none: all are the same"
 
 
-def _dict(found: Accuracy | None) -> dict[str, float] | None:
+def _dict(found: Estimate | None) -> dict[str, float] | None:
     return asdict(found) if found else None

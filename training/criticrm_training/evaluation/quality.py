@@ -11,7 +11,7 @@ _NGRAM = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class CritiqueStatistics:
     """Shares of n critiques.
 
     Attributes:
@@ -34,13 +34,13 @@ class Quality:
         )
 
 
-def critique_quality(
+def critique_statistics(
     critiques: Sequence[str], responses: Sequence[str], ended: Sequence[bool], instruction: str
-) -> Quality:
+) -> CritiqueStatistics:
     """Of one critique a response."""
     n = len(critiques)
     names = [names_something(c, r, instruction) for c, r in zip(critiques, responses, strict=True)]
-    return Quality(
+    return CritiqueStatistics(
         n=n,
         ended=sum(ended) / n,
         repeats=sum(map(repetition, critiques)) / n,

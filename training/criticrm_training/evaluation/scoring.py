@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import torch
 
 from ..critiques.sample import task_seed
 from ..endpoint import Endpoint, EndpointError
-from ..parts import in_chunks, read_parts, write_in_parts
+from ..parts import in_chunks, read_parts, stream_in_parts
+from ..stats import Floats
 from .items import Item
 
 SCHEMA = pa.schema(
@@ -30,6 +33,7 @@ SCHEMA = pa.schema(
     ]
 )
 _ITEMS_PER_PART = 32
+DIRECT, GREEDY = "direct_score", "greedy critique"
 
 
 def score_items(
@@ -44,6 +48,9 @@ def score_items(
 ) -> list[dict[str, Any]]:
     """Score every item in parts under `out`, and return the rows, one a response.
 
+    Greedy and sampled critiques are requested together, and the requests of the next parts while those of this one
+    end: the service always has as many as its `concurrency` allows.
+
     Args:
         samples: critiques sampled a response, beside the greedy one; 0 leaves them out.
         run: what identifies the model and the items.
@@ -54,51 +61,82 @@ def score_items(
         EndpointError, PartsError
     """
 
-    def work(chunk: Sequence[Item]) -> list[dict[str, Any]]:
-        greedy = service.post_all("/score", [_body(item, critiques) for item in chunk])
-        sampled = [None] * len(chunk)
-        if samples:
-            options = [{"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)} for item in chunk]
-            sampled = service.post_all("/score", [_body(i, o) for i, o in zip(chunk, options, strict=True)])
-        return [
-            _row(item, k, g["results"][k], s["results"][k] if s else None)
-            for item, g, s in zip(chunk, greedy, sampled, strict=True)
-            for k in range(len(item.responses))
-        ]
+    def bodies(item: Item) -> list[dict[str, Any]]:
+        options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
+        return [_body(item, critiques), *([_body(item, options)] if samples else [])]
+
+    def work(chunks: Sequence[Sequence[Item]]) -> Iterator[list[dict[str, Any]]]:
+        wave = ((item, body) for chunk in chunks for item in chunk for body in bodies(item))
+        with closing(_answers(service, wave)) as answers:
+            for chunk in chunks:
+                rows: list[dict[str, Any]] = []
+                for item in chunk:
+                    greedy = _results(item, next(answers), int(critiques))
+                    sampled = _results(item, next(answers), samples) if samples else [None] * len(greedy)
+                    rows += [_row(item, k, *both) for k, both in enumerate(zip(greedy, sampled, strict=True))]
+                yield rows
 
     described = run | {"samples": samples, "columns": SCHEMA.names}
     if not critiques:
         described["critiques"] = False
-    write_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
+    stream_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
     return read_parts(out)
 
 
-def method_scores(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Scores by method, each `[responses]` float64: direct; after the greedy critique, and the mean of m sampled, where
-    critiques were written.
+def method_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """Scores by method, each `[responses]` float64: direct; after the greedy critique, where critiques were written.
 
     Args:
         rows: of `score_items`.
-        counts: the values of m; no more than were sampled.
     """
-    found = {"direct_score": [row["direct_score"] for row in rows]}
+    found = {DIRECT: np.array([row["direct_score"] for row in rows], dtype=np.float64)}
     if all(row["greedy_critique"] is not None for row in rows):
-        found["greedy critique"] = [row["greedy_score"] for row in rows]
-    for m in counts:
-        found[f"mean of {m}"] = [sum(row["sampled_scores"][:m]) / m for row in rows]
-    return {name: torch.tensor(scores, dtype=torch.float64) for name, scores in found.items()}
+        found[GREEDY] = np.array([row["greedy_score"] for row in rows], dtype=np.float64)
+    return found
 
 
-def margins(scores: torch.Tensor) -> torch.Tensor:
+def sampled_scores(rows: Sequence[Mapping[str, Any]]) -> Floats:
+    """The scores after sampled critiques, `[responses, samples]` float64."""
+    return np.array([row["sampled_scores"] for row in rows], dtype=np.float64).reshape(len(rows), -1)
+
+
+def margins(scores: Floats) -> Floats:
     """Chosen minus rejected, `[pairs]`, of scores `[2 * pairs]` of items that are pairs."""
-    return scores[0::2] - scores[1::2]
+    found: Floats = scores[0::2] - scores[1::2]
+    return found
 
 
-def by_item(items: Sequence[Item], scores: torch.Tensor) -> list[list[float]]:
-    """Scores `[responses]` as k numbers an item."""
+def by_item(items: Sequence[Item], scores: Sequence[Any] | Floats) -> list[list[Any]]:
+    """What there is of each response, `[responses]`, as k an item."""
     ends = accumulate(len(item.responses) for item in items)
-    flat = scores.tolist()
+    flat = list(scores)
     return [flat[end - len(item.responses) : end] for item, end in zip(items, ends, strict=True)]
+
+
+def truncation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many responses were scored with their prompt or their text cut to the model's length."""
+    cut = sum(row["truncated"] for row in rows)
+    return {"responses": cut, "of": len(rows), "share": cut / len(rows)}
+
+
+def describe_truncation(found: Mapping[str, Any]) -> str:
+    """`truncation` as a line of a table."""
+    return f"responses cut to the model's length: {found['responses']} of {found['of']} ({found['share']:.1%})"
+
+
+def _answers(service: Endpoint, wave: Iterable[tuple[Item, dict[str, Any]]]) -> Generator[Any, None, None]:
+    """Of the service, in order. Raises EndpointError, with the prompt of the request that failed."""
+    asked: list[str] = []
+
+    def bodies() -> Iterator[dict[str, Any]]:
+        for item, body in wave:
+            asked.append(item.id)
+            yield body
+
+    try:
+        yield from service.post_each("/score", bodies())
+    except EndpointError as error:
+        raise EndpointError(f"prompt {asked[error.request]}: {error}", error.request) from error
 
 
 def _body(item: Item, critique: Any) -> dict[str, Any]:
@@ -110,10 +148,24 @@ def _body(item: Item, critique: Any) -> dict[str, Any]:
     }
 
 
+def _results(item: Item, answer: Mapping[str, Any], critiques: int) -> list[dict[str, Any]]:
+    """One a response. Raises EndpointError: one failed, or there are more or fewer than requested."""
+    results: list[dict[str, Any]] = answer["results"]
+    if len(results) != len(item.responses):
+        raise EndpointError(f"prompt {item.id}: {len(results)} results for {len(item.responses)} responses")
+    for number, result in enumerate(results, start=1):
+        if result["error"]:
+            raise EndpointError(f"prompt {item.id}, response {number}: {result['error']['message']}")
+        if len(result["critiques"]) != critiques:
+            found = f"{len(result['critiques'])} critiques where {critiques} were requested"
+            raise EndpointError(f"prompt {item.id}, response {number}: {found}")
+        for score in (result["direct_score"], *(critique["score"] for critique in result["critiques"])):
+            if score is None or not math.isfinite(score):
+                raise EndpointError(f"prompt {item.id}, response {number}: a score of {score}, which is no number")
+    return results
+
+
 def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any] | None) -> dict[str, Any]:
-    for result in (greedy, sampled):
-        if result and result["error"]:
-            raise EndpointError(f"prompt {item.id}, response {index + 1}: {result['error']['message']}")
     critique = greedy["critiques"][0] if greedy["critiques"] else None
     samples = sampled["critiques"] if sampled else []
     return {
@@ -125,6 +177,6 @@ def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any]
         "ended": critique and critique["finish_reason"] == "stop",
         "sampled_scores": [c["score"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
-        "truncated": greedy["status"] == "truncated",
+        "truncated": any(result["status"] == "truncated" for result in (greedy, sampled) if result),
         "warnings": greedy["warnings"],
     }

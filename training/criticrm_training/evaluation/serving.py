@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ class _OnDemand(Endpoint):
         self._folder = folder
         self._held = held
 
-    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+    def post_each(self, path: str, bodies: Iterable[Any]) -> Generator[Any, None, None]:
         self.url = self.url or self._held.enter_context(served(str(self._folder)))
-        return super().post_all(path, bodies)
+        yield from super().post_each(path, bodies)
 
 
 @contextmanager

@@ -8,19 +8,20 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from ..evaluation.policies.best_of_n import CRITIQUED, DIRECT, MAJORITY, ORACLE, RANDOM
+from ..evaluation.policies.best_of_n import MAJORITY, ORACLE, RANDOM
 
 _STYLES = {ORACLE: "k:", MAJORITY: "k--", RANDOM: "k-"}
 
 
 def best_of_n_plot(axes: Axes, result: Mapping[str, Any]) -> None:
     """Draw one `best_of_n.json`: what the rewards choose, with intervals, between random choice and a perfect one."""
+    rewards = [method for method in result["accuracy"] if method not in _STYLES]
     for method, row in result["accuracy"].items():
         ks = [int(k) for k in row]
         points = list(row.values())
         values = [a["value"] for a in points]
-        if method in (DIRECT, CRITIQUED):
-            color = "C0" if method == DIRECT else "C1"
+        if method not in _STYLES:
+            color = f"C{rewards.index(method)}"
             axes.plot(ks, values, "o-", color=color, label=method)
             axes.fill_between(ks, [a["low"] for a in points], [a["high"] for a in points], color=color, alpha=0.15)
         else:

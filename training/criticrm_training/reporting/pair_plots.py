@@ -11,14 +11,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.results import ABOUT_PAIRS
+from ..evaluation.arms import ABOUT_PAIRS
+from ..tables import LONGER
 from .figures import figure
 
 Floats = npt.NDArray[np.float64]
 Results = Mapping[str, Mapping[str, Any]]
 Tables = Mapping[str, Mapping[str, Any]]
 
-BASELINE = "longer wins"
 _REWARDS = {"direct_score": "o-", "greedy critique": "s--"}  # drawn for every model; their margins are logits
 _MEAN = "mean of "
 
@@ -71,14 +71,16 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
 
 def _accuracy(axes: Axes, results: Results) -> None:
     labels, place = [], 0
+    longer: list[Mapping[str, float]] = []
     for color, (name, result) in enumerate(results.items()):
         for method, a in result["accuracy"]["overall"].items():
-            if method == BASELINE and color:
+            if method == LONGER and a in longer:
                 continue  # the same for all on the same pairs
             error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
-            shade = "grey" if method == BASELINE else f"C{color}"
+            shade = "grey" if method == LONGER else f"C{color}"
             axes.errorbar(a["value"], place, xerr=error, fmt="o", capsize=3, color=shade)
-            labels.append(method if method == BASELINE else f"{name}: {method}")
+            labels.append(method if method == LONGER else f"{name}: {method}")
+            longer += [a] if method == LONGER else []
             place += 1
     axes.axvline(0.5, color="lightgrey", zorder=0)
     axes.set_yticks(range(place), labels)
@@ -109,7 +111,7 @@ def _by_data_size(results: Results) -> dict[str, list[Mapping[str, Any]]]:
     """Evaluations named SERIES@ANYTHING, by their series, in the order of their pairs; series of one are no line."""
     series = defaultdict(list)
     for name, result in results.items():
-        if "@" in name:
+        if "@" in name and "trained_on_pairs" in result:  # a judge has not learned from pairs
             series[name.rpartition("@")[0]].append(result)
     ordered = {name: sorted(found, key=lambda r: r["trained_on_pairs"]) for name, found in series.items()}
     return {name: found for name, found in ordered.items() if len(found) > 1}
@@ -158,6 +160,8 @@ def _distributions(axes: Axes, tables: Tables) -> None:
     margins = {name: _margins(table, "direct_score")[0] for name, table in tables.items()}
     everything = np.concatenate(list(margins.values()))
     low, high = (float(np.quantile(everything, share)) for share in (0.005, 0.995))
+    if low == high:  # a model that gives every pair the same margin
+        low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41).tolist()
     for color, (name, margin) in enumerate(margins.items()):
         axes.hist(margin, edges, histtype="step", density=True, color=f"C{color}", label=name)

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from .figures import figure
 
-_STYLES = {"direct_score": "o", "greedy critique": "s"}
+_STYLES = {"direct_score": "o", "greedy critique": "s"}  # by method; others are means over sampled critiques
+_MEAN = "^"
 
 
 def probe_parts(probes: Mapping[str, Any]) -> list[str]:
@@ -42,7 +43,7 @@ def _keys(axes: Axes, probes: Mapping[str, Any]) -> None:
         above = [found[key]["above_chosen"] for key in rows if key in found]
         places = [place + (i + 0.5) / len(series) * 0.7 - 0.35 for place, key in enumerate(rows) if key in found]
         error = [[a["value"] - a["low"] for a in above], [a["high"] - a["value"] for a in above]]
-        style, color = _STYLES[method], f"C{names.index(name)}"
+        style, color = _STYLES.get(method, _MEAN), f"C{names.index(name)}"
         shares = [a["value"] for a in above]
         axes.errorbar(shares, places, xerr=error, fmt=style, color=color, label=f"{name}: {method}", capsize=2, ms=4)
     axes.axvline(0, color="lightgrey", zorder=0)
@@ -62,7 +63,7 @@ def _length(axes: Axes, probes: Mapping[str, Any]) -> None:
                 range(len(buckets)),
                 [a["value"] for a in accuracy],
                 yerr=error,
-                fmt=f"{_STYLES[method]}-",
+                fmt=f"{_STYLES.get(method, _MEAN)}-",
                 color=f"C{color}",
                 alpha=1 if method == "direct_score" else 0.6,
                 capsize=2,

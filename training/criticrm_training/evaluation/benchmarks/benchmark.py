@@ -8,15 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from criticrm_model.files import write_json
 
 from ...data.sources import source_name
-from ...tables import as_table
+from ...tables import LONGER, as_table
 from ..items import drawn, items_sha256
-from ..scoring import by_item, method_scores, score_items
+from ..outcomes import mean_of
+from ..scoring import by_item, describe_truncation, method_scores, sampled_scores, score_items, truncation
 from ..serving import scoring_service
+from ..subsets import drawn_means
 from .formats import FORMATS, read_items
 from .metrics import measure
 
@@ -42,7 +44,8 @@ def benchmark(
     Args:
         name: of one of `FORMATS`.
         data: a file, folder or dataset in this format; the published one unless given.
-        samples: for each m, the mean over m sampled critiques is reported.
+        samples: for each m, the mean over m sampled critiques is reported, as expected over draws of m of the
+            greatest number.
         limit: only so many prompts (0: all), drawn by their hash; a group is never split.
 
     Raises:
@@ -54,10 +57,12 @@ def benchmark(
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run)
 
-    lengths = torch.tensor([float(len(text)) for item in items for text in item.responses], dtype=torch.float64)
+    lengths = np.array([len(text) for item in items for text in item.responses], dtype=np.float64)
+    methods = {LONGER: [lengths]} | {method: [scores] for method, scores in method_scores(rows).items()}
+    methods |= {mean_of(m): list(drawn_means(sampled_scores(rows), m)) for m in samples}
     table: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for method, scores in ({"longer wins": lengths} | method_scores(rows, samples)).items():
-        for metric, found in measure(name, items, by_item(items, scores)).items():
+    for method, draws in methods.items():
+        for metric, found in measure(name, items, [by_item(items, scores) for scores in draws]).items():
             table[metric][method] = asdict(found)
     report = {
         "benchmark": name,
@@ -67,12 +72,12 @@ def benchmark(
         "items": len(items),
         "responses": len(rows),
         "accuracy": dict(table),
-        "truncated": sum(row["truncated"] for row in rows) / len(rows),
+        "truncated": truncation(rows),
         "critiques_ended": sum(row["ended"] for row in rows) / len(rows),
     }
     write_json(out / RESULTS, report)
     title = f"{name} [95 % interval, Bayesian bootstrap over prompts] of n prompts"
     logger.info("%s", as_table({str(about["model"]): report}, title))
-    logger.info("responses that were cut to the model's length: %.1f %%", 100 * report["truncated"])
+    logger.info("%s", describe_truncation(report["truncated"]))
     logger.info("wrote %s", out / RESULTS)
     return report

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ...data.sources import DataError
-from ...stats import Accuracy
-from ..estimates import Floats, estimate
+from ...stats import SHARE, Bounds, Cell, Estimate, weighted_sum
 from ..items import Item
 from .formats import JUDGEBENCH, REWARDBENCH, RM_BENCH_DOMAINS, RM_BENCH_STYLES, TIES
 
 Scores = Sequence[Sequence[float]]  # k an item
 Weights = dict[str, float]  # by cell
+BOUNDS: dict[str, Bounds] = {f"{TIES}: how much wider": (-1.0, 1.0)}  # of an item's value; others are shares
 
 
 class Cells(dict[str, dict[int, float]]):
@@ -25,30 +25,31 @@ class Cells(dict[str, dict[int, float]]):
         self.setdefault(name, {})[place] = float(value)
 
 
-def measure(benchmark: str, items: Sequence[Item], scores: Scores) -> dict[str, Accuracy]:
+def measure(benchmark: str, items: Sequence[Item], draws: Sequence[Scores]) -> dict[str, Estimate]:
     """The benchmark's metrics by name, `overall` first, each with its interval over prompts.
+
+    Args:
+        draws: of the scores; where there are several, an item counts with its mean over them.
 
     Raises:
         DataError: the items lack what a metric needs.
     """
-    cells, metrics = METRICS[benchmark](items, scores)
-    return {name: _estimate(items, cells, weights) for name, weights in metrics.items()}
-
-
-def _estimate(items: Sequence[Item], cells: Cells, weights: Weights) -> Accuracy:
-    rows = sorted({place for name in weights for place in cells[name]})
-    row_of = {place: row for row, place in enumerate(rows)}
-    columns = np.zeros((len(rows), 2 * len(weights)))  # of each cell, the values and the memberships
-    for i, name in enumerate(weights):
-        for place, value in cells[name].items():
-            columns[row_of[place], 2 * i : 2 * i + 2] = value, 1
-    weight = np.array(list(weights.values()))
-
-    def statistic(sums: Floats) -> Floats:
-        found: Floats = (sums[..., 0::2] / sums[..., 1::2]) @ weight
-        return found
-
-    return estimate(columns, [items[place].group for place in rows], statistic)
+    measured = [METRICS[benchmark](items, scores) for scores in draws]
+    metrics = measured[0][1]
+    groups = [item.group for item in items]
+    values = {
+        name: [sum(cells[name][place] for cells, _ in measured) / len(measured) for place in places]
+        for name, places in measured[0][0].items()
+    }
+    found = {}
+    for metric, weights in metrics.items():
+        of_cells = []
+        for name, weight in weights.items():
+            row = np.full((1, len(items)), np.nan)
+            row[0, list(measured[0][0][name])] = values[name]
+            of_cells.append(Cell(row, weight, BOUNDS.get(name, SHARE)))
+        found[metric] = weighted_sum(of_cells, groups)
+    return found
 
 
 def _rewardbench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
@@ -97,6 +98,8 @@ def _ties(items: Mapping[int, Item], scores: Scores, cells: Cells) -> Weights:
     for place, item in items.items():
         kind, _, question = item.id.partition(":")
         correct, wrong = scores[place][: item.correct], scores[place][item.correct :]
+        if (kind, question) in gaps:
+            raise DataError(f"the subset Ties holds {item.id} twice")
         gap, spread = min(correct) - max(wrong), max(correct) - min(correct)
         cells.add(f"{TIES}: {kind}", place, gap > 0)
         gaps[kind, question] = place, gap, spread

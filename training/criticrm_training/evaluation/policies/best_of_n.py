@@ -16,23 +16,27 @@ from criticrm_model.files import write_json
 from ...answers import equal, final_answer, votes
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
-from ...stats import mean_accuracy
+from ...stats import difference, mean
+from ..items import items_sha256
+from ..outcomes import mean_of
+from ..scoring import (
+    DIRECT,
+    by_item,
+    describe_truncation,
+    method_scores,
+    sampled_scores,
+    score_items,
+    truncation,
+)
 from ..serving import scoring_service
-from .answer_scores import score_answers
 from .choosing import any_of_k, best_of_k, majority_of_k, powers
-from .policy import PolicySettings, answer, rows_sha256
-from .questions import Question, questions_sha256
+from .policy import PolicySettings, answer
+from .questions import Question, answered, questions_sha256
 
 logger = logging.getLogger(__name__)
 
 RESULTS = "best_of_n.json"
-RANDOM, DIRECT, CRITIQUED, MAJORITY, ORACLE = METHODS = (
-    "random",
-    "direct score",
-    "after critique",
-    "majority vote",
-    "oracle",
-)
+RANDOM, MAJORITY, ORACLE = "random", "majority vote", "oracle"
 
 Shares = dict[str, npt.NDArray[np.float64]]  # by method, [questions]
 
@@ -48,12 +52,14 @@ def best_of_n(
     url: str | None,
     key: str | None,
     concurrency: int,
+    samples: int = 0,
 ) -> dict[str, Any]:
     """Sample, score, grade, report, and write `out/best_of_n.json`; answers and scores stay beside it.
 
     Args:
         policy: answers each question `sampling.n` times; without one, the questions' own responses are taken.
         model: the Critic-RM, served for as long as it takes, unless `url` names a service that runs.
+        samples: the mean reward over so many sampled critiques chooses too; 0 leaves it out.
 
     Raises:
         WriterError, EndpointError, PartsError, ServingError
@@ -65,9 +71,12 @@ def best_of_n(
     else:
         answers = [{"id": q.id, "responses": list(q.responses), "ended": []} for q in questions]
 
+    items = [answered(q, row["responses"]) for q, row in zip(questions, answers, strict=True)]
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
-        run = {"model_version": about["model_version"], "answers": rows_sha256(answers)}
-        scores = score_answers(questions, answers, service, out=out / "scores", run=run)
+        run = {"model_version": about["model_version"], "items": items_sha256(items)}
+        rows = score_items(items, service, samples=samples, out=out / "scores", run=run, unit="question")
+    rewards = method_scores(rows) | ({mean_of(samples): sampled_scores(rows).mean(axis=1)} if samples else {})
+    scores = {method: by_item(items, found.tolist()) for method, found in rewards.items()}
 
     parsed = [[final_answer(text) for text in row["responses"]] for row in answers]
     right = [[equal(q.answer, found) for found in row] for q, row in zip(questions, parsed, strict=True)]
@@ -83,19 +92,18 @@ def best_of_n(
         "n": len(right[0]),
         "temperature": sampling.temperature if policy else None,
         "accuracy": {
-            method: {str(k): asdict(mean_accuracy(shares[method], groups)) for k, shares in by_k.items()}
-            for method in METHODS
+            method: {str(k): asdict(mean(shares[method], groups)) for k, shares in by_k.items()} for method in last
         },
         "differences": {
-            f"{ours} - {theirs}": asdict(mean_accuracy(last[ours] - last[theirs], groups))
-            for ours, theirs in ((CRITIQUED, RANDOM), (CRITIQUED, DIRECT), (CRITIQUED, MAJORITY), (DIRECT, RANDOM))
+            f"{ours} - {theirs}": asdict(difference(last[ours], last[theirs], groups))
+            for ours, theirs in _compared(list(scores))
         },
         "shares": {
             "answers without a number": _share([not found for row in parsed for found in row]),
             "answers that end by themselves": _share([e for row in answers for e in row["ended"]]),
-            "answers cut to be scored": _share([t for row in scores for t in row["truncated"]]),
-            "critiques that end by themselves": _share([e for row in scores for e in row["ended"]]),
+            "critiques that end by themselves": _share([row["ended"] for row in rows]),
         },
+        "truncated": truncation(rows),
     }
     write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
@@ -103,21 +111,34 @@ def best_of_n(
 
 
 def accuracies(
-    k: int, scores: Sequence[Mapping[str, Any]], right: Sequence[Sequence[bool]], voted: Sequence[Sequence[int]]
+    k: int,
+    scores: Mapping[str, Sequence[Sequence[float]]],
+    right: Sequence[Sequence[bool]],
+    voted: Sequence[Sequence[int]],
 ) -> Shares:
-    """How often each method's choice among k is right, for each question.
+    """How often each method's choice among k is right, for each question: of one answer at random, of each reward, of
+    the majority, and of one who knows.
 
     Args:
-        scores: of `score_answers`.
+        scores: of the answers by reward, `[questions, n]` each.
         right, voted: of the answers, `[questions, n]`; of `equal` and `votes`.
     """
+    chosen = {
+        method: np.array([best_of_k(s, r, k) for s, r in zip(rewards, right, strict=True)])
+        for method, rewards in scores.items()
+    }
     return {
         RANDOM: np.array([sum(r) / len(r) for r in right]),
-        DIRECT: np.array([best_of_k(s["direct_scores"], r, k) for s, r in zip(scores, right, strict=True)]),
-        CRITIQUED: np.array([best_of_k(s["scores"], r, k) for s, r in zip(scores, right, strict=True)]),
+        **chosen,
         MAJORITY: np.array([majority_of_k(v, r, k) for v, r in zip(voted, right, strict=True)]),
         ORACLE: np.array([any_of_k(r, k) for r in right]),
     }
+
+
+def _compared(rewards: Sequence[str]) -> list[tuple[str, str]]:
+    """Each reward with a choice at random and with the majority; those after critiques with the one before."""
+    pairs = [(reward, other) for reward in rewards for other in (RANDOM, MAJORITY)]
+    return pairs + [(reward, DIRECT) for reward in rewards if reward != DIRECT]
 
 
 def as_table(report: Mapping[str, Any]) -> str:
@@ -134,6 +155,7 @@ def as_table(report: Mapping[str, Any]) -> str:
     for name, gain in report["differences"].items():
         lines.append(f"{name} at {report['n']}: {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]")
     lines += [f"{name}: {share:.1%}" for name, share in report["shares"].items() if share is not None]
+    lines.append(describe_truncation(report["truncated"]))
     return "\n".join(lines)
 
 

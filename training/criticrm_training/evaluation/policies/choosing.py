@@ -7,13 +7,12 @@ that of one draw (for pass@k: Chen et al., arXiv 2107.03374, equation 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from itertools import groupby
 from math import comb
 
 import numpy as np
-import numpy.typing as npt
 
-_MOST_SUBSETS = 20_000  # above this, subsets are drawn
+from ..subsets import subsets
 
 
 def powers(n: int) -> list[int]:
@@ -70,7 +69,9 @@ def majority_of_k(votes: Sequence[int], right: Sequence[bool], k: int, seed: int
     >>> majority_of_k([4, 4, 7], [True, True, False], 3)
     1.0
     """
-    members = _subsets(len(votes), k, seed)  # [subsets, n], 0 or 1
+    chosen = subsets(len(votes), k, seed)
+    members = np.zeros((len(chosen), len(votes)), dtype=np.int64)  # [subsets, n], 0 or 1
+    np.put_along_axis(members, chosen, 1, axis=1)
     names = sorted(set(votes) - {-1})
     if not names:
         return 0.0
@@ -82,14 +83,3 @@ def majority_of_k(votes: Sequence[int], right: Sequence[bool], k: int, seed: int
     is_right = np.array([right[votes.index(name)] for name in names])
     shares = (winners & is_right).sum(axis=1) / np.maximum(winners.sum(axis=1), 1)
     return float(shares.mean())
-
-
-def _subsets(n: int, k: int, seed: int) -> npt.NDArray[np.int64]:
-    if comb(n, k) <= _MOST_SUBSETS:
-        chosen = np.array(list(combinations(range(n), k)))
-    else:
-        rng = np.random.default_rng(seed)
-        chosen = rng.permuted(np.tile(np.arange(n), (_MOST_SUBSETS, 1)), axis=1)[:, :k]
-    members = np.zeros((len(chosen), n), dtype=np.int64)
-    np.put_along_axis(members, chosen, 1, axis=1)
-    return members

@@ -18,11 +18,12 @@ from criticrm_model.prompt import Message
 from ...answers import equal, final_answer
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
-from ...stats import pair_accuracy, paired_difference
+from ...stats import difference, mean
+from ..items import items_sha256
+from ..scoring import describe_truncation, score_items, truncation
 from ..serving import scoring_service
-from .answer_scores import score_answers
 from .policy import PolicySettings, answer, rows_sha256
-from .questions import Question, questions_sha256
+from .questions import Question, answered, questions_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,9 @@ REQUEST = (
     "Check your answer and revise it where it is wrong. Write the whole solution again, with the final answer last."
 )
 CRITIQUE = "A reviewer says of your answer:\n\n"
-BEFORE, CRITIQUED, CONTROL = "before", "after critique", "after control"
+BEFORE, CRITIQUED, SAMPLED, CONTROL = "before", "after critique", "after a sampled critique", "after control"
 
-Right = dict[str, list[bool]]  # by stage, [questions]
+Shares = Mapping[str, Sequence[float]]  # by stage, how much of each question is right: of several answers their mean
 
 
 def correct(
@@ -47,12 +48,15 @@ def correct(
     url: str | None,
     key: str | None,
     concurrency: int,
+    samples: int = 0,
 ) -> dict[str, Any]:
     """Answer, critique, revise, grade, report, and write `out/correction.json`; each stage stays beside it.
 
     Args:
         policy: answers and revises, greedily, in up to `max_tokens` tokens.
         model: the Critic-RM, served for as long as it takes, unless `url` names a service that runs.
+        samples: so many sampled critiques of each answer are handed back as well, one at a time: what a critique is
+            worth without the luck of one draw. 0 leaves them out.
 
     Raises:
         WriterError, EndpointError, PartsError, ServingError
@@ -62,31 +66,37 @@ def correct(
     run: dict[str, Any] = {"questions": questions_sha256(questions)}
     answers = answer(policy, asked, greedy, out=out / "answers", run=run, label="answers")
 
+    items = [answered(q, a["responses"]) for q, a in zip(questions, answers, strict=True)]
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
-        run = {"model_version": about["model_version"], "answers": rows_sha256(answers)}
-        critiques = score_answers(questions, answers, service, out=out / "critiques", run=run)
+        run = {"model_version": about["model_version"], "items": items_sha256(items)}
+        critiques = score_items(items, service, samples=samples, out=out / "critiques", run=run, unit="question")
 
     asked = [
         (q.id, Conversation(conversation, task_seed("revise", q.id)))
         for q, a, c in zip(questions, answers, critiques, strict=True)
-        for conversation in revising(q, a["responses"][0], c["critiques"][0])
+        for conversation in revising(q, a["responses"][0], [c["greedy_critique"], *c["sampled_critiques"]])
     ]
     run = {"critiques": rows_sha256(critiques), "answers": rows_sha256(answers), "request": [CRITIQUE, REQUEST]}
     revisions = answer(policy, asked, greedy, out=out / "revisions", run=run, label="revisions")
 
-    stages = {BEFORE: answers, CRITIQUED: revisions[0::2], CONTROL: revisions[1::2]}
-    right = {
-        stage: [equal(q.answer, final_answer(row["responses"][0])) for q, row in zip(questions, rows, strict=True)]
-        for stage, rows in stages.items()
+    k = 2 + samples  # revisions of a question: after the greedy critique, after each sampled one, after none
+    stages: dict[str, list[list[dict[str, Any]]]] = {  # by question, its answers
+        BEFORE: [[row] for row in answers],
+        CRITIQUED: [[row] for row in revisions[0::k]],
+        **({SAMPLED: [revisions[i + 1 : i + 1 + samples] for i in range(0, len(revisions), k)]} if samples else {}),
+        CONTROL: [[row] for row in revisions[k - 1 :: k]],
     }
+    right = {stage: [_share_right(*of) for of in zip(questions, rows, strict=True)] for stage, rows in stages.items()}
     report = {
         "model": str(about["model"]),
         "model_version": about["model_version"],
         "policy": policy.model,
         "questions": len(questions),
+        "samples": samples,
         **summary(right, [q.group for q in questions]),
-        "ended": {stage: sum(row["ended"][0] for row in rows) / len(rows) for stage, rows in stages.items()},
-        "critiques_ended": sum(row["ended"][0] for row in critiques) / len(critiques),
+        "ended": {stage: _share_ended([row for of in rows for row in of]) for stage, rows in stages.items()},
+        "critiques_ended": sum(row["ended"] for row in critiques) / len(critiques),
+        "truncated": truncation(critiques),
         "request": [CRITIQUE, REQUEST],
     }
     write_json(out / RESULTS, report)
@@ -94,28 +104,31 @@ def correct(
     return report
 
 
-def revising(question: Question, response: str, critique: str) -> list[tuple[Message, ...]]:
-    """What the policy is asked after its response: with the critique, and without it."""
+def revising(question: Question, response: str, critiques: Sequence[str]) -> list[tuple[Message, ...]]:
+    """What the policy is asked after its response: with each of the critiques, and last without one."""
     said = (*question.prompt, Message(role="assistant", content=response))
-    requests = (f"{CRITIQUE}{critique}\n\n{REQUEST}", REQUEST)
+    requests = [*(f"{CRITIQUE}{critique}\n\n{REQUEST}" for critique in critiques), REQUEST]
     return [(*said, Message(role="user", content=request)) for request in requests]
 
 
-def summary(right: Right, groups: Sequence[str]) -> dict[str, Any]:
-    """Accuracy at each stage, what a stage gains on another, and how many answers it changed which way."""
-    margins = {stage: [1.0 if r else -1.0 for r in flags] for stage, flags in right.items()}
+def summary(right: Shares, groups: Sequence[str]) -> dict[str, Any]:
+    """Accuracy at each stage, what a stage gains on another, and how many answers it changed which way.
+
+    Of several sampled critiques the changes are means over these.
+    """
+    before, *after = right
+    pairs = [(stage, before) for stage in after] + [(stage, CONTROL) for stage in after if stage != CONTROL]
     return {
-        "accuracy": {stage: asdict(pair_accuracy(margin, groups)) for stage, margin in margins.items()},
+        "accuracy": {stage: asdict(mean(shares, groups)) for stage, shares in right.items()},
         "differences": {
-            f"{ours} - {theirs}": asdict(paired_difference(margins[ours], margins[theirs], groups))
-            for ours, theirs in ((CRITIQUED, BEFORE), (CONTROL, BEFORE), (CRITIQUED, CONTROL))
+            f"{ours} - {theirs}": asdict(difference(right[ours], right[theirs], groups)) for ours, theirs in pairs
         },
         "changes": {
             stage: {
-                "wrong to right": sum(b > a for a, b in zip(right[BEFORE], right[stage], strict=True)),
-                "right to wrong": sum(b < a for a, b in zip(right[BEFORE], right[stage], strict=True)),
+                "wrong to right": sum(max(b - a, 0) for a, b in zip(right[before], right[stage], strict=True)),
+                "right to wrong": sum(max(a - b, 0) for a, b in zip(right[before], right[stage], strict=True)),
             }
-            for stage in (CRITIQUED, CONTROL)
+            for stage in after
         },
     }
 
@@ -125,15 +138,24 @@ def as_table(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['model']}: accuracy of {report['policy']} on {report['questions']} questions "
         "[95 % interval, bootstrap over questions]",
-        f"{'stage':<20}{'accuracy':<24}{'wrong to right':<18}right to wrong",
+        f"{'stage':<26}{'accuracy':<24}{'wrong to right':<18}right to wrong",
     ]
     for stage, a in report["accuracy"].items():
         changed = report["changes"].get(stage, {})
         cells = f"{a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}]"
-        counts = f"{changed['wrong to right']:<18}{changed['right to wrong']}" if changed else ""
-        lines.append(f"{stage:<20}{cells:<24}{counts}".rstrip())
+        counts = f"{changed['wrong to right']:<18g}{changed['right to wrong']:g}" if changed else ""
+        lines.append(f"{stage:<26}{cells:<24}{counts}".rstrip())
     for name, gain in report["differences"].items():
         lines.append(f"{name}: {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]")
     lines += [f"answers {stage} that end by themselves: {share:.1%}" for stage, share in report["ended"].items()]
     lines.append(f"critiques that end by themselves: {report['critiques_ended']:.1%}")
+    lines.append(describe_truncation(report["truncated"]))
     return "\n".join(lines)
+
+
+def _share_right(question: Question, answers: Sequence[Mapping[str, Any]]) -> float:
+    return sum(equal(question.answer, final_answer(row["responses"][0])) for row in answers) / len(answers)
+
+
+def _share_ended(answers: Sequence[Mapping[str, Any]]) -> float:
+    return float(sum(row["ended"][0] for row in answers)) / len(answers)

@@ -15,6 +15,7 @@ from criticrm_model.prompt import Message
 from ...answers import Answer, equal, final_answer
 from ...data.pairs import as_messages, in_question_order, question_group
 from ...data.sources import DataError, rows
+from ..items import Item
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ def questions_sha256(questions: Sequence[Question]) -> str:
     """Of what they ask and are graded by, in this order."""
     content = [[q.id, q.prompt, q.responses, str(q.answer)] for q in questions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def answered(question: Question, responses: Sequence[str]) -> Item:
+    """A question with responses to score; which of them are correct is not known yet."""
+    return Item(question.id, question.prompt, tuple(responses), 0, "", question.group)
 
 
 def _question(row: dict[str, Any], default_id: str) -> Question:
