@@ -32,6 +32,8 @@ _TOP_LEVEL = (  # settings of `CriticConfig` that the file has outside of `train
     "calibration_pairs",
 )
 
+_OF_NO_ACCOUNT = ("hub_token", "disable_tqdm", "log_level")  # for what is trained; and a key is not to be written down
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,6 +115,7 @@ def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair
     folders = ("critiques", "reward_critiques", "validation_critiques")
     settings = config.model_dump(mode="json", exclude={"data", *folders})
     digests = {name: run_digest(folder) if (folder := getattr(config, name)) else None for name in folders}
+    settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in _OF_NO_ACCOUNT}
     return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
 
 
