@@ -60,7 +60,7 @@ def make_joint(lora: bool = False) -> JointModel:
     return JointModel(get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear")) if lora else lm)
 
 
-def fit(out: Path, *, lora: bool = False, **arguments: object) -> JointTrainer:
+def fit(out: Path, *, lora: bool = False, resume: str | None = None, **arguments: object) -> JointTrainer:
     model = make_joint(lora)
     settings = {
         "output_dir": str(out),
@@ -88,7 +88,7 @@ def fit(out: Path, *, lora: bool = False, **arguments: object) -> JointTrainer:
         train_dataset=EXAMPLES,
         eval_dataset=EXAMPLES[:16],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 

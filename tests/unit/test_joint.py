@@ -7,16 +7,18 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import joint
 from criticrm_training.training import collator
-from criticrm_training.training.collator import PairCollator
-from criticrm_training.training.losses import bradley_terry_loss
-from criticrm_training.training.model import JointOutput
+from criticrm_training.training.collator import Example, PairCollator
+from criticrm_training.training.losses import bradley_terry_loss, losses
+from criticrm_training.training.model import JointModel, JointOutput
 from criticrm_training.training.objective import Objective
+from criticrm_training.training.trainer import JointTrainer
 from joint import EXAMPLES, fit, make_joint, weights
 
 
@@ -51,6 +53,18 @@ def test_bradley_terry_by_hand() -> None:
     assert bradley_terry_loss(margins).tolist() == pytest.approx(right)
     soft = [p * a + (1 - p) * b for p, a, b in zip((0.8, 0.5), right, wrong, strict=True)]
     assert bradley_terry_loss(margins, torch.tensor([0.8, 0.5])).tolist() == pytest.approx(soft)
+
+
+def test_margins_and_the_centering_of_rewards_by_hand() -> None:
+    """As TRL's RewardTrainer has them."""
+    example: Example = {**EXAMPLES[0], "margin": 0.5, "agreement": 0.75}
+    batch = PairCollator(pad_id=0)([example])
+    rewards = torch.tensor([1.0, -0.25])
+    output = JointOutput(torch.tensor(0.0), rewards, 2 * rewards)
+    found = losses(output, batch, batch["counts"], center=0.1)
+    for loss, margin, total in ((found.direct, 1.25 - 0.5, 0.75), (found.reward, 2.5 - 0.5, 1.5)):
+        right, wrong = math.log(1 + math.exp(-margin)), math.log(1 + math.exp(margin))
+        assert loss.item() == pytest.approx(0.75 * right + 0.25 * wrong + 0.1 * total**2)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +134,52 @@ def test_the_teacher_is_the_frozen_base() -> None:
             parameter.data += 0.1
     assert not torch.allclose(model(**batch).direct_scores, start, atol=1e-2)
     torch.testing.assert_close(model.teacher_scores(**batch), start, atol=1e-4, rtol=0)
+
+
+def test_the_teacher_is_asked_once_for_each_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it gives in batches of the loader is what it gives alone, whatever adapters have become."""
+    asked: list[int] = []
+    ask = JointModel.teacher_scores
+
+    def noting(self: JointModel, **batch: torch.Tensor) -> torch.Tensor:
+        asked.extend(batch["index"].tolist())
+        return ask(self, **batch)
+
+    monkeypatch.setattr(JointModel, "teacher_scores", noting)
+    teach = JointTrainer._teacher_scores
+
+    def from_a_fitted_reward(self: JointTrainer) -> torch.Tensor:
+        self.model.teacher.fill_(0.1)
+        return teach(self)
+
+    monkeypatch.setattr(JointTrainer, "_teacher_scores", from_a_fitted_reward)
+    trainer = fit(tmp_path, lora=True, num_train_epochs=2, distill_weight=1.0, learning_rate=0.1)
+    assert sorted(asked) == list(range(64))
+    assert trainer._teacher is not None
+    fresh = make_joint(lora=True)
+    fresh.teacher.fill_(0.1)
+    collate = PairCollator(pad_id=0)
+    expected = torch.cat([ask(fresh, **collate([example])) for example in EXAMPLES[:5]]).view(-1, 2)
+    torch.testing.assert_close(trainer._teacher[:5], expected, atol=1e-4, rtol=0)
+    distances = [log["distance"] for log in trainer.state.log_history if "distance" in log]
+    assert len(distances) == 16
+    assert min(distances) > 0
+
+
+def test_the_scalar_computes_nothing_before_the_rewards_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    forward = JointModel.forward
+
+    def noting(self: JointModel, *arguments: Any, **batch: torch.Tensor) -> JointOutput:
+        steps.append(1)
+        return forward(self, *arguments, **batch)
+
+    monkeypatch.setattr(JointModel, "forward", noting)
+    before = torch.cat([p.detach().flatten() for p in make_joint().parameters()])
+    trainer = fit(tmp_path, schedule="paper", scalar=True, num_train_epochs=2, optim="adamw_torch", weight_decay=0.1)
+    assert len(steps) == 7  # of 16: the first of the second epoch has no weight yet
+    assert not torch.equal(weights(trainer), before)
+    assert 0 < trainer.tokens < PairCollator(pad_id=0)(EXAMPLES)["counts"][3]  # of one epoch
 
 
 def test_the_critique_loss_comes_from_predicting_critique_tokens_alone() -> None:

@@ -64,6 +64,7 @@ def test_two_processes_with_parts_export_what_one_with_all_does(
         "logging_steps": 1,
         "dataloader_drop_last": True,  # else processes pad the last batch with examples of the first
         "use_cpu": True,
+        "fresh_critique_pairs": 0,  # which two processes can't write
     }
     one = write_config(tmp_path / "one.yaml", base, data, lora=lora, trainer=common)
     halves = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}

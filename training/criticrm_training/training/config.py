@@ -22,7 +22,6 @@ class _Loader(yaml.SafeLoader):
     """`1e-3` is a number, as in YAML 1.2; by YAML 1.1 it is text, for it has no dot."""
 
 
-_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)  # those of the class are shared
 _Loader.add_constructor("!exponent", lambda _, node: _number(str(node.value)))
 _Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 

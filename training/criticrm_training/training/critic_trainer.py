@@ -16,6 +16,7 @@ from transformers.trainer_utils import IntervalStrategy
 from criticrm_model.checkpoint import check_head
 from criticrm_model.files import write_json
 from criticrm_model.head import load_head
+from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 
 from ..base import base_name, load_base, logit_scale
@@ -102,6 +103,7 @@ class CriticTrainer(JointTrainer):
             joint,
             args,
             stop_token_ids=self._renderer.stop_token_ids,
+            suppress_token_ids=[id_ for text, id_ in self._tokenizer.get_vocab().items() if text == REWARD_TOKEN],
             train_dataset=self._examples(rendered, training, args),
             eval_dataset=judging,
             callbacks=callbacks,

@@ -91,10 +91,6 @@ class JointModel(nn.Module):
         """The classes of the layers, by which FSDP splits a model."""
         return self.lm._no_split_modules
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Where NEFTune adds its noise."""
-        return self.lm.get_input_embeddings()
-
     def tie_weights(self) -> None:
         """Called by FSDP after it has moved the weights."""
         self.lm.tie_weights()

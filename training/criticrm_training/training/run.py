@@ -32,6 +32,8 @@ _TOP_LEVEL = (  # settings of `CriticConfig` that the file has outside of `train
     "calibration_pairs",
 )
 
+_OF_NO_ACCOUNT = ("hub_token", "disable_tqdm", "log_level")  # for what is trained; and a key is not to be written down
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,8 +51,6 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     arguments = training_arguments(config, out, scalar)
     lora = None if config.lora is None else lora_config(config.lora)
     pairs = in_question_order(read_pairs(config.data))
-    if arguments.process_index == 0:
-        same_run(out, _described(config, scalar, pairs))
     training, validation = split_by_prompt(pairs, config.validation_share)
     if not training:
         raise ConfigError(f"validation_share: {config.validation_share} leaves none of {len(pairs)} pairs for training")
@@ -65,18 +65,21 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         judged = _critiques(config.reward_critiques, config.reward_critiques_per_response, training)
     training = _with_critiques(training, learned, judged)
     training = training[: math.ceil(config.training_share * len(training))]
-    last = last_checkpoint(out / "trainer", clean=arguments.process_index == 0)
-    if last is not None:
-        logger.info("going on from %s", last)
-    fresh = _critiques(config.validation_critiques, None, validation)
+    given = None if arguments.writes_critiques else _critiques(config.validation_critiques, None, validation)
     trainer = CriticTrainer(
         config.base,
         arguments,
         train_dataset=CritiquedPairs(training, learned, judged),
-        eval_dataset=CritiquedPairs(validation, None, fresh) if validation else None,
+        eval_dataset=CritiquedPairs(validation, None, given) if validation else None,
         peft_config=lora,
     )
     logger.info("%d training pairs, %d validation pairs", len(training), len(validation))
+    first = trainer.is_world_process_zero()
+    if first:  # not before: a run that is refused claims no folder
+        same_run(out, _described(config, scalar, pairs))
+    last = last_checkpoint(out / "trainer", clean=first)
+    if last is not None:
+        logger.info("going on from %s", last)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.save_model(str(out))
 
@@ -94,8 +97,7 @@ def training_arguments(config: TrainConfig, out: Path, scalar: bool) -> CriticCo
     if twice := sorted(ours.keys() & config.trainer.keys()):
         raise ConfigError(f"trainer: {', '.join(twice)}: these are said outside of `trainer:`, or on the command line")
     defaults: dict[str, Any] = {"report_to": ["tensorboard"]}
-    splits = config.trainer.get("fsdp") or config.trainer.get("deepspeed")
-    if config.validation_critiques and not scalar and (splits or config.trainer.get("fresh_critique_pairs") == 0):
+    if config.validation_critiques and not scalar:
         defaults["metric_for_best_model"] = "accuracy"
     return critic_config(defaults | deepcopy(config.trainer) | ours)  # TrainingArguments fills in what is nested
 
@@ -113,6 +115,7 @@ def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair
     folders = ("critiques", "reward_critiques", "validation_critiques")
     settings = config.model_dump(mode="json", exclude={"data", *folders})
     digests = {name: run_digest(folder) if (folder := getattr(config, name)) else None for name in folders}
+    settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in _OF_NO_ACCOUNT}
     return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
 
 

@@ -34,7 +34,7 @@ class LengthSampler(Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed + 2**32 * self._epoch)
+        generator = torch.Generator().manual_seed((1_000_003 * self._seed + self._epoch) % 2**32)
         order = torch.randperm(len(self), generator=generator)
         batches = [
             batch

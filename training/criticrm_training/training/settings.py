@@ -15,6 +15,7 @@ from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION
 from ..data.overlong import OVERLONG
 from .config import ConfigError
 from .objective import Objective, Schedule
+from .sharded import splits_weights
 
 _STEADY = (SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.CONSTANT)  # learning rates that don't fall
 
@@ -157,8 +158,7 @@ class CriticConfig(TrainingArguments):
             if self.eval_strategy == IntervalStrategy.NO or not objective.trains_reward:
                 self.load_best_model_at_end = False  # nothing says which is the best
             if self.metric_for_best_model is None:
-                fresh = self.fresh_critique_pairs > 0 and not self.scalar
-                self.metric_for_best_model = "accuracy" if fresh else "direct_accuracy"
+                self.metric_for_best_model = "accuracy" if self.writes_critiques else "direct_accuracy"
         if faults:
             raise ConfigError("\n  ".join(["these settings are wrong:", *faults]))
         super().__post_init__()  # type: ignore[no-untyped-call]  # as transformers has it
@@ -180,6 +180,11 @@ class CriticConfig(TrainingArguments):
             distill_weight=0.0 if self.scalar else self.distill_weight,
             center_rewards_coefficient=self.center_rewards_coefficient,
         )
+
+    @property
+    def writes_critiques(self) -> bool:
+        """Whether the model writes critiques at an evaluation; it can't where no process has all of its weights."""
+        return self.fresh_critique_pairs > 0 and not self.scalar and not splits_weights(self)
 
     def _refused(self) -> list[str]:
         default_of = {f.name: f.default for f in fields(self)} | {"include_for_metrics": []}

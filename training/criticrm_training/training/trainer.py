@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+from transformers.integrations.neftune import activate_neftune
+from transformers.trainer_utils import TrainOutput
 
 from ..critiques.records import SIDES
 from .checkpoints import LogWhatIsSaved, ResumableTrainer
@@ -27,7 +29,6 @@ from .optimizer import PartsTrainer
 from .packing import why_not_packed
 from .sampler import LengthSampler
 from .settings import CriticConfig
-from .sharded import splits_weights
 from .step_log import StepLog
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
 
     Args:
         stop_token_ids: that end a critique.
+        suppress_token_ids: that no critique has.
         eval_dataset: the first ones of it get critiques of the model as it is at an evaluation, those that come with
             critiques are evaluated after these; the reward before the critique is evaluated on all.
     """
@@ -65,6 +67,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         args: CriticConfig,
         *,
         stop_token_ids: Sequence[int],
+        suppress_token_ids: Sequence[int] = (),
         train_dataset: Sequence[Example],
         eval_dataset: Sequence[Example] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -85,7 +88,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
             # Rewards stay float32, as do sums of gradients: how many processes there are should not matter.
             policy = replace(policy, output_dtype=None, reduce_dtype=torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
-        self._stop_token_ids = stop_token_ids
+        self._stop_token_ids, self._suppress_token_ids = stop_token_ids, suppress_token_ids
         self._objective = args.objective
         self._epochs = 1.0
         self._weights = (0.0, 0.0)  # of the critique loss and of the reward loss in this step
@@ -93,6 +96,20 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         self._teacher: torch.Tensor | None = None  # [examples, 2]
         self.weight_times_rate = 0.0
         self.tokens: torch.Tensor | int = 0
+
+    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
+        """The Trainer's. NEFTune's noise is added here, for it would look for the embeddings in a `JointModel`, whose
+        own accelerate would take for a reason to split them off.
+        """
+        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
+        assert self.model is not None
+        lm = self.model.lm
+        hook = None if alpha is None else activate_neftune(lm, alpha)
+        try:
+            return super().train(*arguments, **options)
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: DataLoader[Any]
@@ -166,8 +183,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The Trainer's, after critiques that the model writes now; none are written before the reward is trained."""
-        writes = self.args.fresh_critique_pairs > 0 and not self.args.scalar and not splits_weights(self.args)
-        if eval_dataset is None and writes and (self._reward_has_begun or not self.is_in_train):
+        if eval_dataset is None and self.args.writes_critiques and (self._reward_has_begun or not self.is_in_train):
             eval_dataset = self._with_fresh_critiques()
         found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         return found
@@ -193,6 +209,8 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         """Adds what the loss is made of, averaged over the optimizer steps since the last line."""
         if "loss" in logs:
             logs |= self._log.drain(self.accelerator)
+            if self._teacher is None:
+                logs.pop("distance", None)
             logs |= {f"grad_norm_{part}": norm.item() for part, norm in self.norms.items()}
             logs["critique_weight"], logs["reward_weight"] = self._weights
             logs |= {_WEIGHT_TIMES_RATE: self.weight_times_rate, _TOKENS: int(self.tokens)}
@@ -240,6 +258,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
                 prompts[rank::processes],
                 stop_token_ids=self._stop_token_ids,
                 max_tokens=self.args.max_critique_tokens,
+                suppress_token_ids=self._suppress_token_ids,
             )
         parts = [mine] if processes == 1 else gather_object([mine])
         written = [parts[i % processes][i // processes] for i in range(len(prompts))]

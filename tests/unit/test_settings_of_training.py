@@ -1,0 +1,212 @@
+"""What a training run is told: every setting works, or is refused by its name with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, TrainingArguments
+
+from criticrm_training import CriticConfig, CriticTrainer
+from criticrm_training.training.config import ConfigError, TrainConfig
+from criticrm_training.training.run import train, training_arguments
+from criticrm_training.training.settings import critic_config
+from joint import fit, make_joint, weights
+from runs import write_config
+
+REFUSED = {
+    "label_smoothing_factor": 0.1,
+    "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": True},
+    "torch_compile": True,
+    "torch_compile_backend": "eager",
+    "torch_compile_mode": "default",
+    "auto_find_batch_size": True,
+    "save_only_model": True,
+    "enable_jit_checkpoint": True,
+    "average_tokens_across_devices": False,
+    "bf16_full_eval": True,
+    "fp16_full_eval": True,
+    "prediction_loss_only": True,
+    "include_for_metrics": ["inputs"],
+    "batch_eval_metrics": True,
+    "eval_do_concat_batches": False,
+    "use_cache": True,
+    "remove_unused_columns": True,
+    "label_names": ["x"],
+    "length_column_name": "x",
+    "hub_strategy": "checkpoint",
+    "hub_always_push": True,
+    "optim_target_modules": "all-linear",
+    "resume_from_checkpoint": "x",
+    "do_train": True,
+    "do_predict": True,
+    "parallelism_config": {"tp_size": 2},
+    "save_strategy": "best",
+    "train_sampling_strategy": "batch_rebalance",
+    "accelerator_config": {"dispatch_batches": True},
+    "group_by_length": True,
+    "evaluation_strategy": "no",
+    "warmup_ratio": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_field_that_would_fail_or_do_nothing_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\n  {name}[.\w]*: \w+"):
+        critic_config({"output_dir": "out", name: REFUSED[name]})
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        critic_config({"output_dir": "out", "beta": 2, "critique_weight": -1, "use_liger_kernel": True})
+    for name in ("beta", "critique_weight", "use_liger_kernel"):
+        assert f"\n  {name}: " in str(caught.value)
+    with pytest.raises(ConfigError, match=r"trainer: .*learning_speed"):
+        critic_config({"output_dir": "out", "learning_speed": 1})
+
+
+def test_fsdp_keeps_parameters_whole() -> None:
+    with pytest.raises(ConfigError, match=r"fsdp_config.version: 1: only FSDP2"):
+        CriticConfig("out", fsdp=True, fsdp_config={"version": 1})
+
+
+def test_every_field_is_documented() -> None:
+    theirs = {field.name for field in fields(TrainingArguments)}
+    documentation = str(CriticConfig.__doc__)
+    for field in fields(CriticConfig):
+        assert field.metadata.get("help") or field.name in theirs, field.name
+        if field.name not in theirs:
+            assert field.name in documentation
+
+
+def test_several_gpus_need_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
+    with pytest.raises(ConfigError, match=r"2 GPUs are visible to this one process.*torchrun"):
+        CriticConfig("out")
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2}], ids=["full", "lora"])
+def test_half_precision_is_for_a_frozen_base(
+    base: Path, data: Path, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data, dtype="bfloat16", lora=lora, trainer={"max_steps": 2})
+    if lora:
+        train(config, tmp_path / "out")
+        return
+    with pytest.raises(ConfigError, match=r"dtype: .* would be trained in bfloat16"):
+        train(config, tmp_path / "out")
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    """By YAML 1.1 they are text, for they have no dot."""
+    text = """
+data: 1e3
+lora: {r: 4, lora_dropout: 5e-2, lora_alpha: 1e1}
+objective: {schedule: additive, weight: 1e-1, center_rewards_coefficient: 1E-2}
+trainer: {learning_rate: 1e-3, max_steps: 1e2, weight_decay: -1.5e+1, adam_epsilon: .1e-7, run_name: "1e3"}
+"""
+    assert yaml.safe_load(text)["trainer"]["learning_rate"] == "1e-3"
+    (tmp_path / "c.yaml").write_text(text.replace("data: 1e3", 'data: "1e3"'))
+    config = TrainConfig.read(tmp_path / "c.yaml")
+    assert config.data == "1e3"
+    assert config.objective.weight == 0.1
+    assert config.objective.center_rewards_coefficient == 0.01
+    assert config.lora == {"r": 4, "lora_dropout": 0.05, "lora_alpha": 10}
+    arguments = training_arguments(config, tmp_path, scalar=False)
+    assert (arguments.learning_rate, arguments.max_steps, arguments.weight_decay) == (1e-3, 100, -15)
+    assert isinstance(arguments.max_steps, int)
+    assert arguments.run_name == "1e3"
+    assert yaml.safe_load("1e-3") == "1e-3"  # nobody else's YAML is changed
+
+
+def test_what_is_said_twice_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data, trainer={"max_model_len": 9, "output_dir": "x"})
+    with pytest.raises(ConfigError, match="trainer: max_model_len, output_dir: these are said outside of"):
+        train(config, tmp_path / "out")
+
+
+def test_no_validation_pairs_are_an_error_or_what_was_asked_for(base: Path, data: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"validation_share": 0, "validation_critiques": None}
+    with pytest.raises(ConfigError, match=r"validation_share: 0.0 of 48 pairs are no validation pairs"):
+        train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
+    without = {"eval_strategy": "no", "num_train_epochs": 1}
+    train(write_config(tmp_path / "d.yaml", base, data, **changes, trainer=without), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "both responses of 6 training pairs of pairs.jsonl" in card
+    with pytest.raises(ConfigError, match=r"validation_share: 0.99\d* leaves none of 48 pairs for training"):
+        train(write_config(tmp_path / "e.yaml", base, data, validation_share=0.999999), tmp_path / "all")
+
+
+def test_neftune_works(tmp_path: Path) -> None:
+    """Noise while training, none in an evaluation."""
+    plain, noisy = (
+        fit(tmp_path, max_steps=2, neftune_noise_alpha=alpha, fresh_critique_pairs=0) for alpha in (None, 50.0)
+    )
+    losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (plain, noisy)]
+    assert abs(losses[0][0] - losses[1][0]) > 1e-2
+    assert noisy.evaluate()["eval_loss"] == noisy.evaluate()["eval_loss"]
+
+
+def test_weight_decay_spares_the_head_unless_it_is_asked_for(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, max_steps=1, learning_rate=1e-3, weight_decay=0.5, head_learning_rate=1e-2)
+    assert trainer.optimizer is not None
+    assert trainer.model is not None
+    head = trainer.optimizer.param_groups[-1]
+    assert [id(p) for p in head["params"]] == [id(trainer.model.reward.weight)]
+    assert (head["lr"], head["weight_decay"]) == (1e-2, 0.0)
+    others = [p for group in trainer.optimizer.param_groups[:-1] for p in group["params"]]
+    assert len(others) == sum(1 for _ in trainer.model.parameters()) - 1
+    assert {group["lr"] for group in trainer.optimizer.param_groups[:-1]} == {1e-3}
+    asked = fit(tmp_path, max_steps=1, head_weight_decay=0.1)
+    assert asked.optimizer is not None
+    assert asked.optimizer.param_groups[-1]["weight_decay"] == 0.1
+
+
+def test_gradients_are_clipped_by_part(tmp_path: Path) -> None:
+    """By plain SGD a step is the rate times the gradient: at most the rate times the limit, for each part."""
+    before = make_joint()
+    trainer = fit(tmp_path, max_steps=1, learning_rate=1.0, max_grad_norm=0.01)
+    assert trainer.model is not None
+    moved = {name: after - dict(before.named_parameters())[name] for name, after in trainer.model.named_parameters()}
+    head = moved.pop("reward.weight").norm().item()
+    body = torch.stack([change.norm() for change in moved.values()]).norm().item()
+    assert head == pytest.approx(0.01, rel=1e-3)
+    assert body == pytest.approx(0.01, rel=1e-2)
+    (log,) = [log for log in trainer.state.log_history if "loss" in log]
+    assert log["grad_norm_head"] > 0.01
+    assert log["grad_norm_body"] > 0.01
+    assert log["grad_norm"] == pytest.approx((log["grad_norm_head"] ** 2 + log["grad_norm_body"] ** 2) ** 0.5)
+    free = fit(tmp_path, max_steps=1, learning_rate=1.0, max_grad_norm=0)
+    (unclipped,) = [log for log in free.state.log_history if "loss" in log]
+    assert unclipped["grad_norm_head"] == pytest.approx(log["grad_norm_head"])
+    assert (weights(free) - weights(trainer)).abs().max() > 1e-3
+
+
+def test_the_log_tells_margins_and_the_range_of_rewards(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, num_train_epochs=3, optim="adamw_torch", learning_rate=3e-3)
+    lines = [log for log in trainer.state.log_history if "loss" in log]
+    for log in lines:
+        assert log["reward_min"] <= log["reward_max"]
+        assert log["margin_std"] >= 0
+        assert abs(log["margin"]) <= log["reward_max"] - log["reward_min"] + 1e-6
+    assert lines[0]["margin"] == lines[0]["margin_std"] == 0  # the head starts from zero
+    assert lines[-1]["margin"] > 0.5
+
+
+def test_the_trainer_leaves_the_models_configuration_as_it_was(base: Path, data: Path, tmp_path: Path) -> None:
+    train(write_config(tmp_path / "c.yaml", base, data, trainer={"max_steps": 2}), tmp_path / "out")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.use_cache
+
+
+def test_the_names_are_there_without_torch() -> None:
+    import subprocess
+    import sys
+
+    program = "import sys, criticrm_training; assert 'torch' not in sys.modules; criticrm_training.CriticConfig"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert CriticTrainer.__name__ == "CriticTrainer"
