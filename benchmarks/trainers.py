@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, TrainerCallback, TrainerState, TrainingA
 from worker import answer
 
 from criticrm_model.prompt import Renderer
-from criticrm_training.data.pairs import in_question_order, read_pairs, split_by_prompt
+from criticrm_training.data.overlong import render_pairs
+from criticrm_training.data.pairs import in_question_order, read_pairs
 from criticrm_training.training.config import TrainConfig
-from criticrm_training.training.dataset import make_examples
 from criticrm_training.training.run import train
 
 
@@ -78,15 +78,14 @@ def train_trl(config: TrainConfig, folder: Path) -> None:
     from trl import RewardConfig, RewardTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(config.base)
-    pairs, _ = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
-    examples = make_examples(
-        pairs,
-        None,
+    rendered = render_pairs(
+        in_question_order(read_pairs(config.data)),
         Renderer(tokenizer, config.instruction),
         max_model_len=config.max_model_len,
         max_critique_tokens=config.max_critique_tokens,
+        overlong=config.overlong,
     )
-    rows = [{f"{side}_ids": example[side]["prompt_ids"] for side in ("chosen", "rejected")} for example in examples]
+    rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in rendered.prompts]
     loading = {"dtype": config.dtype}
     if config.attn_implementation is not None:
         loading["attn_implementation"] = config.attn_implementation

@@ -13,19 +13,20 @@ figures, each a ratio within one run:
   memory_scalar  peak memory of scalar : trl (the GPU's, or the process's)
   memory_joint   peak memory of joint : trl
 
-The sides have the same base, LoRA, optimizer, precision (float32 weights, bfloat16 autocast), batches, and the same
-token ids in the same order: those of our renderer, which asks for a critique at the end. joint has critiques after
-them. What differs is what is compared: TRL puts all chosen responses of a batch before all rejected ones, applies
-its head to every token and keeps the last one's score, and works out its metrics in every step; ours reads the reward
-at one position in float32, twice, and joint runs the LM head on the critiques. TRL recomputes activations unless
-told not to; here neither side does, or both (--gradient-checkpointing).
+The sides have the same base, LoRA, optimizer, precision (float32 weights, bfloat16 autocast), pairs a batch, and the
+same token ids: those of our renderer, which asks for a critique at the end. joint has critiques after them. Pairs are
+of mixed length, from a few words to whole answers. What differs is what is compared: ours puts pairs of like length
+into a batch, TRL draws them at random and pads; a rate counts tokens without padding. TRL puts all chosen responses of
+a batch before all rejected ones, applies its head to every token and keeps the last one's score, and works out its
+metrics in every step; ours reads the reward at one position in float32, twice, and joint runs the LM head on the
+critiques. TRL recomputes activations unless told not to; here neither side does, or both (--gradient-checkpointing).
 
 Loading, evaluation and export are not timed. Prints a table, then one line of JSON with every round, the workload and
 the machine. A ratio is the median over rounds of neighbouring turns; look at `load_before` on a busy machine.
 
 examples:
   python benchmarks/training.py --quick
-  python benchmarks/training.py --data preferences.jsonl --batch 8 --steps 4
+  python benchmarks/training.py --data preferences.jsonl --batch 4 --steps 20
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="preference pairs, as for 'criticrm train' (made of benchmarks/conversations.jsonl)",
     )
-    parser.add_argument("--pairs", type=int, default=96, metavar="N", help="preference pairs (96)")
+    parser.add_argument("--pairs", type=int, default=96, metavar="N", help="preference pairs, all trained on (96)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="pairs in an optimizer step (4)")
     parser.add_argument(
-        "--steps", type=int, default=2, metavar="N", help="timed steps in a turn, after one that is not (2)"
+        "--steps", type=int, default=6, metavar="N", help="timed steps in a turn, after one that is not (6)"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
     parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique (64)")
@@ -120,8 +121,7 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "scalar": {
             **pair_ratios(rates["scalar"], rates["trl"]),
             "what": "tokens/s, train --scalar : TRL's RewardTrainer",
-            "target": ">= 1.00",
-            "same_work": tokens["scalar"] == tokens["trl"],
+            "target": ">= 1.50",
             "tokens": tokens,
             "tokens_per_s": rates,
             "cpu_s": {side: [turn["cpu_seconds"] for turn in taken] for side, taken in turns.items()},
@@ -129,7 +129,7 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "joint": {
             **pair_ratios(rates["scalar"], rates["joint"]),
             "what": "time a token, train : train --scalar",
-            "target": "<= 1.25",
+            "target": "<= 1.15",
         },
         **{
             f"memory_{side}": {
@@ -147,11 +147,15 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A `TrainConfig`: that of configs/smollm2-135m.yaml, but for what the arguments set and what isn't timed."""
     data = write_pairs(arguments.data, arguments.pairs, folder / "pairs.jsonl")
+    if arguments.data is None:
+        _mix_lengths(data)
     return {
         "base": str(_base(arguments.model, folder / "base")),
         "data": str(data),
         "critiques": str(_critiques(data, folder / "critiques")),
+        "validation_share": 0,
         "max_critique_tokens": arguments.critique_tokens,
+        "overlong": "truncate",
         "max_model_len": arguments.max_length,
         "attn_implementation": arguments.attention,
         "objective": {"schedule": "constant"},  # both losses from the first step
@@ -166,11 +170,20 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "include_num_input_tokens_seen": "non_padding",
             "eval_strategy": "no",
             "save_strategy": "no",
-            "load_best_model_at_end": False,
             "report_to": [],
             "disable_tqdm": True,
         },
     }
+
+
+def _mix_lengths(data: Path) -> None:
+    """Both responses of a pair are cut to a share of their words, from an eighth to all, as answers' lengths differ."""
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for i, row in enumerate(rows):
+        for side in ("chosen", "rejected"):
+            words = row[side].split(" ")
+            row[side] = " ".join(words[: max(1, len(words) // (8, 4, 2, 1)[i % 4])])
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
 
 
 def _base(model: str, folder: Path) -> Path:

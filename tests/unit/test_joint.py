@@ -14,6 +14,7 @@ import torch
 
 import joint
 from criticrm_training.training import collator
+from criticrm_training.training import trainer as trainer_module
 from criticrm_training.training.collator import Example, PairCollator
 from criticrm_training.training.losses import bradley_terry_loss, losses
 from criticrm_training.training.model import JointModel, JointOutput
@@ -146,13 +147,13 @@ def test_the_teacher_is_asked_once_for_each_response(tmp_path: Path, monkeypatch
         return ask(self, **batch)
 
     monkeypatch.setattr(JointModel, "teacher_scores", noting)
-    teach = JointTrainer._teacher_scores
+    teach = trainer_module.teacher_scores
 
-    def from_a_fitted_reward(self: JointTrainer) -> torch.Tensor:
-        self.model.teacher.fill_(0.1)
-        return teach(self)
+    def from_a_fitted_reward(trainer: JointTrainer) -> torch.Tensor:
+        trainer.model.teacher.fill_(0.1)
+        return teach(trainer)
 
-    monkeypatch.setattr(JointTrainer, "_teacher_scores", from_a_fitted_reward)
+    monkeypatch.setattr(trainer_module, "teacher_scores", from_a_fitted_reward)
     trainer = fit(tmp_path, lora=True, num_train_epochs=2, distill_weight=1.0, learning_rate=0.1)
     assert sorted(asked) == list(range(64))
     assert trainer._teacher is not None

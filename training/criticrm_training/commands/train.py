@@ -12,8 +12,9 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, S
 class Train(BaseSettings):
     """Train a Critic-RM on preference pairs and their critiques.
 
-    CONFIG is a YAML file; `criticrm_training/configs/smollm2-135m.yaml` is one to start from. A second run with the
-    same arguments goes on where the first stopped.
+    CONFIG is a YAML file; `criticrm_training/configs/smollm2-135m.yaml` is one to start from. `critiques` are those
+    that the model learns to write, `reward_critiques` those that the reward is read after: filtered ones for the
+    first, a fresh sample for the second. A second run with the same arguments goes on where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
@@ -24,7 +25,9 @@ class Train(BaseSettings):
     )
     scalar: CliImplicitFlag[bool] = Field(
         False,
-        description="Train the matched scalar baseline: the same examples and steps, without their critiques.",
+        description="Train the matched scalar baseline: the same pairs, optimizer steps and weights of the reward "
+        "loss, without critiques. OUT/summary.json of both says how much their reward was trained "
+        "(reward_weight_times_rate); if these differ, the runs can't be compared.",
     )
 
     def run(self) -> int:

@@ -15,19 +15,18 @@ from transformers.trainer_utils import IntervalStrategy
 
 from criticrm_model.checkpoint import check_head
 from criticrm_model.files import write_json
-from criticrm_model.head import load_head
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 
 from ..base import base_name, load_base, logit_scale
-from ..critiques.records import SIDES
 from ..data.overlong import RenderedPairs, render_pairs
 from . import hub
 from .collator import Example
 from .config import ConfigError
 from .dataset import make_examples
 from .export import Trained, export, export_language_model
-from .model import JointModel, without_adapters
+from .model import JointModel
+from .preparation import attend_by, check_critiques, check_dtype, start_from
 from .rows import CritiquedPairs, read_rows
 from .settings import CriticConfig
 from .sharded import load_trained, loading, splits_weights, trained_weights
@@ -83,16 +82,16 @@ class CriticTrainer(JointTrainer):
         evaluated = None if eval_dataset is None else _read(eval_dataset, "eval_dataset")
         if evaluated is None:
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        _check_critiques(training, args)
+        check_critiques(training, args)
         set_seed(args.seed)
         # With a mask, its backward pass returns NaN at some lengths: https://github.com/pytorch/pytorch/issues/196678
         torch.backends.cuda.enable_cudnn_sdp(False)
         joint, self._tokenizer = self._load(args, processing_class)
         self._renderer = Renderer(self._tokenizer, args.instruction)
         if args.head is not None:
-            _start_from(Path(args.head), joint)
-        _check_dtype(joint, args)
-        self._attention = _attend_by(args.attn_implementation, joint)
+            start_from(Path(args.head), joint)
+        check_dtype(joint, args)
+        self._attention = attend_by(args.attn_implementation, joint)
         rendered = self._rendered(training, args, "training pairs")
         self._training, self._validation = rendered.pairs, [] if evaluated is None else list(evaluated.pairs)
         judging = None
@@ -191,7 +190,7 @@ class CriticTrainer(JointTrainer):
                 load_trained(model, weights)
         if not first:
             return
-        _attend_by(self._attention, model)  # some kinds want autocast
+        attend_by(self._attention, model)  # some kinds want autocast
         out.mkdir(parents=True, exist_ok=True)
         # The same after a resume: that sorts the names, and the last line sums up this process alone.
         lines = [dict(sorted(log.items())) for log in self.state.log_history if "train_runtime" not in log]
@@ -256,55 +255,3 @@ class CriticTrainer(JointTrainer):
 
 def _read(data: Rows, name: str) -> CritiquedPairs:
     return data if isinstance(data, CritiquedPairs) else read_rows(data, name)
-
-
-def _check_critiques(data: CritiquedPairs, args: CriticConfig) -> None:
-    """Raises ConfigError: a loss would have nothing to learn from."""
-    if args.scalar:
-        return
-    if data.learned is None and args.objective.weights(0.0, 1.0)[0] > 0:
-        raise ConfigError("critiques: a Critic-RM learns from some; --scalar trains the baseline without")
-    judged = data.judged or {}
-    if args.objective.trains_reward and not any(all((p.id, side) in judged for side in SIDES) for p in data.pairs):
-        raise ConfigError(
-            "reward_critiques: no training pair has critiques of both responses, so the reward after a critique would "
-            "never be trained; give a finished `critiques sample` of these pairs"
-        )
-
-
-def _check_dtype(model: JointModel, args: CriticConfig) -> None:
-    """Raises ConfigError: an optimizer's steps would be rounded away."""
-    if args.fsdp or args.deepspeed:  # they train copies in float32
-        return
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            raise ConfigError(
-                f"dtype: {name} would be trained in {str(parameter.dtype).removeprefix('torch.')}, which rounds most "
-                "steps of an optimizer away; use dtype float32 with `bf16: true` (the products are in bfloat16), or "
-                "adapters (`lora`), FSDP or DeepSpeed"
-            )
-
-
-def _start_from(head: Path, model: JointModel) -> None:
-    fitted, _ = load_head(head)
-    if fitted.shape != model.teacher.shape:
-        raise ConfigError(f"head: {head} is {tuple(fitted.shape)}, the base needs {tuple(model.teacher.shape)}")
-    with torch.no_grad():
-        model.reward.weight.copy_(fitted)
-        model.teacher.copy_(fitted)
-
-
-def _attend_by(implementation: str | None, model: JointModel) -> str:
-    """Change the attention, unless None; returns what it was.
-
-    Raises:
-        ConfigError: transformers has none of this name, or not for this model or on this machine.
-    """
-    lm = without_adapters(model.lm)
-    before = str(lm.config._attn_implementation)
-    if implementation is not None:
-        try:
-            lm.set_attn_implementation(implementation)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"attn_implementation: {error}") from error
-    return before

@@ -51,9 +51,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     arguments = training_arguments(config, out, scalar)
     lora = None if config.lora is None else lora_config(config.lora)
     pairs = in_question_order(read_pairs(config.data))
-    training, validation = split_by_prompt(pairs, config.validation_share)
-    if not training:
-        raise ConfigError(f"validation_share: {config.validation_share} leaves none of {len(pairs)} pairs for training")
+    training, validation = split_by_prompt(pairs, config.validation_share) if config.validation_share else (pairs, [])
     if not validation and arguments.eval_strategy != "no":
         raise ConfigError(
             f"validation_share: {config.validation_share} of {len(pairs)} pairs are no validation pairs; give more "

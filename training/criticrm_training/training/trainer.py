@@ -21,7 +21,7 @@ from ..critiques.records import SIDES
 from .checkpoints import LogWhatIsSaved, ResumableTrainer
 from .collator import CritiqueTokens, Example, PairCollator
 from .config import ConfigError
-from .dataset import as_dataset, without_critiques
+from .dataset import as_dataset
 from .fresh import write_critiques
 from .losses import NonFiniteLoss, bradley_terry_loss, losses, margins, metrics
 from .model import JointModel, JointOutput, without_adapters
@@ -30,6 +30,7 @@ from .packing import why_not_packed
 from .sampler import LengthSampler
 from .settings import CriticConfig
 from .step_log import StepLog
+from .teacher import teacher_scores
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         if not self._idle:
             self.tokens += counts[3]
         if self._objective.distill_weight > 0 and self.trains_head and self._teacher is None:
-            self._teacher = self._teacher_scores()
+            self._teacher = teacher_scores(self)
         return batches, counts
 
     @property
@@ -269,30 +270,6 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
             for name in SIDES:
                 example[name]["critiques"] = []
         return as_dataset(examples)
-
-    def _teacher_scores(self) -> torch.Tensor:
-        """`[examples, 2]`: they don't change, so each is computed once. Every process computes its share."""
-        model = self.accelerator.unwrap_model(self.model)
-        n, processes = len(self.train_dataset), self.args.world_size
-        order = sorted(range(n), key=list(self.train_dataset["length"]).__getitem__, reverse=True)
-        order += order[: -n % processes]  # as many for each process, which gather weights together
-        scores = torch.zeros(n, 2, device=self.args.device)
-        was_training = model.training
-        model.eval()
-        size = self.args.per_device_train_batch_size
-        mine = order[self.args.process_index :: processes]
-        for start in range(0, len(mine), size):
-            examples = cast("list[Example]", [self.train_dataset[i] for i in mine[start : start + size]])
-            bare: list[Any] = [without_critiques(example) for example in examples]
-            batch = self._prepare_inputs(self.data_collator(bare))
-            with self.accelerator.autocast():
-                scores[batch["index"]] = model.teacher_scores(**batch).view(-1, 2)
-        model.train(was_training)
-        if processes > 1:
-            copies = torch.zeros(n, 1, device=scores.device)
-            copies[mine] = 1
-            scores = self.accelerator.reduce(scores) / self.accelerator.reduce(copies)
-        return scores
 
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
