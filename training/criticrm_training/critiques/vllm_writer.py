@@ -17,10 +17,9 @@ from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
 from .rendering import render_conversation, render_task
+from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
-
-_SCORE_LINE_TOKENS = 16  # room to ask for a score after the longest critique
 
 _Rendered = tuple[list[int], list[int]]  # token ids of a prompt and of the prefix that its drafts begin with
 
@@ -114,7 +113,7 @@ class VLLMWriter:
         asked, sampling, limit = request.asked, request.sampling, self._max_model_len
         if isinstance(asked, Conversation):
             return render_conversation(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens), []
-        spare = _SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
+        spare = SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
         return render_task(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens + spare)
 
     def _params(self, request: Request) -> Any:
@@ -154,7 +153,7 @@ class VLLMWriter:
         scored = [i for i, request in enumerate(group) if request.sampling.score_by == "expected"]
         if not scored:
             return drafts
-        lead, digits = self._score_line()
+        lead, digits = score_line(self._tokenizer, self.name)
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
         contexts = [
             rendered[i][0] + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1] + lead
@@ -172,18 +171,6 @@ class VLLMWriter:
         for i in scored:
             drafts[i] = [replace(draft, score=expected()) for draft in drafts[i]]
         return drafts
-
-    def _score_line(self) -> tuple[list[int], list[int]]:
-        """The tokens before the number of a score line, and the token of each number. Raises WriterError."""
-
-        def tokens(text: str) -> list[int]:
-            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
-
-        lead = tokens("\nScore: ")
-        lines = [tokens(f"\nScore: {number}") for number in range(LEAST_SCORE, GREATEST_EXPECTED + 1)]
-        if any(line[:-1] != lead for line in lines):
-            raise WriterError(f"{self.name}'s tokenizer has no token for a digit alone: use scores that are written")
-        return lead, [line[-1] for line in lines]
 
     def _enqueue(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> list[str]:
         """Ids of the requests, which the engine works on whenever outputs are collected."""
