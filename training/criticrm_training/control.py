@@ -24,7 +24,7 @@ from .data.sources import DataError
 from .data.splits import split_by_prompt
 from .evaluation.teacher_forced import teacher_forced_margins
 from .parts import write_in_parts
-from .stats import Accuracy, pair_accuracy, paired_difference
+from .stats import Estimate, difference, outcomes, pair_accuracy
 from .training.config import TrainConfig
 from .training.run import train
 
@@ -69,8 +69,8 @@ def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) ->
     training, held_out = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
     arms = _arms(training, held_out, rule)
     logger.info("controls on %d training and %d held-out pairs", len(training), len(held_out))
-    seen: dict[str, Accuracy] = {}
-    unseen: dict[str, Accuracy] = {}
+    seen: dict[str, Estimate] = {}
+    unseen: dict[str, Estimate] = {}
     margins: dict[str, list[float]] = {}
     groups = [pair.group for pair in held_out]
     for name, arm in arms.items():
@@ -79,7 +79,7 @@ def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) ->
         run = {"pairs": content_sha256([*training, *held_out])}
         for pairs, critiques, where in ((training, arm.seen, "seen"), (held_out, arm.unseen, "unseen")):
             measured = _keep(folder / f"{where}-critiques", critiques)
-            found = teacher_forced_margins(folder, pairs, measured, out=folder / where, run=run).tolist()
+            found = teacher_forced_margins(folder, pairs, measured, out=folder / where, run=run)[0].tolist()
             accuracy = pair_accuracy(found, [pair.group for pair in pairs])
             (seen if where == "seen" else unseen)[name] = accuracy
             if where == "unseen":
@@ -159,22 +159,22 @@ def _arms(
 
 
 def _fit(config: TrainConfig, folder: Path, arm: Arm) -> None:
-    changes: dict[str, Any] = {"validation_critiques": None, "critiques": None, "reward_critiques": None}
+    changes: dict[str, Any] = {"validation_critiques": None, "critiques": None, "reward_critiques": ()}
     if arm.learned:
         changes["critiques"] = _keep(folder.with_name(f"{folder.name}-learned"), arm.learned)
     if arm.judged is not arm.learned:
-        changes["reward_critiques"] = _keep(folder.with_name(f"{folder.name}-judged"), arm.judged)
+        changes["reward_critiques"] = (_keep(folder.with_name(f"{folder.name}-judged"), arm.judged),)
     train(config.model_copy(update=changes), folder, scalar=not arm.learned)
 
 
 def _checks(
-    seen: Mapping[str, Accuracy],
-    unseen: Mapping[str, Accuracy],
+    seen: Mapping[str, Estimate],
+    unseen: Mapping[str, Estimate],
     margins: Mapping[str, Sequence[float]],
     groups: Sequence[str],
 ) -> dict[str, bool]:
     def better(ours: str, theirs: str) -> bool:
-        return paired_difference(margins[ours], margins[theirs], groups).low > 0
+        return difference(outcomes(margins[ours]), outcomes(margins[theirs]), groups).low > 0
 
     return {
         f"oracle critiques are read on unseen pairs (at least {ENOUGH})": unseen["oracle"].value >= ENOUGH,

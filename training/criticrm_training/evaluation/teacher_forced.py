@@ -12,7 +12,7 @@ import pyarrow as pa
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
-from ..critiques.records import SIDES, Critique, SideName, by_response, read_critiques
+from ..critiques.records import SIDES, SideName, by_response, critique_tokens, read_critiques
 from ..data.pairs import PreferencePair, pairs_sha256
 from ..data.sources import DataError
 from ..parts import in_chunks, read_parts, read_run, run_digest, write_in_parts
@@ -56,15 +56,13 @@ def teacher_forced_margins(
         raise DataError(f"{critiques} has critiques of none of these {len(pairs)} pairs: is it of other data?")
     reference = ReferenceModel.load(folder, checkpoint.manifest.reward_token_id, renderer.stop_token_ids)
 
-    def tokens(critique: Critique) -> list[int]:
-        ids = renderer.tokenize_critique(critique.text)
-        return (ids[:-1] if critique.finish_reason == "length" and len(ids) > 1 else ids)[:longest]
-
     def score(pair: PreferencePair, side: SideName) -> dict[str, Any]:
         prompt = renderer.open(pair.prompt).render(
             getattr(pair, side), max_model_len=checkpoint.max_model_len, max_critique_tokens=longest, truncate=True
         )
-        rewards = [reference.score(prompt.token_ids, tokens(c))[1] for c in groups[pair.id, side]]
+        rewards = [
+            reference.score(prompt.token_ids, critique_tokens(renderer, c, longest))[1] for c in groups[pair.id, side]
+        ]
         mean = sum(rewards) / len(rewards)
         return {"pair_id": pair.id, "side": side, "score": mean, "truncated": prompt.truncated}
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from criticrm_model.manifest import DEFAULT_NAME
 
-from ..training.config import TrainConfig, read_yaml
+from ..critiques.critique_task import load_tasks
+from ..training.config import ConfigError, TrainConfig, read_yaml
 
 
 class _Frozen(BaseModel):
@@ -35,6 +46,7 @@ class Filtering(_Frozen):
 
     by: Literal["score", "verdict"] = "verdict"
     per_side: bool = True
+    ignore_labels: bool = False
     least_words: NonNegativeInt = 4
     most_repeats: float = Field(0.2, ge=0, le=1)
     most_sentences: PositiveInt | None = None
@@ -73,24 +85,57 @@ class RoundsConfig(_Frozen):
     validation_pairs: PositiveInt = Field(100, description="Measured after each round, with fresh greedy critiques.")
     writer: Literal["auto", "vllm", "transformers"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: PositiveInt = Field(4096, description="Longest prompt with its critique while sampling, in tokens.")
     sample: Sampling = Sampling()
     filter: Filtering = Filtering()
     refine: Refining | None = None
     train: dict[str, Any] = Field(default_factory=dict)
     first_train: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _filter_by_unseen_scores(self) -> RoundsConfig:
+        if self.filter.by == "score" and not self.filter.ignore_labels and self.rounds > 1 and self.folds == 1:
+            raise ValueError(
+                "folds: later rounds filter by the reward of a critic, which has learnt the labels of its own training "
+                "pairs; give folds 2 or more, or filter by verdict"
+            )
+        return self
+
     @classmethod
     def read(cls, path: Path) -> RoundsConfig:
-        """Raises ConfigError: a field is wrong, of the training too."""
+        """Raises ConfigError: a field is wrong, of the training too. Raises TaskError: a task is."""
         config = read_yaml(path, cls)
-        for number in (1, 2):
-            config.training(number, Path("critiques"), Path("critiques"))
+        for number in {1, config.rounds}:
+            try:
+                config.training(number)
+            except ValidationError as error:
+                faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+                raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *faults])) from error
         return config
 
-    def training(self, number: int, critiques: Path, reward_critiques: Path) -> TrainConfig:
-        """Of round `number`, from 1. Raises pydantic's ValidationError."""
-        fields = self.train | (self.first_train if number == 1 else {})
-        return TrainConfig.model_validate(
-            fields
-            | {"base": self.base, "data": self.data, "critiques": critiques, "reward_critiques": reward_critiques}
-        )
+    @cached_property
+    def instruction(self) -> str:
+        """The one that the critics are trained and served with.
+
+        Raises:
+            ConfigError: the tasks have several, and `train` says none.
+        """
+        if "instruction" in self.train:
+            return str(self.train["instruction"])
+        tasks = load_tasks([f"{category}={name}" for category, name in self.tasks.items()])
+        asked = {task.instruction for task in tasks.by_category.values()}
+        if len(asked) > 1:
+            raise ConfigError(
+                "train.instruction: the tasks ask in different words, and a checkpoint is served with one instruction; "
+                "say which"
+            )
+        return asked.pop()
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """Of `criticrm train` in round `number`, from 1, without the critiques."""
+        later = self.train | (self.first_train if number == 1 else {})
+        return {"base": self.base, "data": self.data, "instruction": self.instruction} | later
+
+    def training(self, number: int) -> TrainConfig:
+        """Raises pydantic's ValidationError."""
+        return TrainConfig.model_validate(self.fields(number))

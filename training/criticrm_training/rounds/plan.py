@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..training.run import SUMMARY
+from ..training.critic_trainer import SUMMARY
 from .config import RoundsConfig
 
 
@@ -33,7 +33,7 @@ class Step:
         if self.config is not None:
             return (self.out / SUMMARY).is_file()
         run = self.out / "run.json"
-        return run.is_file() and "parts" in json.loads(run.read_text(encoding="utf-8"))
+        return run.is_file() and bool(json.loads(run.read_text(encoding="utf-8")).get("parts"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def steps(config: RoundsConfig, out: Path, training: Path, validation: Path) -> 
         training, validation: the pairs of either side, as files.
     """
     before = Folders(out, 0)
-    yield 0, [_validate(config, before, config.base, validation)]
+    yield 0, [_validate(config, before, validation)]
     for number in range(1, config.rounds + 1):
         here = Folders(out, number)
         yield (
@@ -90,7 +90,7 @@ def steps(config: RoundsConfig, out: Path, training: Path, validation: Path) -> 
                 *_sample(config, here, before, training),
                 *_filter(config, here, training),
                 *_train(config, here, last=number == config.rounds),
-                _validate(config, here, str(here.critic), validation),
+                _validate(config, here, validation),
             ],
         )
         before = here
@@ -104,30 +104,26 @@ def sampled_folders(config: RoundsConfig, here: Folders) -> list[Path]:
 
 
 def _sample(config: RoundsConfig, here: Folders, before: Folders, training: Path) -> list[Step]:
-    def step(name: str, model: str, folder: Path, *more: str) -> Step:
-        return Step(name, ("critiques", "sample", str(training), *_asked(config, model, folder), *more), folder)
-
     options = [
-        f"--n={config.sample.n}",
+        f"-n={config.sample.n}",
         f"--temperature={config.sample.temperature}",
         f"--seed={config.sample.seed + here.number}",
     ]
     if here.number == 1:
         blind = ["--blind"] if config.sample.blind == "first" else []
-        return [step("sample", config.base, here.sampled, *options, *blind)]
-    score = [] if config.filter.by == "verdict" else ["--score=reward"]
+        arguments = [*_written_by_base(config, here.sampled), *options, *blind]
+        return [Step("sample", ("critiques", "sample", str(training), *arguments), here.sampled)]
+    if config.filter.by == "score":
+        options += ["--score=reward", "--in-sample"] if config.filter.ignore_labels else ["--score=reward"]
+
+    def step(name: str, critic: Path, folder: Path, *more: str) -> Step:
+        arguments = [*_written_by_critic(config, critic, folder), *options, *more]
+        return Step(name, ("critiques", "sample", str(training), *arguments), folder)
+
     if config.folds == 1:
-        return [step("sample", str(before.critic), here.sampled, *options, *score)]
+        return [step("sample", before.critic, here.sampled)]
     return [
-        step(
-            f"sample fold {fold}",
-            str(before.fold_critic(fold)),
-            here.fold_sampled(fold),
-            *options,
-            *score,
-            f"--folds={config.folds}",
-            f"--fold={fold}",
-        )
+        step(f"sample fold {fold}", before.fold_critic(fold), here.fold_sampled(fold), f"--fold={fold}/{config.folds}")
         for fold in range(config.folds)
     ]
 
@@ -148,9 +144,8 @@ def _filter(config: RoundsConfig, here: Folders, training: Path) -> list[Step]:
 def _train(config: RoundsConfig, here: Folders, *, last: bool) -> list[Step]:
     learned = here.filtered if config.refine is None else here.refined
     judged = sampled_folders(config, here)
-    fields = config.train | (config.first_train if here.number == 1 else {})
-    values = {"base": config.base, "data": config.data, "critiques": str(learned), **fields}
-    values["reward_critiques"] = [str(folder) for folder in judged] if len(judged) > 1 else str(judged[0])
+    values = config.fields(here.number) | {"critiques": str(learned)}
+    values["reward_critiques"] = [str(folder) for folder in judged]
 
     def step(name: str, folder: Path, more: dict[str, Any]) -> Step:
         file = folder.with_name(f"{folder.name}.yaml")
@@ -166,32 +161,39 @@ def _train(config: RoundsConfig, here: Folders, *, last: bool) -> list[Step]:
     ]
 
 
-def _validate(config: RoundsConfig, here: Folders, model: str, validation: Path) -> Step:
-    """Greedy critiques of the validation pairs: of the critic with its rewards, of the base with its verdicts."""
-    arguments = (
-        "critiques",
-        "sample",
-        str(validation),
-        *_asked(config, model, here.validated),
-        "--n=1",
-        "--temperature=0",
-    )
-    return Step("validate", arguments, here.validated)
+def _validate(config: RoundsConfig, here: Folders, validation: Path) -> Step:
+    """Greedy critiques of the validation pairs: with their rewards, where the critic has one."""
+    greedy = ["-n=1", "--temperature=0"]
+    if here.number == 0:
+        arguments = [*_written_by_base(config, here.validated), *greedy]
+    else:
+        score = ["--score=reward"] if config.training(here.number).objective.trains_reward else []
+        arguments = [*_written_by_critic(config, here.critic, here.validated), *greedy, *score]
+    return Step("validate", ("critiques", "sample", str(validation), *arguments), here.validated)
 
 
-def _asked(config: RoundsConfig, model: str, folder: Path) -> list[str]:
-    tasks = [f"--task={category}={name}" for category, name in config.tasks.items()]
+def _written_by_base(config: RoundsConfig, folder: Path) -> list[str]:
+    return [f"--out={folder}", *_writer(config, config.base), *_tasks(config)]
+
+
+def _written_by_critic(config: RoundsConfig, critic: Path, folder: Path) -> list[str]:
+    """Asked as it was trained, and will be served."""
+    return [f"--out={folder}", *_writer(config, str(critic)), *_tasks(config), f"--instruction={config.instruction}"]
+
+
+def _tasks(config: RoundsConfig) -> list[str]:
     longest = [] if config.sample.max_tokens is None else [f"--max-tokens={config.sample.max_tokens}"]
-    return [f"--out={folder}", *_writer(config, model), *tasks, *longest]
+    return [*(f"--task={category}={name}" for category, name in config.tasks.items()), *longest]
 
 
 def _writer(config: RoundsConfig, model: str) -> list[str]:
-    return [f"--model={model}", f"--writer={config.writer}", f"--dtype={config.dtype}"]
+    kind = [] if config.writer == "auto" else [f"--writer={config.writer}"]
+    return [f"--model={model}", *kind, f"--dtype={config.dtype}", f"--max-model-len={config.max_model_len}"]
 
 
 def _flag(name: str, value: object) -> str:
-    option = "--" + name.replace("_", "-")
-    return f"{option}={str(value).lower()}" if isinstance(value, bool) else f"{option}={value}"
+    option = name.replace("_", "-")
+    return (f"--{option}" if value else f"--no-{option}") if isinstance(value, bool) else f"--{option}={value}"
 
 
 def write_config(step: Step) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from criticrm_model import CriticRMError
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
@@ -36,6 +36,25 @@ class ConfigError(CriticRMError):
     """A training configuration is wrong; the message names every field that is."""
 
 
+class ExcludedFold(BaseModel):
+    """Of `n` folds of the questions (data/folds.py) the one, from 0, that is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int = Field(ge=2)
+    exclude: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _is_there(self) -> ExcludedFold:
+        if self.exclude >= self.n:
+            raise ValueError(f"exclude {self.exclude}: the folds are numbered from 0 to {self.n - 1}")
+        return self
+
+
+def _one_or_several(value: Any) -> Any:
+    return () if value is None else value if isinstance(value, list | tuple) else (value,)
+
+
 class TrainConfig(BaseModel):
     """What `criticrm train` does.
 
@@ -55,11 +74,11 @@ class TrainConfig(BaseModel):
         "write. A pair of which they cover one response, or none, still trains what it can.",
     )
     critiques_per_response: PositiveInt | None = Field(None, description="Only the first of each; all, if not given.")
-    reward_critiques: Path | None = Field(
-        None,
-        description="A finished `critiques sample`: the critiques that the reward is read after. Fresh ones of the "
-        "model that is trained, from which nothing was dropped: those kept by label tell the label, and the reward "
-        "learns to read it there. Not given, the reward is read after `critiques`.",
+    reward_critiques: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several)] = Field(
+        (),
+        description="A finished `critiques sample`, or a list of them (one a fold): the critiques that the reward is "
+        "read after. Fresh ones of the model that is trained, from which nothing was dropped: those kept by label tell "
+        "the label, and the reward learns to read it there. Not given, the reward is read after `critiques`.",
     )
     reward_critiques_per_response: PositiveInt | None = Field(
         None, description="Only the first of each: K of them give K * K margins a pair. All, if not given."
@@ -70,6 +89,11 @@ class TrainConfig(BaseModel):
         "only where the model can't write its own at an evaluation: its weights are split over processes (FSDP, "
         "DeepSpeed), or `trainer.fresh_critique_pairs` is 0. Without it the best is then chosen by the score before "
         "the critique.",
+    )
+    folds: ExcludedFold | None = Field(
+        None,
+        description="Train without one fold of the questions, `{n: 2, exclude: 0}`: that fold's critiques can then be "
+        "scored by a critic that has not seen the pair (`critiques sample --fold 0/2`).",
     )
     validation_share: float = Field(
         0.1, ge=0, lt=1, description="Of the questions. 0 trains on all pairs, with `trainer.eval_strategy: 'no'`."

@@ -24,6 +24,7 @@ from criticrm_model.reference import ReferenceModel
 from ..card import model_card, reward_card
 from ..data.overlong import render_pairs
 from ..data.pairs import PreferencePair
+from ..data.trained_questions import write_trained_questions
 from ..linear_probe.features import extract
 from .model import JointModel
 from .settings import CriticConfig
@@ -96,6 +97,7 @@ def export(
     if (out / "adapter").is_dir():
         save_head(reward, card, out / "adapter")
     _write_cards(trained, card, out)
+    write_trained_questions(out, trained.training)
     assemble(lm, tokenizer, reward, card, out)
     logger.info("wrote %s", out)
 
@@ -110,6 +112,7 @@ def export_language_model(model: JointModel, tokenizer: PreTrainedTokenizerBase,
     lm.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _write_cards(trained, None, out)
+    write_trained_questions(out, trained.training)
     logger.warning(
         "wrote %s: a language model that writes critiques. Its reward was not trained, as the objective says, so it is "
         "no Critic-RM yet: sample from it, or train its reward with `base: %s`",

@@ -12,6 +12,7 @@ from typing import Any
 from peft import LoraConfig
 
 from ..critiques.records import SIDES, by_response, read_critiques
+from ..data.folds import Fold
 from ..data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
 from ..data.sources import source_name
 from ..parts import run_digest, same_run
@@ -57,13 +58,15 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
             f"validation_share: {config.validation_share} of {len(pairs)} pairs are no validation pairs; give more "
             "pairs or a larger share, or train without evaluation (trainer.eval_strategy: 'no')"
         )
-    learned = _critiques(config.critiques, config.critiques_per_response, training)
+    if config.folds is not None:
+        training = Fold(config.folds.exclude, config.folds.n).outside(training)
+    learned = _critiques(_folders(config.critiques), config.critiques_per_response, training)
     judged = learned
-    if config.reward_critiques is not None:
+    if config.reward_critiques:
         judged = _critiques(config.reward_critiques, config.reward_critiques_per_response, training)
     training = _with_critiques(training, learned, judged)
     training = training[: math.ceil(config.training_share * len(training))]
-    given = None if arguments.writes_critiques else _critiques(config.validation_critiques, None, validation)
+    given = None if arguments.writes_critiques else _critiques(_folders(config.validation_critiques), None, validation)
     trainer = CriticTrainer(
         config.base,
         arguments,
@@ -110,20 +113,30 @@ def lora_config(options: dict[str, Any]) -> LoraConfig:
 
 def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """All that the run depends on: a checkpoint of another run must not be gone on from."""
-    folders = ("critiques", "reward_critiques", "validation_critiques")
+    folders = {
+        "critiques": _folders(config.critiques),
+        "reward_critiques": config.reward_critiques,
+        "validation_critiques": _folders(config.validation_critiques),
+    }
     settings = config.model_dump(mode="json", exclude={"data", *folders})
-    digests = {name: run_digest(folder) if (folder := getattr(config, name)) else None for name in folders}
+    digests = {name: [run_digest(folder) for folder in several] for name, several in folders.items()}
     settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in _OF_NO_ACCOUNT}
     return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
 
 
-def _critiques(folder: Path | None, most: int | None, pairs: Sequence[PreferencePair]) -> Critiques | None:
-    """The first `most` of each response's in `folder`; None without one."""
-    if folder is None:
+def _folders(folder: Path | None) -> tuple[Path, ...]:
+    return () if folder is None else (folder,)
+
+
+def _critiques(folders: Sequence[Path], most: int | None, pairs: Sequence[PreferencePair]) -> Critiques | None:
+    """The first `most` of each response's in all folders; None where there is no folder."""
+    if not folders:
         return None
-    critiques = {response: several[:most] for response, several in by_response(read_critiques(folder)).items()}
+    written = by_response(critique for folder in folders for critique in read_critiques(folder))
+    critiques = {response: several[:most] for response, several in written.items()}
     if pairs and not _with_critiques(pairs, critiques):
-        raise ConfigError(f"{folder} has critiques of none of these {len(pairs)} pairs: is it of other data?")
+        names = ", ".join(map(str, folders))
+        raise ConfigError(f"{names} has critiques of none of these {len(pairs)} pairs: is it of other data?")
     return critiques
 
 
