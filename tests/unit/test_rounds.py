@@ -44,7 +44,32 @@ TRAIN = {
         "disable_tqdm": True,
     },
 }
-WORDS = ["sky", "sea", "sun", "moon", "star", "tree", "leaf", "stone", "river", "cloud", "wind", "snow"]
+WORDS = [
+    "sky",
+    "sea",
+    "sun",
+    "moon",
+    "star",
+    "tree",
+    "leaf",
+    "stone",
+    "river",
+    "cloud",
+    "wind",
+    "snow",
+    "rain",
+    "fire",
+    "sand",
+    "moss",
+    "rose",
+    "bird",
+    "fish",
+    "wolf",
+    "bear",
+    "lamp",
+    "glass",
+    "iron",
+]
 
 
 @pytest.fixture
@@ -56,7 +81,32 @@ def inputs(tmp_path: Path) -> Path:
     rows = [
         {"id": str(i), "prompt": f"What is {word}?", "chosen": f"{word} is light", "rejected": f"{word} is a cat"}
         for i, word in enumerate(
-            ["sky", "sea", "sun", "moon", "star", "tree", "leaf", "stone", "river", "cloud", "wind", "snow"]
+            [
+                "sky",
+                "sea",
+                "sun",
+                "moon",
+                "star",
+                "tree",
+                "leaf",
+                "stone",
+                "river",
+                "cloud",
+                "wind",
+                "snow",
+                "rain",
+                "fire",
+                "sand",
+                "moss",
+                "rose",
+                "bird",
+                "fish",
+                "wolf",
+                "bear",
+                "lamp",
+                "glass",
+                "iron",
+            ]
         )
     ]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
