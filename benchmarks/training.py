@@ -13,8 +13,8 @@ figures, each a ratio within one run:
   memory_scalar  peak memory of scalar : trl (the GPU's, or the process's)
   memory_joint   peak memory of joint : trl
 
-The sides have the same base, LoRA, optimizer, precision (float32 weights, bfloat16 autocast), pairs a batch, and the
-same token ids: those of our renderer, which asks for a critique at the end. joint has critiques after them. Pairs are
+The sides have the same base, LoRA, optimizer, precision (float32 weights; bfloat16 autocast where the machine has
+it), pairs a batch, and the same token ids: those of our renderer, which asks for a critique at the end. joint has critiques after them. Pairs are
 of mixed length, from a few words to whole answers. What differs is what is compared: ours puts pairs of like length
 into a batch, TRL draws them at random and pads; a rate counts tokens without padding. TRL puts all chosen responses of
 a batch before all rejected ones, applies its head to every token and keeps the last one's score, and works out its
@@ -46,6 +46,7 @@ from worker import Worker
 
 from criticrm_model.default import load_default_base
 from criticrm_model.manifest import DEFAULT_NAME
+from criticrm_training.base import has_fast_bfloat16
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.parts import write_in_parts
@@ -164,7 +165,7 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "max_steps": (arguments.rounds + 1) * (arguments.steps + 1),
             "per_device_train_batch_size": arguments.batch,
             "learning_rate": 2e-4,
-            "bf16": True,
+            "bf16": has_fast_bfloat16(),
             "use_cpu": not torch.cuda.is_available(),
             "gradient_checkpointing": arguments.gradient_checkpointing,
             "include_num_input_tokens_seen": "non_padding",

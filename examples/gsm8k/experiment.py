@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,11 +19,10 @@ from typing import Any
 
 import torch
 
-import criticrm_training.critiques.blind as blind_module
-import criticrm_training.critiques.sample as sample_module
 from criticrm_model.files import write_json
 from criticrm_model.manifest import Manifest
 from criticrm_training.answers import answer_text, equal, stated_answer
+from criticrm_training.control import oracle_critiques, shuffled
 from criticrm_training.critiques.blind import asking_to_derive, derived_answer, sample_blind
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks, load_task
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, by_response, critique_tokens, read_critiques
@@ -34,7 +32,7 @@ from criticrm_training.critiques.verdict import own_answer, verdict
 from criticrm_training.critiques.writers import Conversation, Sampling, Task
 from criticrm_training.data.pairs import PreferencePair, in_question_order, pair_row, read_pairs
 from criticrm_training.parts import write_in_parts
-from criticrm_training.stats import pair_accuracy, paired_difference
+from criticrm_training.stats import difference, outcomes, pair_accuracy
 from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
 
@@ -75,13 +73,13 @@ class Experiment:
     # -- stages ------------------------------------------------------------------------------------------------------
 
     def control(self) -> dict[str, Any]:
-        pairs = self.train[: self.size.control]
+        pairs, held_out = with_answers(self.train)[: self.size.control], with_answers(self.heldout)
         found: dict[str, Any] = {}
-        for name, of in (("oracle", oracle), ("shuffled", shuffled)):
+        for name, of in (("oracle", oracle_critiques), ("shuffled", lambda pairs: shuffled(oracle_critiques(pairs)))):
             critiques = self.keep(f"control-{name}", of(pairs))
             self.fit(f"control-{name}", pairs, critiques=critiques, weight=0.5, longest=SHORT)
-            scores = self.teacher_forced(f"control-{name}", self.heldout, of(self.heldout))
-            found[name] = accuracy(self.heldout, scores)
+            scores = self.teacher_forced(f"control-{name}", held_out, of(held_out))
+            found[name] = accuracy(held_out, scores)
         if found["oracle"]["value"] < CONTROL and self.size.dtype == "bfloat16":
             raise SystemExit(f"the control fails, so nothing else is run: {found}")
         return found
@@ -170,7 +168,7 @@ class Experiment:
         return {
             "critic": vars_of(pair_accuracy(margins(ours), groups)),
             "scalar": vars_of(pair_accuracy(margins(theirs), groups)),
-            "difference": vars_of(paired_difference(margins(ours), margins(theirs), groups)),
+            "difference": vars_of(difference(outcomes(margins(ours)), outcomes(margins(theirs)), groups)),
             "rest": critic,
         }
 
@@ -185,7 +183,7 @@ class Experiment:
                 sides_of(self.heldout), json.loads((self.out / "round2-texts.json").read_text()), strict=True
             )
         ]
-        mixed = mix(critiques)
+        mixed = shuffled(critiques)
         return accuracy(self.heldout, self.teacher_forced("round2", self.heldout, mixed))
 
     def coupled(self) -> dict[str, Any]:
@@ -383,6 +381,11 @@ def task(derive: str) -> CritiqueTask:
     return TASK.model_copy(update={"derive": derive})
 
 
+def with_answers(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Those whose reference and responses state an answer, which critiques by rule are made from."""
+    return [p for p in pairs if all(map(stated_answer, (p.reference or "", p.chosen, p.rejected)))]
+
+
 def sides_of(pairs: Sequence[PreferencePair]) -> list[tuple[PreferencePair, Any]]:
     return [(pair, side) for pair in pairs for side in SIDES]
 
@@ -451,32 +454,6 @@ def described(pairs: Sequence[PreferencePair], critiques: Sequence[Critique]) ->
     }
 
 
-def oracle(pairs: Sequence[PreferencePair]) -> list[Critique]:
-    """By rule from the reference: what a perfect critic would say."""
-    assert TASK.verdict is not None
-    found = []
-    for pair, side in sides_of(pairs):
-        right, reply = stated_answer(pair.reference or pair.chosen), stated_answer(pair.response(side))
-        reply = reply or stated_answer("The answer is 0.")
-        line = TASK.verdict.line(right, reply)
-        found.append(Critique(pair.id, side, 0, f"The answer is {answer_text(right)}.\n{line}", None, "stop", 0))
-    return found
-
-
-def shuffled(pairs: Sequence[PreferencePair]) -> list[Critique]:
-    return mix(oracle(pairs))
-
-
-def mix(critiques: Sequence[Critique]) -> list[Critique]:
-    """The same texts, each at another response."""
-    texts = list(critiques)
-    random.Random(0).shuffle(texts)
-    return [
-        replace(c, text=other.text, finish_reason=other.finish_reason)
-        for c, other in zip(critiques, texts, strict=True)
-    ]
-
-
 def free() -> None:
     import gc
 
@@ -504,9 +481,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--budget-s", type=float, default=1e9)
     arguments = parser.parse_args()
-    if torch.cuda.is_available():  # a GPU is kept busy by more sequences at a time than a CPU
-        blind_module._PROMPTS_PER_PART = 512
-        sample_module._PAIRS_PER_PART = 256
     e = Experiment(arguments)
     # name, stage, seconds that it may take
     stages: dict[str, tuple[Callable[[], dict[str, Any]], float]] = {  # seconds that each takes on one H200

@@ -13,7 +13,7 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
-from ..base import load_base
+from ..base import has_fast_bfloat16, load_base
 from .decoding import Decoded, decode, use_grouped_attention
 from .rendering import render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
@@ -43,9 +43,8 @@ class TransformersWriter:
 
     def __init__(self, model: str, *, max_model_len: int, dtype: Dtype = "auto") -> None:
         cuda = torch.cuda.is_available()
-        # Where a CPU has no bfloat16 instructions, float32 is several times faster.
-        fast = cuda or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        precision = getattr(torch, dtype if dtype != "auto" else "bfloat16" if fast else "float32")
+        best = "bfloat16" if has_fast_bfloat16() else "float32"
+        precision = getattr(torch, best if dtype == "auto" else dtype)
         self.name = model
         self._max_model_len = max_model_len
         self._model, self._tokenizer = load_base(model, precision)
