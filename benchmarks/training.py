@@ -14,12 +14,13 @@ figures, each a ratio within one run:
   memory_joint   peak memory of joint : trl
 
 The sides have the same base, LoRA, optimizer, precision (float32 weights; bfloat16 autocast where the machine has
-it), pairs a batch, and the same token ids: those of our renderer, which asks for a critique at the end. joint has critiques after them. Pairs are
-of mixed length, from a few words to whole answers. What differs is what is compared: ours puts pairs of like length
-into a batch, TRL draws them at random and pads; a rate counts tokens without padding. TRL puts all chosen responses of
-a batch before all rejected ones, applies its head to every token and keeps the last one's score, and works out its
-metrics in every step; ours reads the reward at one position in float32, twice, and joint runs the LM head on the
-critiques. TRL recomputes activations unless told not to; here neither side does, or both (--gradient-checkpointing).
+it), pairs a batch, and the same token ids: those of our renderer, which asks for a critique at the end. joint has
+critiques after them. Pairs are of mixed length, from a few words to whole answers. What differs is what is compared:
+ours puts pairs of like length into a batch, TRL draws them at random and pads; a rate counts tokens without padding.
+TRL puts all chosen responses of a batch before all rejected ones, applies its head to every token and keeps the last
+one's score, and works out its metrics in every step; ours reads the reward at one position in float32, twice, and joint
+runs the LM head on the critiques. TRL recomputes activations unless told not to; here neither side does, or both
+(--gradient-checkpointing).
 
 Loading, evaluation and export are not timed. Prints a table, then one line of JSON with every round, the workload and
 the machine. A ratio is the median over rounds of neighbouring turns; look at `load_before` on a busy machine.
