@@ -67,7 +67,7 @@ def by_name(folders: tuple[str, ...]) -> dict[str, list[Path]]:
 
 
 class ServiceOptions(BaseSettings):
-    """Whom is asked."""
+    """Which service scores: one that runs, or one started for the run."""
 
     model: str = Field(DEFAULT_NAME, description="The Critic-RM: 'default', a checkpoint folder or a hub name.")
     url: str | None = Field(None, description="Address of a `criticrm serve` that runs already, instead of --model.")
