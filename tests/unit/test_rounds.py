@@ -15,16 +15,20 @@ from criticrm_model.files import write_json
 from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.rounds import Rounds
 from criticrm_training.commands.train import Train
+from criticrm_training.critiques.critique_task import load_task
 from criticrm_training.critiques.records import read_critiques
 from criticrm_training.rounds import run as run_module
 from criticrm_training.rounds.config import RoundsConfig
 from criticrm_training.rounds.plan import Folders, steps
 from criticrm_training.rounds.table import REWARD, as_lines
+from criticrm_training.training import config as config_module
 from criticrm_training.training.config import ConfigError
+from criticrm_training.training.run import training_arguments
 from tiny import make_model, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
+CONFIGS = Path(config_module.__file__).parents[1] / "configs"
 TRAIN = {
     "max_critique_tokens": 24,
     "max_model_len": 512,
@@ -244,6 +248,16 @@ def test_rounds_out_of_fold(inputs: Path, tmp_path: Path) -> None:
 def test_faults_of_the_file_are_named(inputs: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RoundsConfig.read(config(inputs, **changes))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("rounds-*.yaml")), ids=lambda path: path.stem)
+def test_a_config_that_is_shipped_is_taken(path: Path, tmp_path: Path) -> None:
+    """Every field of its trainings too; and none of the critiques that it asks for is cut."""
+    shipped = RoundsConfig.read(path)
+    longest = max(load_task(name).max_tokens for name in shipped.tasks.values())
+    for number in range(1, shipped.rounds + 1):
+        arguments = training_arguments(shipped.training(number), tmp_path, scalar=False)
+        assert arguments.max_critique_tokens > (shipped.sample.max_tokens or longest)
 
 
 def test_several_tasks_need_one_instruction(inputs: Path) -> None:

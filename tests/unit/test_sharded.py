@@ -92,7 +92,7 @@ def test_two_processes_with_parts_export_what_one_with_all_does(
     assert (tmp_path / "two" / "adapter").is_dir() == (lora is not None)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.yaml") if not p.stem.startswith("rounds-")))
 def test_a_config_that_is_shipped_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that goes without GPUs: transformers and accelerate know every option in it."""
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # set by the plugin; put back at the end
