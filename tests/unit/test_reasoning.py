@@ -66,7 +66,9 @@ def test_a_verdict_that_prefers_the_rejected_reply_is_wrong() -> None:
 
 
 def test_which_reply_is_right_is_read_from_it_not_from_its_label() -> None:
-    both_right = PreferencePair("0", ({"role": "user", "content": "Q"},), "#### 12", "#### 12", "m", "q", "#### 12")
+    both_right = PreferencePair(
+        "0", ({"role": "user", "content": "Q"},), "#### 12", "#### 12", "m", "q", reference="#### 12"
+    )
     found = reasoning_report([both_right], [f"Mine: 12. Reply: 12. {SAME}"] * 2)
     assert found[BESIDE_RIGHT]["n"] == 2
     assert BESIDE_WRONG not in found

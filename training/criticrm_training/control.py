@@ -159,9 +159,9 @@ def _arms(
 
 
 def _fit(config: TrainConfig, folder: Path, arm: Arm) -> None:
-    changes: dict[str, Any] = {"validation_critiques": None, "critiques": None, "reward_critiques": ()}
+    changes: dict[str, Any] = {"validation_critiques": None, "critiques": (), "reward_critiques": ()}
     if arm.learned:
-        changes["critiques"] = _keep(folder.with_name(f"{folder.name}-learned"), arm.learned)
+        changes["critiques"] = (_keep(folder.with_name(f"{folder.name}-learned"), arm.learned),)
     if arm.judged is not arm.learned:
         changes["reward_critiques"] = (_keep(folder.with_name(f"{folder.name}-judged"), arm.judged),)
     train(config.model_copy(update=changes), folder, scalar=not arm.learned)

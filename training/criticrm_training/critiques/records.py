@@ -59,7 +59,7 @@ def read_critiques(folder: Path) -> list[Critique]:
     return [Critique(**row) for row in read_parts(folder)]
 
 
-def critique_tokens(renderer: Renderer, critique: Critique, limit: int) -> list[int]:
+def critique_tokens(renderer: Renderer, critique: Critique, limit: int | None = None) -> list[int]:
     """Token ids, `[critique_len]`, of a critique as its writer emitted it, at most `limit`.
 
     One that ended by itself has the end-of-turn token; one that was cut at its limit does not. The reward is read at

@@ -19,8 +19,10 @@ from pydantic import (
 
 from criticrm_model.manifest import DEFAULT_NAME
 
-from ..critiques.critique_task import load_tasks
+from ..critiques.critique_task import Tasks, load_tasks
 from ..training.config import ConfigError, TrainConfig, read_yaml
+
+_COMPARISON_TOKENS = 64  # of the line after a derivation that was written blind
 
 
 class _Frozen(BaseModel):
@@ -75,6 +77,7 @@ class RoundsConfig(_Frozen):
         {"default": "general"}, description="What critiques are asked for, by category (`critiques sample --task`)."
     )
     rounds: PositiveInt = 2
+    accumulate: bool = Field(False, description="Learn from the critiques kept in earlier rounds as well.")
     folds: PositiveInt = Field(
         1,
         description="From 2 on: in all rounds but the last a critic is trained for each fold, on the pairs of the "
@@ -93,6 +96,12 @@ class RoundsConfig(_Frozen):
     first_train: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
+    def _measure_what_no_round_has_seen(self) -> RoundsConfig:
+        if "validation_share" in self.first_train:
+            raise ValueError("first_train.validation_share: all rounds are measured on the same pairs; set it in train")
+        return self
+
+    @model_validator(mode="after")
     def _filter_by_unseen_scores(self) -> RoundsConfig:
         if self.filter.by == "score" and not self.filter.ignore_labels and self.rounds > 1 and self.folds == 1:
             raise ValueError(
@@ -105,6 +114,7 @@ class RoundsConfig(_Frozen):
     def read(cls, path: Path) -> RoundsConfig:
         """Raises ConfigError: a field is wrong, of the training too. Raises TaskError: a task is."""
         config = read_yaml(path, cls)
+        config._check_tasks(path)
         for number in {1, config.rounds}:
             try:
                 config.training(number)
@@ -122,8 +132,7 @@ class RoundsConfig(_Frozen):
         """
         if "instruction" in self.train:
             return str(self.train["instruction"])
-        tasks = load_tasks([f"{category}={name}" for category, name in self.tasks.items()])
-        asked = {task.instruction for task in tasks.by_category.values()}
+        asked = {task.instruction for task in self._loaded_tasks.by_category.values()}
         if len(asked) > 1:
             raise ConfigError(
                 "train.instruction: the tasks ask in different words, and a checkpoint is served with one instruction; "
@@ -133,9 +142,32 @@ class RoundsConfig(_Frozen):
 
     def fields(self, number: int) -> dict[str, Any]:
         """Of `criticrm train` in round `number`, from 1, without the critiques."""
-        later = self.train | (self.first_train if number == 1 else {})
-        return {"base": self.base, "data": self.data, "instruction": self.instruction} | later
+        longest = self.sample.max_tokens or max(task.max_tokens for task in self._loaded_tasks.by_category.values())
+        ours = {
+            "base": self.base,
+            "data": self.data,
+            "instruction": self.instruction,
+            "max_critique_tokens": longest + _COMPARISON_TOKENS,
+        }
+        return ours | self.train | (self.first_train if number == 1 else {})
 
     def training(self, number: int) -> TrainConfig:
         """Raises pydantic's ValidationError."""
         return TrainConfig.model_validate(self.fields(number))
+
+    @cached_property
+    def _loaded_tasks(self) -> Tasks:
+        return load_tasks([f"{category}={name}" for category, name in self.tasks.items()])
+
+    def _check_tasks(self, path: Path) -> None:
+        """Raises ConfigError: a task lacks what the rounds need of it."""
+        needed = {"derive"} if self.sample.blind == "first" else set()
+        if self.sample.blind == "first" or (self.filter.by == "verdict" and not self.filter.ignore_labels):
+            needed.add("verdict")
+        for category, task in self._loaded_tasks.by_category.items():
+            if missing := sorted(name for name in needed if getattr(task, name) is None):
+                raise ConfigError(
+                    f"{path}: tasks.{category}: {self.tasks[category]} has no {' and no '.join(missing)}, which "
+                    "`sample.blind: first` and `filter.by: verdict` need; take another task, such as reasoning, or set "
+                    "`blind: never` and `by: score`"
+                )

@@ -103,6 +103,11 @@ def sampled_folders(config: RoundsConfig, here: Folders) -> list[Path]:
     return [here.sampled]
 
 
+def kept_folder(config: RoundsConfig, here: Folders) -> Path:
+    """The critiques that a round learns to write."""
+    return here.filtered if config.refine is None else here.refined
+
+
 def _sample(config: RoundsConfig, here: Folders, before: Folders, training: Path) -> list[Step]:
     options = [
         f"-n={config.sample.n}",
@@ -142,10 +147,11 @@ def _filter(config: RoundsConfig, here: Folders, training: Path) -> list[Step]:
 
 
 def _train(config: RoundsConfig, here: Folders, *, last: bool) -> list[Step]:
-    learned = here.filtered if config.refine is None else here.refined
-    judged = sampled_folders(config, here)
-    values = config.fields(here.number) | {"critiques": str(learned)}
-    values["reward_critiques"] = [str(folder) for folder in judged]
+    earlier = [Folders(here.root, number) for number in range(1, here.number)] if config.accumulate else []
+    learned = [kept_folder(config, folders) for folders in (*earlier, here)]
+    values = config.fields(here.number) | {"critiques": [str(folder) for folder in learned]}
+    if config.training(here.number).objective.trains_reward:
+        values["reward_critiques"] = [str(folder) for folder in sampled_folders(config, here)]
 
     def step(name: str, folder: Path, more: dict[str, Any]) -> Step:
         file = folder.with_name(f"{folder.name}.yaml")

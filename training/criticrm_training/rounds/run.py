@@ -20,7 +20,7 @@ from ..data.pairs import PreferencePair, content_sha256, in_question_order, pair
 from ..data.splits import split_by_prompt
 from ..parts import same_run
 from .config import RoundsConfig
-from .plan import Folders, Step, sampled_folders, steps, write_config
+from .plan import Folders, Step, kept_folder, sampled_folders, steps, write_config
 from .table import as_lines, measure, shares
 
 RESULTS = "rounds.json"
@@ -89,7 +89,7 @@ def _measured(config: RoundsConfig, here: Folders, validation: Sequence[Preferen
     measured = measure(read_critiques(here.validated), validation, by_reward=has_reward)
     row: dict[str, Any] = {"round": here.number, "measured": measured}
     if here.number:
-        row["kept"] = shares(sampled_folders(config, here), here.filtered if config.refine is None else here.refined)
+        row["kept"] = shares(sampled_folders(config, here), kept_folder(config, here))
     return row
 
 

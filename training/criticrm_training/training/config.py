@@ -68,10 +68,10 @@ class TrainConfig(BaseModel):
 
     base: str = Field(DEFAULT_NAME, description="Folder or hub name of an instruction-tuned causal LM.")
     data: str = Field(description="Preference pairs: a file or a dataset (see sources.rows).")
-    critiques: Path | None = Field(
-        None,
-        description="A finished `critiques refine` (or filter, or sample): the critiques that the model learns to "
-        "write. A pair of which they cover one response, or none, still trains what it can.",
+    critiques: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several)] = Field(
+        (),
+        description="A finished `critiques refine` (or filter, or sample), or a list of them: the critiques that the "
+        "model learns to write. A pair of which they cover one response, or none, still trains what it can.",
     )
     critiques_per_response: PositiveInt | None = Field(None, description="Only the first of each; all, if not given.")
     reward_critiques: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several)] = Field(

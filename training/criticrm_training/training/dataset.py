@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, Features, List, Value
@@ -12,6 +13,8 @@ from ..critiques.records import SIDES, Critique, SideName, critique_tokens
 from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
 from .collator import CritiqueTokens, Example, Side
+
+logger = logging.getLogger(__name__)
 
 Critiques = Mapping[tuple[str, SideName], Sequence[Critique]]  # by pair id and side
 
@@ -52,16 +55,20 @@ def make_examples(
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
     """
 
+    lengths: list[int] = []
+
+    def tokens(critique: Critique) -> list[int]:
+        ids = critique_tokens(renderer, critique)
+        lengths.append(len(ids))
+        return ids[:max_critique_tokens]
+
     def side(pair: PreferencePair, name: SideName, prompt_ids: list[int]) -> Side:
         if scalar:
             return Side(prompt_ids=prompt_ids, critiques=[NO_CRITIQUE])
-        tokens = [
-            [critique_tokens(renderer, c, max_critique_tokens) for c in (critiques or {}).get((pair.id, name), ())]
-            for critiques in (learned, judged)
-        ]
-        return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*tokens))
+        written = [(critiques or {}).get((pair.id, name), ()) for critiques in (learned, judged)]
+        return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*([*map(tokens, some)] for some in written)))
 
-    return [
+    examples = [
         Example(
             chosen=side(pair, "chosen", chosen),
             rejected=side(pair, "rejected", rejected),
@@ -71,6 +78,16 @@ def make_examples(
         )
         for index, (pair, (chosen, rejected)) in enumerate(zip(rendered.pairs, rendered.prompts, strict=True))
     ]
+    if cut := sum(length > max_critique_tokens for length in lengths):
+        logger.warning(
+            "%d of %d critiques are longer than max_critique_tokens %d: they are cut, have no end to learn, and their "
+            "reward is read at the cut; %d tokens would hold all",
+            cut,
+            len(lengths),
+            max_critique_tokens,
+            max(lengths),
+        )
+    return examples
 
 
 def without_critiques(example: Example) -> Example:

@@ -60,13 +60,13 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
         )
     if config.folds is not None:
         training = Fold(config.folds.exclude, config.folds.n).outside(training)
-    learned = _critiques(_folders(config.critiques), config.critiques_per_response, training)
+    learned = _critiques(config.critiques, config.critiques_per_response, training)
     judged = learned
     if config.reward_critiques:
         judged = _critiques(config.reward_critiques, config.reward_critiques_per_response, training)
     training = _with_critiques(training, learned, judged)
     training = training[: math.ceil(config.training_share * len(training))]
-    given = None if arguments.writes_critiques else _critiques(_folders(config.validation_critiques), None, validation)
+    given = None if arguments.writes_critiques else _critiques(_validation_folders(config), None, validation)
     trainer = CriticTrainer(
         config.base,
         arguments,
@@ -114,9 +114,9 @@ def lora_config(options: dict[str, Any]) -> LoraConfig:
 def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """All that the run depends on: a checkpoint of another run must not be gone on from."""
     folders = {
-        "critiques": _folders(config.critiques),
+        "critiques": config.critiques,
         "reward_critiques": config.reward_critiques,
-        "validation_critiques": _folders(config.validation_critiques),
+        "validation_critiques": _validation_folders(config),
     }
     settings = config.model_dump(mode="json", exclude={"data", *folders})
     digests = {name: [run_digest(folder) for folder in several] for name, several in folders.items()}
@@ -124,8 +124,8 @@ def _described(config: TrainConfig, scalar: bool, pairs: Sequence[PreferencePair
     return settings | digests | {"scalar": scalar, "pairs": content_sha256(pairs)}
 
 
-def _folders(folder: Path | None) -> tuple[Path, ...]:
-    return () if folder is None else (folder,)
+def _validation_folders(config: TrainConfig) -> tuple[Path, ...]:
+    return () if config.validation_critiques is None else (config.validation_critiques,)
 
 
 def _critiques(folders: Sequence[Path], most: int | None, pairs: Sequence[PreferencePair]) -> Critiques | None:
