@@ -47,7 +47,10 @@ class Experiment(Workbench):
     def control(self) -> dict[str, Any]:
         pairs, held_out = with_answers(self.train)[: self.size.control], with_answers(self.heldout)
         found: dict[str, Any] = {}
-        for name, of in (("oracle", oracle_critiques), ("shuffled", lambda pairs: shuffled(oracle_critiques(pairs)))):
+        for name, of in (
+            ("oracle", oracle_critiques),
+            ("shuffled", lambda pairs: shuffled(pairs, oracle_critiques(pairs))),
+        ):
             critiques = self.keep(f"control-{name}", of(pairs))
             self.fit(f"control-{name}", pairs, critiques=critiques, weight=0.5, longest=SHORT)
             scores = self.teacher_forced(f"control-{name}", held_out, of(held_out))
@@ -155,7 +158,7 @@ class Experiment(Workbench):
                 sides_of(self.heldout), json.loads((self.out / "round2-texts.json").read_text()), strict=True
             )
         ]
-        mixed = shuffled(critiques)
+        mixed = shuffled(self.heldout, critiques)
         return accuracy(self.heldout, self.teacher_forced("round2", self.heldout, mixed))
 
     def coupled(self) -> dict[str, Any]:

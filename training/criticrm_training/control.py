@@ -6,33 +6,39 @@ controls fail measures its own faults.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.files import write_json
 
-from .answers import answer_text, equal, stated_answer
+from .answers import answer_text, equal, final_answer, stated_answer
 from .critiques.records import SCHEMA, SIDES, Critique, SideName
 from .critiques.verdict import DEFAULT_RULE, VerdictRule
 from .data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs
 from .data.sources import DataError
 from .data.splits import split_by_prompt
 from .evaluation.teacher_forced import teacher_forced_margins
-from .parts import write_in_parts
+from .parts import same_run, write_in_parts
 from .stats import Estimate, difference, outcomes, pair_accuracy
-from .training.config import TrainConfig
+from .training.config import ConfigError, TrainConfig
+from .training.critic_trainer import SUMMARY
 from .training.run import train
 
 logger = logging.getLogger(__name__)
 
 RESULTS = "control.json"
 ENOUGH = 0.95  # accuracy after critiques that tell the truth
-_COINS = 4  # critiques a response of the critic that knows nothing
+# Where accuracies are measured: on training pairs, on held-out pairs, and on these after critiques kept by label.
+SEEN, UNSEEN, KEPT = "seen", "unseen", "unseen-kept"
+_NOT_USED = ("critiques_per_response", "reward_critiques_per_response", "validation_critiques", "folds")
+
+Accuracies = Mapping[str, Mapping[str, Estimate]]  # by arm, and by where they are measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,64 +46,82 @@ class Arm:
     """One training run, and the critiques that its reward is measured after.
 
     Attributes:
-        learned, judged: for the critique loss and the reward loss; none for the scalar.
-        seen, unseen: of training and of held-out pairs, one reading a critique.
+        learned, judged: of training pairs, for the critique loss and the reward loss; none for the scalar.
+        seen: of training pairs.
+        unseen, kept: of held-out pairs; `kept` are critiques that say nothing but the label, if any.
     """
 
     learned: Sequence[Critique]
     judged: Sequence[Critique]
     seen: Sequence[Critique]
     unseen: Sequence[Critique]
+    kept: Sequence[Critique] = field(default=())
+
+    @property
+    def measured(self) -> dict[str, Sequence[Critique]]:
+        """The critiques of each place where there are any."""
+        places = {SEEN: self.seen, UNSEEN: self.unseen, KEPT: self.kept}
+        return {place: critiques for place, critiques in places.items() if critiques}
 
 
 def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) -> dict[str, Any]:
-    """Train five small models, measure their rewards teacher-forced on unseen pairs, and write `out/control.json`.
+    """Train five small models, measure their rewards teacher-forced, and write `out/control.json`.
 
     - `scalar`: no critiques.
-    - `oracle`: critiques that tell by rule, from the pair's `reference`, whether the reply is right. Must reach 0.95.
-    - `shuffled`: the same critiques, each at another response. Must be no better than the scalar.
-    - `coupled`: critiques of a critic that tosses a coin, kept where they agree with the label, under both losses. The
-      reward reads the label off the filter: right on the training pairs, no better than chance on others.
-    - `decoupled`: the same kept critiques under the critique loss, all of them under the reward loss. No such leak.
+    - `oracle`: critiques that tell by rule, from the pair's `reference`, whether the reply is right. Must reach 0.95 on
+      held-out pairs.
+    - `shuffled`: the same critiques, handed out to responses at random. Must be no better than the scalar.
+    - `coupled`: critiques of a critic that knows nothing, kept where they agree with the label, under both losses. The
+      reward reads the label off the filter: right on the training pairs and after any critiques that were kept by
+      label, no better than the scalar on held-out pairs whose critiques nobody filtered.
+    - `decoupled`: the same kept critiques under the critique loss, all of them under the reward loss. No such leak:
+      critiques that were kept by label tell its reward less.
+
+    Each is trained to its end, without choosing a checkpoint.
 
     Args:
-        config: its base, data and training; its critiques are not used. The pairs need a `reference`.
+        config: its base, data and training; its critiques, shares and folds are not used. The pairs need a `reference`,
+            a right chosen response and a wrong rejected one.
 
     Raises:
-        DataError: pairs have no reference, or one that states no answer.
+        ConfigError: no pairs are held out, or critiques of the rule are longer than `max_critique_tokens`.
+        DataError: a pair has no reference, a text states no answer, or the reference contradicts the label.
+        PartsError: `out` holds another run.
     """
-    training, held_out = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
+    if not config.validation_share:
+        raise ConfigError("validation_share: the controls are measured on held-out pairs; give it a share above 0")
+    pairs = in_question_order(read_pairs(config.data))
+    training, held_out = split_by_prompt(pairs, config.validation_share)
     arms = _arms(training, held_out, rule)
+    settings = config.model_dump(
+        mode="json", exclude={"data", "critiques", "reward_critiques", "training_share", *_NOT_USED}
+    )
+    same_run(out, {"config": settings, "pairs": content_sha256(pairs), "rule": rule.model_dump()})
     logger.info("controls on %d training and %d held-out pairs", len(training), len(held_out))
-    seen: dict[str, Estimate] = {}
-    unseen: dict[str, Estimate] = {}
-    margins: dict[str, list[float]] = {}
-    groups = [pair.group for pair in held_out]
+    margins: dict[str, dict[str, list[float]]] = {}
     for name, arm in arms.items():
-        folder = out / name
-        _fit(config, folder, arm)
-        run = {"pairs": content_sha256([*training, *held_out])}
-        for pairs, critiques, where in ((training, arm.seen, "seen"), (held_out, arm.unseen, "unseen")):
-            measured = _keep(folder / f"{where}-critiques", critiques)
-            found = teacher_forced_margins(folder, pairs, measured, out=folder / where, run=run)[0].tolist()
-            accuracy = pair_accuracy(found, [pair.group for pair in pairs])
-            (seen if where == "seen" else unseen)[name] = accuracy
-            if where == "unseen":
-                margins[name] = found
-    checks = _checks(seen, unseen, margins, groups)
+        _fit(config, out / name, arm)
+        if name == "scalar":  # the first checkpoint, whose tokenizer says how long critiques are
+            _require_room(out / name, (c for other in arms.values() for c in (*other.learned, *other.judged)))
+        margins[name] = {
+            place: _margins(out / name, place, training if place == SEEN else held_out, critiques)
+            for place, critiques in arm.measured.items()
+        }
+    groups = {place: [p.group for p in (training if place == SEEN else held_out)] for place in (SEEN, UNSEEN, KEPT)}
+    accuracies = {
+        name: {place: pair_accuracy(found, groups[place]) for place, found in places.items()}
+        for name, places in margins.items()
+    }
+    checks = _checks(accuracies, {name: places[UNSEEN] for name, places in margins.items()}, groups[UNSEEN])
     report = {
         "pairs": {"training": len(training), "held-out": len(held_out)},
-        "seen": {name: asdict(a) for name, a in seen.items()},
-        "unseen": {name: asdict(a) for name, a in unseen.items()},
+        "accuracy": {name: {place: asdict(a) for place, a in places.items()} for name, places in accuracies.items()},
         "checks": checks,
     }
     write_json(out / RESULTS, report)
-    for name in arms:
-        a, b = seen[name], unseen[name]
-        logger.info(
-            "%-10s seen %.3f [%.3f, %.3f]   unseen %.3f [%.3f, %.3f]",
-            name, a.value, a.low, a.high, b.value, b.low, b.high,
-        )  # fmt: skip
+    for name, places in accuracies.items():
+        found = "   ".join(f"{place} {a.value:.3f} [{a.low:.3f}, {a.high:.3f}]" for place, a in places.items())
+        logger.info("%-10s %s", name, found)
     for check, held in checks.items():
         logger.info("%s: %s", "holds" if held else "FAILS", check)
     return report
@@ -107,81 +131,131 @@ def oracle_critiques(pairs: Sequence[PreferencePair], rule: VerdictRule = DEFAUL
     """What a critic that knows the reference would write; of both responses.
 
     Raises:
-        DataError: a pair has no reference, or an answer can't be read.
+        DataError: a pair has no reference, an answer can't be read, or the reference contradicts the label.
     """
     found = []
     for pair in pairs:
-        right = stated_answer(pair.reference or "")
+        if pair.reference is None:
+            raise DataError(f"pair {pair.id!r}: no `reference`, which the controls are made from; leave the pair out")
+        right = final_answer(pair.reference)
         if not right:
-            raise DataError(f"pair {pair.id}: `reference` states no answer, which the controls are made from")
+            raise DataError(f"pair {pair.id!r}: `reference` holds no answer that can be read; leave the pair out")
         for side in SIDES:
             reply = stated_answer(pair.response(side))
             if not reply:
-                raise DataError(f"pair {pair.id}: the {side} response states no answer; leave the pair out")
+                raise DataError(f"pair {pair.id!r}: the {side} response states no answer; leave the pair out")
+            verdict = equal(right, reply)
+            if verdict != (side == "chosen"):
+                raise DataError(
+                    f"pair {pair.id!r}: by its reference the {side} response is {'right' if verdict else 'wrong'}; "
+                    "leave the pair out"
+                )
             text = f"The answer is {answer_text(right)}.\n{rule.line(right, reply)}"
-            found.append(_critique(pair.id, side, 0, text, verdict=equal(right, reply)))
+            found.append(_critique(pair.id, side, 0, text, verdict))
     return found
 
 
-def shuffled(critiques: Sequence[Critique], seed: int = 0) -> list[Critique]:
-    """The same texts, each at another response."""
-    texts = [(c.text, c.finish_reason) for c in critiques]
-    random.Random(seed).shuffle(texts)
-    return [replace(c, text=text, finish_reason=end) for c, (text, end) in zip(critiques, texts, strict=True)]
+def shuffled(pairs: Sequence[PreferencePair], critiques: Sequence[Critique], seed: int = 0) -> list[Critique]:
+    """The same texts handed out anew, one a response of the pairs, so that a verdict tells nothing of its response."""
+    draw = random.Random(seed)
+    texts = {}
+    for verdict in (True, False):
+        those = [c.text for c in critiques if c.verdict == verdict]
+        texts[verdict] = cycle(draw.sample(those, len(those)))
+    return [
+        _critique(pair_id, side, 0, next(texts[verdict]), verdict)
+        for (pair_id, side), verdict in _uninformed_verdicts(pairs).items()
+    ]
 
 
-def coin_critiques(pairs: Sequence[PreferencePair], n: int, rule: VerdictRule = DEFAULT_RULE) -> list[Critique]:
-    """`n` critiques a response of a critic that knows nothing: right or wrong by a coin of the pair's own."""
-    found = []
-    for pair in pairs:
-        for side in SIDES:
-            for i in range(n):
-                digest = hashlib.sha256(f"{pair.id}\0{side}\0{i}".encode()).digest()
-                said = bool(digest[0] & 1)
-                found.append(_critique(pair.id, side, i, rule.right if said else rule.wrong, verdict=said))
-    return found
+def blind_critiques(pairs: Sequence[PreferencePair], rule: VerdictRule = DEFAULT_RULE) -> list[Critique]:
+    """Two critiques of each response by a critic that knows nothing: as often right as wrong."""
+    return [
+        _critique(pair.id, side, i, rule.right if verdict else rule.wrong, verdict)
+        for pair in pairs
+        for side in SIDES
+        for i, verdict in enumerate((True, False))
+    ]
 
 
 def _arms(
     training: Sequence[PreferencePair], held_out: Sequence[PreferencePair], rule: VerdictRule
 ) -> Mapping[str, Arm]:
     oracle, unseen_oracle = oracle_critiques(training, rule), oracle_critiques(held_out, rule)
-    mixed, unseen_mixed = shuffled(oracle), shuffled(unseen_oracle)
-    coins, unseen_coins = coin_critiques(training, _COINS, rule), coin_critiques(held_out, 1, rule)
-    kept = [c for c in coins if c.verdict == (c.side == "chosen")]
+    mixed, unseen_mixed = shuffled(training, oracle), shuffled(held_out, unseen_oracle)
+    everything, unseen_all = blind_critiques(training, rule), blind_critiques(held_out, rule)
+    kept, unseen_kept = _kept_by_label(everything), _kept_by_label(unseen_all)
+    drawn_verdicts = _uninformed_verdicts(held_out)
+    drawn = [c for c in unseen_all if c.verdict == drawn_verdicts[c.pair_id, c.side]]
     return {
         "scalar": Arm([], [], _empty(training), _empty(held_out)),
         "oracle": Arm(oracle, oracle, oracle, unseen_oracle),
         "shuffled": Arm(mixed, mixed, mixed, unseen_mixed),
-        "coupled": Arm(kept, kept, kept, unseen_coins),
-        "decoupled": Arm(kept, coins, kept, unseen_coins),
+        "coupled": Arm(kept, kept, kept, drawn, unseen_kept),
+        "decoupled": Arm(kept, everything, kept, drawn, unseen_kept),
     }
 
 
+def _uninformed_verdicts(pairs: Sequence[PreferencePair]) -> dict[tuple[str, SideName], bool]:
+    """One a response: of each four pairs they call both responses right, both wrong, the chosen one alone right, and
+    the rejected one alone. A coin would, on average.
+    """
+    return {(pair.id, side): bool(i >> j & 1) for i, pair in enumerate(pairs) for j, side in enumerate(SIDES)}
+
+
+def _kept_by_label(critiques: Sequence[Critique]) -> list[Critique]:
+    return [c for c in critiques if c.verdict == (c.side == "chosen")]
+
+
 def _fit(config: TrainConfig, folder: Path, arm: Arm) -> None:
-    changes: dict[str, Any] = {"validation_critiques": None, "critiques": (), "reward_critiques": ()}
+    if (folder / SUMMARY).is_file():
+        return
+    changes: dict[str, Any] = dict.fromkeys(_NOT_USED) | {
+        "critiques": (),
+        "reward_critiques": (),
+        "training_share": 1.0,
+    }
+    # The last step is measured: a best one would be chosen after critiques that a hardly trained model writes.
+    changes["trainer"] = config.trainer | {"eval_strategy": "no", "push_to_hub": False}
     if arm.learned:
         changes["critiques"] = (_keep(folder.with_name(f"{folder.name}-learned"), arm.learned),)
-    if arm.judged is not arm.learned:
+    if arm.judged != arm.learned:
         changes["reward_critiques"] = (_keep(folder.with_name(f"{folder.name}-judged"), arm.judged),)
     train(config.model_copy(update=changes), folder, scalar=not arm.learned)
 
 
-def _checks(
-    seen: Mapping[str, Estimate],
-    unseen: Mapping[str, Estimate],
-    margins: Mapping[str, Sequence[float]],
-    groups: Sequence[str],
-) -> dict[str, bool]:
-    def better(ours: str, theirs: str) -> bool:
-        return difference(outcomes(margins[ours]), outcomes(margins[theirs]), groups).low > 0
+def _require_room(folder: Path, critiques: Iterable[Critique]) -> None:
+    """Raises ConfigError: a critique would lose its end, where the verdict is."""
+    checkpoint = Checkpoint.open(folder)
+    longest = max(len(checkpoint.renderer.tokenize_critique(text)) for text in {c.text for c in critiques})
+    if longest > (limit := checkpoint.manifest.max_critique_tokens):
+        raise ConfigError(
+            f"max_critique_tokens: {limit} would cut the controls' critiques, of which the longest has {longest} "
+            "tokens; raise it, and choose another --out"
+        )
 
+
+def _margins(folder: Path, place: str, pairs: Sequence[PreferencePair], critiques: Sequence[Critique]) -> list[float]:
+    written = _keep(folder / f"{place}-critiques", critiques)
+    run = {"pairs": content_sha256(pairs)}
+    margins: list[float] = teacher_forced_margins(folder, pairs, written, out=folder / place, run=run)[0].tolist()
+    return margins
+
+
+def _checks(accuracies: Accuracies, margins: Mapping[str, Sequence[float]], groups: Sequence[str]) -> dict[str, bool]:
+    """`margins` and their `groups` on held-out pairs."""
+
+    def better_than_scalar(arm: str) -> bool:
+        return difference(outcomes(margins[arm]), outcomes(margins["scalar"]), groups).low > 0
+
+    coupled, decoupled = accuracies["coupled"], accuracies["decoupled"]
     return {
-        f"oracle critiques are read on unseen pairs (at least {ENOUGH})": unseen["oracle"].value >= ENOUGH,
-        "shuffled critiques are no better than the scalar": not better("shuffled", "scalar"),
-        "coupled losses leak the label (seen above unseen)": seen["coupled"].low > unseen["coupled"].high,
-        "the leak is worth nothing on unseen pairs": not better("coupled", "scalar"),
-        "decoupled losses do not leak": seen["decoupled"].high < seen["coupled"].low,
+        f"oracle critiques are read on unseen pairs (at least {ENOUGH})": accuracies["oracle"][UNSEEN].value >= ENOUGH,
+        "shuffled critiques are no better than the scalar": not better_than_scalar("shuffled"),
+        "coupled losses leak the label (training pairs above unseen ones)": coupled[SEEN].low > coupled[UNSEEN].high,
+        "coupled losses leak the label (kept critiques above all of them)": coupled[KEPT].low > coupled[UNSEEN].high,
+        "the leak is worth nothing on unseen pairs": not better_than_scalar("coupled"),
+        "decoupled losses do not leak": decoupled[KEPT].high < coupled[KEPT].low,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,17 @@ def teacher_forced_margins(
     members = [pair for pair in pairs if all((pair.id, side) in groups for side in SIDES)]
     if not members:
         raise DataError(f"{critiques} has critiques of none of these {len(pairs)} pairs: is it of other data?")
-    reference = ReferenceModel.load(folder, checkpoint.manifest.reward_token_id, renderer.stop_token_ids)
+
+    @cache
+    def reference() -> ReferenceModel:  # no model where there is nothing left to do
+        return ReferenceModel.load(folder, checkpoint.manifest.reward_token_id, renderer.stop_token_ids)
 
     def score(pair: PreferencePair, side: SideName) -> dict[str, Any]:
         prompt = renderer.open(pair.prompt).render(
             getattr(pair, side), max_model_len=checkpoint.max_model_len, max_critique_tokens=longest, truncate=True
         )
         rewards = [
-            reference.score(prompt.token_ids, critique_tokens(renderer, c, longest))[1] for c in groups[pair.id, side]
+            reference().score(prompt.token_ids, critique_tokens(renderer, c, longest))[1] for c in groups[pair.id, side]
         ]
         mean = sum(rewards) / len(rewards)
         return {"pair_id": pair.id, "side": side, "score": mean, "truncated": prompt.truncated}
