@@ -153,7 +153,7 @@ class Experiment(Workbench):
 
     def shuffled_critiques(self) -> dict[str, Any]:
         critiques = [
-            Critique(pair.id, side, 0, row["text"], None, row["finish_reason"], 0)
+            Critique(pair.id, side, 0, row["text"], None, row["finish_reason"], 0, row["verdict"])
             for (pair, side), row in zip(
                 sides_of(self.heldout), json.loads((self.out / "round2-texts.json").read_text()), strict=True
             )
