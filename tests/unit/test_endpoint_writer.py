@@ -218,10 +218,13 @@ def test_roles_that_a_template_refuses_are_named_with_their_pair() -> None:
 def test_a_prefix_is_rendered_without_an_end_and_has_its_room() -> None:
     renderer = Renderer(make_tokenizer(), "")
     long = "word " * 200
-    bare, none = render_task(renderer, Task((USER,), long, "I", 0), max_model_len=99, max_tokens=9)
-    prompt, prefix = render_task(renderer, Task((USER,), long, "I", 0, "Mine: 4. It"), max_model_len=99, max_tokens=9)
+    bare, none, cut = render_task(renderer, Task((USER,), long, "I", 0), max_model_len=99, max_tokens=9)
+    task = Task((USER,), long, "I", 0, "Mine: 4. It")
+    prompt, prefix, _ = render_task(renderer, task, max_model_len=99, max_tokens=9)
     assert none == []
     assert renderer.decode(prefix) == "Mine: 4. It"
     assert prefix == renderer.tokenize_critique("Mine: 4. It")[:-1]
+    assert cut
     assert len(bare) == 90
     assert len(prompt) + len(prefix) == 90
+    assert render_task(renderer, Task((USER,), "short", "I", 0), max_model_len=99, max_tokens=9).truncated is False

@@ -76,7 +76,8 @@ class Sample(WriterOptions):
         from ..critiques.critique_task import TaskError, load_tasks
         from ..critiques.records import read_critiques
         from ..critiques.sample import SampleSettings, sample
-        from ..critiques.summary import blind_summary, sample_summary
+        from ..critiques.summary import blind_summary, sample_summary, truncated_responses
+        from ..data.overlong import log_truncated
         from ..data.trained_questions import trained_pairs
         from ..tables import as_rows
 
@@ -94,7 +95,11 @@ class Sample(WriterOptions):
             sample_blind(pairs, self.critic(), tasks, settings, explain_tokens=self.explain, out=self.out, run=run)
         else:
             sample(pairs, self.critic(), tasks, settings, out=self.out, run=run)
-        rows = sample_summary(read_critiques(self.out), pairs, tasks)
+        critiques = read_critiques(self.out)
+        log_truncated(
+            truncated_responses(critiques), 2 * len(pairs), max_model_len=self.max_model_len, unit="responses"
+        )
+        rows = sample_summary(critiques, pairs, tasks)
         if self.blind:
             rows = blind_summary(read_derivations(self.out), pairs) + rows
         logging.getLogger(__name__).info("%s", as_rows(rows))
@@ -232,12 +237,13 @@ class Refine(WriterOptions):
         from ..critiques.filter import Quality
         from ..critiques.records import read_critiques
         from ..critiques.refine import refine, summary
+        from ..data.overlong import log_truncated
         from ..parts import read_run, run_digest
         from ..tables import as_rows
 
         before, pairs = read_critiques(self.critiques), self.pairs(self.data)
         filtered = read_run(self.critiques)
-        refine(
+        prompts = refine(
             pairs,
             before,
             self.critic(),
@@ -249,6 +255,7 @@ class Refine(WriterOptions):
             out=self.out,
             run={"critiques": run_digest(self.critiques)} | self.run_on(pairs),
         )
+        log_truncated(prompts[True], prompts.total(), max_model_len=self.max_model_len)
         logging.getLogger(__name__).info("%s", as_rows(summary(before, read_critiques(self.out))))
         return 0
 

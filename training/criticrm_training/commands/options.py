@@ -140,7 +140,11 @@ class WriterOptions(BaseModel):
     )
     concurrency: PositiveInt = Field(32, description="Requests to the endpoint at a time.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the model.")
-    max_model_len: PositiveInt = Field(2048, description="Longest prompt with its critique, in tokens; others are cut.")
+    max_model_len: PositiveInt = Field(
+        4096,
+        description="Longest prompt with its critique, in tokens; longer ones are cut as the service does, counted and "
+        "reported. A model that was made for fewer needs a smaller number.",
+    )
     out: Path = Field(description="Folder for the Parquet parts; a second run goes on where the first stopped.")
     limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
 

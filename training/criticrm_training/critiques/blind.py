@@ -200,7 +200,7 @@ def _explained(
         if kept.strip() and ended and still == (False, False):
             tokens = None if c.tokens is None or draft.tokens is None else c.tokens + draft.tokens
             explained[c.pair_id, c.side, c.sample] = Critique(
-                c.pair_id, c.side, c.sample, text, c.score, "stop", tokens, False
+                c.pair_id, c.side, c.sample, text, c.score, "stop", tokens, False, draft.truncated
             )
     return [explained.get((c.pair_id, c.side, c.sample), c) for _, _, c in compared]
 

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("tokens", pa.int32()),
         ("verdict", pa.bool_()),  # null: none can be read
+        ("truncated", pa.bool_()),  # null: not known
     ]
 )
 
@@ -39,6 +40,7 @@ class Critique:
         score: 1 to 10, or a reward; None where the critique gives none that can be read, never a default.
         tokens: as written, score line and end included; None where the writer doesn't say.
         verdict: whether it calls its response right, by its task's rule; None where it doesn't say, or has no rule.
+        truncated: its writer saw the conversation or the response cut to its own length; None where it doesn't say.
     """
 
     pair_id: str
@@ -49,6 +51,7 @@ class Critique:
     finish_reason: str
     tokens: int | None
     verdict: bool | None = None
+    truncated: bool | None = None
 
     def row(self) -> dict[str, Any]:
         return {field: getattr(self, field) for field in SCHEMA.names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,7 @@ def refine(
     quality: Quality = ANY_QUALITY,
     out: Path,
     run: dict[str, Any],
-) -> None:
+) -> Counter[bool | None]:
     """Write the refined critiques of the pairs that have any to `out`, in parts.
 
     A response that has no more critiques than are wanted keeps them as they are: there is nothing to choose or merge.
@@ -53,28 +54,39 @@ def refine(
         rate_by: how `rank` reads a rating: the number that is written, or the one that the model expects to write.
         quality: that a merged critique must have, as those had that it was merged from; else its response has none.
         run: what identifies this run besides the arguments given here.
+
+    Returns how many prompts were truncated for the critic, and how many were not, of those that were written about now.
     """
+    prompts: Counter[bool | None] = Counter()
     groups = by_response(critiques)
     members = [pair for pair in pairs if any((pair.id, side) in groups for side in SIDES)]
 
     def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
         responses = [(pair, side) for pair in chunk for side in SIDES if (pair.id, side) in groups]
         if method == "summ":
-            return [c.row() for c in _summ(responses, groups, critic, max_tokens, quality)]
-        return [c.row() for c in _rank(responses, groups, critic, top_k, rate_by)]
+            return [c.row() for c in _summ(responses, groups, critic, max_tokens, quality, prompts)]
+        return [c.row() for c in _rank(responses, groups, critic, top_k, rate_by, prompts)]
 
     described = run | {"model": critic.name, "method": method, "top_k": top_k, "max_tokens": max_tokens}
     described |= asdict(quality) if method == "summ" else {}
     if rate_by != "written":
         described["rate_by"] = rate_by
     write_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
+    return prompts
 
 
 Groups = dict[tuple[str, SideName], list[Critique]]
 Responses = Sequence[tuple[PreferencePair, SideName]]
 
 
-def _summ(responses: Responses, groups: Groups, critic: Critic, max_tokens: int, quality: Quality) -> list[Critique]:
+def _summ(
+    responses: Responses,
+    groups: Groups,
+    critic: Critic,
+    max_tokens: int,
+    quality: Quality,
+    prompts: Counter[bool | None],
+) -> list[Critique]:
     several = [(pair, side) for pair, side in responses if len(groups[pair.id, side]) > 1]
     tasks = [
         Task(
@@ -87,8 +99,11 @@ def _summ(responses: Responses, groups: Groups, critic: Critic, max_tokens: int,
         for pair, side in several
     ]
     drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=max_tokens))
+    prompts.update(draft.truncated for (draft,) in drafts)
     merged = {
-        (pair.id, side): Critique(pair.id, side, 0, draft.text.strip(), None, draft.finish_reason, draft.tokens)
+        (pair.id, side): Critique(
+            pair.id, side, 0, draft.text.strip(), None, draft.finish_reason, draft.tokens, truncated=draft.truncated
+        )
         for (pair, side), (draft,) in zip(several, drafts, strict=True)
     }
     found = [
@@ -99,7 +114,14 @@ def _summ(responses: Responses, groups: Groups, critic: Critic, max_tokens: int,
     return [c for c in found if (c.pair_id, c.side) not in merged or not quality.fault(c)]
 
 
-def _rank(responses: Responses, groups: Groups, critic: Critic, top_k: int, rate_by: RateBy) -> list[Critique]:
+def _rank(
+    responses: Responses,
+    groups: Groups,
+    critic: Critic,
+    top_k: int,
+    rate_by: RateBy,
+    prompts: Counter[bool | None],
+) -> list[Critique]:
     contested = [
         (pair, critique)
         for pair, side in responses
@@ -118,6 +140,7 @@ def _rank(responses: Responses, groups: Groups, critic: Critic, top_k: int, rate
         for pair, c in contested
     ]
     drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16, score_by=rate_by))
+    prompts.update(draft.truncated for (draft,) in drafts)
     ratings = {
         (c.pair_id, c.side, c.sample): split_score(draft.text)[1] if rate_by == "written" else draft.score
         for (_, c), (draft,) in zip(contested, drafts, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from criticrm_model.errors import ConversationError, PromptTooLong
 from criticrm_model.prompt import Message, Renderer
@@ -11,11 +12,25 @@ from criticrm_model.prompt import Message, Renderer
 from .writers import Conversation, Task, WriterError
 
 
-def render_task(renderer: Renderer, task: Task, *, max_model_len: int, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt that asks for a critique, `[prompt_len]`, and of its prefix, `[prefix_len]`.
+class RenderedTask(NamedTuple):
+    """What a writer goes on from.
+
+    Attributes:
+        prompt_ids: token ids, `[prompt_len]`.
+        prefix_ids: of the text that every draft begins with, `[prefix_len]`.
+        truncated: tokens of the conversation or of the response were dropped to fit; None for what is never cut.
+    """
+
+    prompt_ids: list[int]
+    prefix_ids: list[int]
+    truncated: bool | None
+
+
+def render_task(renderer: Renderer, task: Task, *, max_model_len: int, max_tokens: int) -> RenderedTask:
+    """The prompt that asks for a critique, and the prefix of that.
 
     Args:
-        max_model_len: of prompt, prefix and critique; a longer conversation or response is cut.
+        max_model_len: of prompt, prefix and critique, in tokens; a longer conversation or response is cut.
         max_tokens: of what is written after the prefix.
 
     Raises:
@@ -28,7 +43,7 @@ def render_task(renderer: Renderer, task: Task, *, max_model_len: int, max_token
         prompt = opened.render(
             task.response, max_model_len=max_model_len, max_critique_tokens=len(prefix) + max_tokens, truncate=True
         )
-    return prompt.token_ids, prefix
+    return RenderedTask(prompt.token_ids, prefix, prompt.truncated)
 
 
 def render_conversation(

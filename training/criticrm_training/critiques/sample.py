@@ -120,7 +120,7 @@ def as_critique(
     said = read_verdict(text, pair.response(side), rule) if rule else None
     if score_by == "verdict":
         score = None if said is None else float(said)
-    return Critique(pair.id, side, number, text, score, draft.finish_reason, draft.tokens, said)
+    return Critique(pair.id, side, number, text, score, draft.finish_reason, draft.tokens, said, draft.truncated)
 
 
 def task_seed(*parts: object) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..answers import equal, final_answer, stated_answer
 from ..data.pairs import PreferencePair
@@ -15,6 +15,11 @@ from .writers import Draft
 Rows = list[tuple[str, str]]
 
 
+def truncated_responses(critiques: Iterable[Critique]) -> int:
+    """How many responses the writer saw cut, or with their conversation cut."""
+    return len({(c.pair_id, c.side) for c in critiques if c.truncated})
+
+
 def sample_summary(critiques: Sequence[Critique], pairs: Sequence[PreferencePair], tasks: Tasks) -> Rows:
     """Rows of a table; those on verdicts and answers only where a task has a rule for them."""
     n = len(critiques)
@@ -23,6 +28,7 @@ def sample_summary(critiques: Sequence[Critique], pairs: Sequence[PreferencePair
         ("critiques", f"{n}"),
         ("with a score that can be read", _share(sum(c.score is not None for c in critiques), n)),
         ("ended by themselves", _share(sum(c.finish_reason == "stop" for c in critiques), n)),
+        ("responses truncated for the writer", _truncated(critiques)),
         ("tokens a critique", _mean([c.tokens for c in critiques])),
     ]
     by_id = {pair.id: pair for pair in pairs}
@@ -85,6 +91,11 @@ def blind_summary(derivations: Mapping[str, Sequence[Draft]], pairs: Sequence[Pr
 
 def _share(part: int, of: int) -> str:
     return f"{part} of {of} ({part / of:.1%})" if of else "none"
+
+
+def _truncated(critiques: Sequence[Critique]) -> str:
+    known = {(c.pair_id, c.side) for c in critiques if c.truncated is not None}
+    return _share(truncated_responses(critiques), len(known)) if known else "unknown"
 
 
 def _mean(tokens: Sequence[int | None]) -> str:

@@ -15,7 +15,7 @@ from criticrm_model.reward import Dtype, finite_reward
 
 from ..base import has_fast_bfloat16, load_base
 from .decoding import Decoded, decode, use_grouped_attention
-from .rendering import render_conversation, render_task
+from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Request, Sampling, Task, WriterError, write_group
@@ -62,17 +62,17 @@ class TransformersWriter:
         rendered = [
             render_task(self._renderer, task, max_model_len=self._max_model_len, max_tokens=longest) for task in tasks
         ]
-        prompts = [prompt + prefix for prompt, prefix in rendered]
+        prompts = [task.prompt_ids + task.prefix_ids for task in rendered]
         written = self._decode(prompts, [task.seed for task in tasks], sampling)
         drafts = [
-            [self._draft(prefix, sequence, by_reward) for sequence in several]
-            for (_, prefix), several in zip(rendered, written, strict=True)
+            [self._draft(task, sequence, by_reward) for sequence in several]
+            for task, several in zip(rendered, written, strict=True)
         ]
         if not by_expected:
             return drafts
         contexts = [
-            prompt + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
-            for (prompt, _), several in zip(rendered, drafts, strict=True)
+            task.prompt_ids + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1]
+            for task, several in zip(rendered, drafts, strict=True)
             for draft in several
         ]
         scores = iter(self._expected_scores(contexts))
@@ -84,7 +84,11 @@ class TransformersWriter:
             for c in conversations
         ]
         written = self._decode(prompts, [conversation.seed for conversation in conversations], sampling)
-        return [[self._draft([], sequence, scored=False) for sequence in several] for several in written]
+        rendered = [RenderedTask(prompt, [], truncated=None) for prompt in prompts]
+        return [
+            [self._draft(conversation, sequence, scored=False) for sequence in several]
+            for conversation, several in zip(rendered, written, strict=True)
+        ]
 
     def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
         """The drafts of each group, in order; as many groups are written at once as make a full batch."""
@@ -108,12 +112,13 @@ class TransformersWriter:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _draft(self, prefix: list[int], sequence: Decoded, scored: bool) -> Draft:
+    def _draft(self, task: RenderedTask, sequence: Decoded, scored: bool) -> Draft:
         return Draft(
-            self._renderer.decode([*prefix, *sequence.token_ids]),
+            self._renderer.decode([*task.prefix_ids, *sequence.token_ids]),
             "stop" if sequence.stopped else "length",
             len(sequence.token_ids),
             sequence.reward if scored else None,
+            task.truncated,
         )
 
     def _decode(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[list[Decoded]]:

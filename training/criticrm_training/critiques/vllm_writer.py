@@ -16,12 +16,10 @@ from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
-from .rendering import render_conversation, render_task
+from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
 from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
-
-_Rendered = tuple[list[int], list[int]]  # token ids of a prompt and of the prefix that its drafts begin with
 
 
 class VLLMWriter:
@@ -83,7 +81,7 @@ class VLLMWriter:
     def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
         """The drafts of each group, in order. The next groups are begun as soon as the engine has room for them."""
         ahead = iter(groups)
-        begun: deque[tuple[Sequence[Request], list[_Rendered], list[str]]] = deque()
+        begun: deque[tuple[Sequence[Request], list[RenderedTask], list[str]]] = deque()
 
         def begin() -> None:
             while self._llm.llm_engine.get_num_unfinished_requests() < self._max_num_seqs:
@@ -91,7 +89,7 @@ class VLLMWriter:
                 if group is None:
                     return
                 rendered = [self._render(request) for request in group]
-                prompts = [prompt + prefix for prompt, prefix in rendered]
+                prompts = [task.prompt_ids + task.prefix_ids for task in rendered]
                 begun.append((group, rendered, self._enqueue(prompts, [self._params(request) for request in group])))
 
         begin()
@@ -99,8 +97,8 @@ class VLLMWriter:
             group, rendered, ids = begun.popleft()
             outputs = self._collect(ids, begin)
             drafts = [
-                [self._draft(request, prefix, c) for c in sorted(output.outputs, key=lambda c: c.index)]
-                for request, (_, prefix), output in zip(group, rendered, outputs, strict=True)
+                [self._draft(request, task, c) for c in sorted(output.outputs, key=lambda c: c.index)]
+                for request, task, output in zip(group, rendered, outputs, strict=True)
             ]
             yield self._with_expected_scores(group, rendered, drafts)
             begin()
@@ -109,10 +107,11 @@ class VLLMWriter:
         # A process that multiprocessing started waits for its own children before any finalizer would stop them.
         self._llm.llm_engine.engine_core.shutdown()
 
-    def _render(self, request: Request) -> _Rendered:
+    def _render(self, request: Request) -> RenderedTask:
         asked, sampling, limit = request.asked, request.sampling, self._max_model_len
         if isinstance(asked, Conversation):
-            return render_conversation(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens), []
+            ids = render_conversation(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens)
+            return RenderedTask(ids, [], truncated=None)
         spare = SCORE_LINE_TOKENS if sampling.score_by == "expected" else 0
         return render_task(self._renderer, asked, max_model_len=limit, max_tokens=sampling.max_tokens + spare)
 
@@ -134,16 +133,16 @@ class VLLMWriter:
             detokenize=False,
         )
 
-    def _draft(self, request: Request, prefix: list[int], completion: Any) -> Draft:
+    def _draft(self, request: Request, task: RenderedTask, completion: Any) -> Draft:
         score = None
         if request.sampling.score_by == "reward":
             # The reward position: what predicts the last token that was written.
             score = finite_reward(completion.logprobs[-1][self._reward_token_id].logprob)
-        text = self._renderer.decode([*prefix, *completion.token_ids])
-        return Draft(text, str(completion.finish_reason), len(completion.token_ids), score)
+        text = self._renderer.decode([*task.prefix_ids, *completion.token_ids])
+        return Draft(text, str(completion.finish_reason), len(completion.token_ids), score, task.truncated)
 
     def _with_expected_scores(
-        self, group: Sequence[Request], rendered: Sequence[_Rendered], drafts: list[list[Draft]]
+        self, group: Sequence[Request], rendered: Sequence[RenderedTask], drafts: list[list[Draft]]
     ) -> list[list[Draft]]:
         """Where they are scored by what is expected: the mean of the score that the model would write next, over the
         digits that it may write.
@@ -156,7 +155,7 @@ class VLLMWriter:
         lead, digits = score_line(self._tokenizer, self.name)
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=digits, detokenize=False)
         contexts = [
-            rendered[i][0] + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1] + lead
+            rendered[i].prompt_ids + self._renderer.tokenize_critique(split_score(draft.text)[0])[:-1] + lead
             for i in scored
             for draft in drafts[i]
         ]

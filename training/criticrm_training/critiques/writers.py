@@ -59,12 +59,15 @@ class Draft:
         finish_reason: "stop" where the model ended it.
         tokens: that the model wrote, its end included; the prefix is not counted. None: an endpoint doesn't say.
         score: what the critic gives the whole text, where it was asked to.
+        truncated: the conversation or the response was cut to the writer's length; None: an endpoint doesn't say, and
+            a conversation is never cut.
     """
 
     text: str
     finish_reason: str
     tokens: int | None
     score: float | None = None
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
