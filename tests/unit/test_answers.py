@@ -14,6 +14,8 @@ from criticrm_training.answers import equal, final_answer, votes
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.policies.questions import questions_sha256, read_questions
 
+BEGUN = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It is"}]
+
 
 def test_the_examples() -> None:
     assert doctest.testmod(answers_module).failed == 0
@@ -109,6 +111,10 @@ def test_each_question_once_in_an_order_of_its_own(tmp_path: Path) -> None:
         ([row(1), row(2, reference="Nobody knows.")], "row 2: reference: no answer that can be graded in 'Nobody"),
         ([{"reference": "The answer is 2."}], "row 1: no field 'prompt'"),
         ([row(1, prompt=7)], "row 1: prompt: neither text nor a list"),
+        ([row(1), ["What is 1 + 1?", "#### 2"]], "row 2: a row is an object with fields, not list"),
+        ([row(1), "What is 1 + 1?"], "row 2: a row is an object with fields, not str"),
+        ([row(1), row(2, prompt=BEGUN)], "row 2: prompt: its last message is the assistant's, and so are the resp"),
+        ([row(1), row(2, prompt="\n\nHuman: Why?\n\nAssistant: It")], "row 2: prompt: its last message is the"),
         ([row(1), row(1, reference="The answer is 3.")], "row 2: reference: another answer than that of 'q1'"),
         ([row(1), row(2, id="q1")], "row 2: id: 'q1' is that of another question"),
     ],

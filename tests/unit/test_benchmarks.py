@@ -61,8 +61,10 @@ ROWS = {
     "judgebench": JUDGEBENCH_ROWS,
 }
 
+BEGUN = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It is"}]
 
-def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
+
+def written(folder: Path, rows: list[Any]) -> Path:
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
@@ -241,6 +243,8 @@ def test_judgebench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("rewardbench", {"subset": "chat"}, "row 1: subset: 'chat' is none of alpacaeval-easy"),
         ("rewardbench", {"chosen": 3}, "row 1: chosen: int, not text"),
         ("rewardbench", {"prompt": None}, "row 1: prompt: neither text nor a list of messages"),
+        ("rewardbench", {"prompt": BEGUN}, "row 1: prompt: its last message is the assistant's, and so are the resp"),
+        ("judgebench", {"question": BEGUN}, "row 1: question: its last message is the assistant's"),
         ("rewardbench2", {"rejected": "2"}, "row 1: rejected: not a list of texts"),
         ("rewardbench2", {"num_correct": 2}, "row 1: num_correct: 2, but chosen holds 1"),
         ("rewardbench2", {"subset": "Ties"}, "row 1: id: '0' is neither 'ref:' nor 'tied:' and a number"),
@@ -254,6 +258,18 @@ def test_judgebench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bad_row_is_named(tmp_path: Path, name: str, change: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_items(name, written(tmp_path, [ROWS[name][0] | change]))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_that_is_no_object_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="row 2: a row is an object with fields, not list"):
+        read_items(name, written(tmp_path, [ROWS[name][0], ["Why?", "So."]]))
+
+
+def test_a_prompt_that_only_opens_the_answer_is_read(tmp_path: Path) -> None:
+    opened = [*BEGUN[:1], {"role": "assistant", "content": ""}]
+    (item,) = read_items("rewardbench", written(tmp_path, [ROWS["rewardbench"][0] | {"prompt": opened}]))
+    assert item.prompt == tuple(BEGUN[:1])
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -12,9 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from criticrm_training.critiques.endpoint_writer import EndpointWriter
+from criticrm_training.critiques.writers import Conversation, Draft, Request, Sampling, Streaming, Task, WriterError
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.evaluation import scoring
 from criticrm_training.evaluation.items import Item
+from criticrm_training.evaluation.policies import policy as policy_module
+from criticrm_training.evaluation.policies.policy import Asked, PolicySettings
 from criticrm_training.evaluation.scoring import score_items
 from criticrm_training.parts import read_parts, stream_in_parts
 
@@ -185,3 +189,113 @@ def test_an_answer_of_another_size_is_an_error(tmp_path: Path, change: dict[str,
     items = [Item("0", ({"role": "user", "content": "Q"},), ("r",), 1, "s", "q")]
     with Answers(lambda _: (200, change)) as url, pytest.raises(EndpointError, match=message):
         score_items(items, Endpoint(url), samples=0, out=tmp_path, run={})
+
+
+USER = {"role": "user", "content": "Q"}
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """Says the seed it was asked with, as often as it was asked for."""
+    choices = [
+        {"index": k, "message": {"content": f"{body['seed']}.{k}"}, "finish_reason": "stop"} for k in range(body["n"])
+    ]
+    return {"choices": choices, "usage": {"completion_tokens": body["n"]}}
+
+
+def asked(seed: int, n: int = 1, label: str = "") -> Request:
+    """Conversations and critiques in turn."""
+    messages = ({"role": "user", "content": "Q"},)
+    if seed % 2:
+        return Request(Conversation(messages, seed, label), Sampling(n, 0.7, 9))  # type: ignore[arg-type]
+    return Request(Task(messages, "R", "I", seed, label=label), Sampling(n, 0.7, 9))  # type: ignore[arg-type]
+
+
+def test_an_endpoint_is_asked_for_the_next_groups_before_one_has_ended() -> None:
+    """Every eight requests wait for each other, and a group has three at the most."""
+    together = threading.Barrier(8)
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        together.wait(timeout=60)
+        return 200, completion(body)
+
+    groups = [[asked(0), asked(1, n=2), asked(2)], [], [asked(3), asked(4)], [asked(5)], [asked(6), asked(7)]]
+    with Answers(answer) as url:
+        writer = EndpointWriter(Endpoint(url, concurrency=8), "big")
+        assert isinstance(writer, Streaming)
+        found = [[[d.text for d in drafts] for drafts in group] for group in writer.stream(iter(groups))]
+    assert found == [
+        [["0.0"], ["1.0", "1.1"], ["2.0"]], [], [["3.0"], ["4.0"]], [["5.0"]], [["6.0"], ["7.0"]],
+    ]  # fmt: skip
+
+
+def test_groups_are_read_no_further_than_requests_can_start() -> None:
+    read: list[int] = []
+
+    def groups() -> Generator[list[Request], None, None]:
+        for seed in range(50):
+            read.append(seed)
+            yield [asked(seed)]
+
+    with Answers(lambda body: (200, completion(body))) as url:
+        stream = EndpointWriter(Endpoint(url, concurrency=2), "big").stream(groups())
+        assert next(stream) == [[Draft("0.0", "stop", 1)]]
+        assert len(read) <= 6
+        assert len(list(stream)) == 49
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ((422, "too long"), EndpointError, "^pair 'g5': .* answered 422"),
+        ((200, {"choices": []}), WriterError, "^pair 'g5': .* answered 200, but gave 0 choices"),
+    ],
+)
+def test_a_request_of_a_later_group_is_named(fault: tuple[int, Any], error: type[Exception], message: str) -> None:
+    groups = [
+        [asked(2 * i, label=f"pair 'g{2 * i}'"), asked(2 * i + 1, label=f"pair 'g{2 * i + 1}'")] for i in range(9)
+    ]
+    with Answers(lambda body: fault if body["seed"] == 5 else (200, completion(body))) as url:
+        writer = EndpointWriter(Endpoint(url, concurrency=2), "big")
+        with pytest.raises(error, match=message):
+            list(writer.stream(groups))
+
+
+def test_a_policy_answers_the_next_parts_with_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Best-of-n and correction: parts of two conversations, of which four are in flight together."""
+    together = threading.Barrier(8)
+    requests: list[int] = []
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        requests.append(body["seed"])
+        together.wait(timeout=60)
+        return 200, completion(body)
+
+    monkeypatch.setattr(policy_module, "_CONVERSATIONS_PER_PART", 2)
+    questions: list[Asked] = [(f"q{i}", Conversation((USER,), i)) for i in range(16)]  # type: ignore[arg-type]
+    sampling = Sampling(2, 0.7, 9)
+    with Answers(answer) as url:
+        settings = PolicySettings("big", endpoint=url, concurrency=8)
+        rows = policy_module.answer(settings, questions, sampling, out=tmp_path, run={}, label="answers")
+        assert len(requests) == 16
+        again = policy_module.answer(settings, questions, sampling, out=tmp_path, run={}, label="answers")
+    assert rows == again == [
+        {"id": f"q{i}", "responses": [f"{i}.0", f"{i}.1"], "ended": [True, True]} for i in range(16)
+    ]  # fmt: skip
+    assert len(requests) == 16
+    assert len(list(tmp_path.glob("part-*"))) == 8
+
+
+def test_a_policy_that_has_nothing_left_to_answer_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[Asked] = [("q", Conversation((USER,), 0))]  # type: ignore[arg-type]
+    with Answers(lambda body: (200, completion(body))) as url:
+        settings = PolicySettings("big", endpoint=url)
+        policy_module.answer(settings, questions, Sampling(1, 0.7, 9), out=tmp_path, run={}, label="answers")
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise AssertionError("nothing is left to do")
+
+        monkeypatch.setattr(policy_module, "open_writer", refuse)
+        found = policy_module.answer(settings, questions, Sampling(1, 0.7, 9), out=tmp_path, run={}, label="answers")
+    assert [row["responses"] for row in found] == [["0.0"]]

@@ -69,7 +69,8 @@ def test_refining_counts_what_it_cut(
     base: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: Any
 ) -> None:
     """A prompt of its own a response for summ, a critique for rank."""
-    critiques = [Critique(row["id"], side, k, f"It is {k}.", 5, "stop", 4).row() for row in ROWS for k in (1, 2)]
+    responses = [(row["id"], side) for row in ROWS for side in SIDES]
+    critiques = [Critique(*response, k, f"It is {k}.", 5, "stop", 4).row() for response in responses for k in (1, 2)]
     write_in_parts(tmp_path / "kept", {}, [[0]], lambda _: critiques, SCHEMA, "made")
     step = Refine(
         critiques=tmp_path / "kept", data=str(pairs), method=method, top_k=1,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import tee
 from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
@@ -11,7 +14,7 @@ from criticrm_model.prompt import Message
 
 from ..endpoint import Endpoint, EndpointError
 from .rendering import prefixed, require_text
-from .writers import Conversation, Draft, Sampling, Task, WriterError
+from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
 
 _BEGINNING = 40  # characters of a prefix that a draft would not begin with by chance
 
@@ -32,41 +35,66 @@ class EndpointWriter:
         self._endpoint = endpoint
 
     def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
-        if sampling.score_by in ("expected", "reward"):
-            raise WriterError(f"scores by {sampling.score_by} need the model in this process: no --endpoint")
-        return self._drafts(tasks, [self._body(_asking(task), task.seed, sampling) | _going_on(task) for task in tasks])
+        (drafts,) = self.stream([[Request(task, sampling) for task in tasks]])
+        return drafts
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
-        return self._drafts(conversations, [self._body(c.messages, c.seed, sampling) for c in conversations])
+        (drafts,) = self.stream([[Request(conversation, sampling) for conversation in conversations]])
+        return drafts
+
+    def stream(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[list[Draft]]]:
+        """The drafts of each group, in order. The next groups' requests are sent while the last of one are answered.
+
+        Raises:
+            WriterError, EndpointError: from where the request is that they are about; later ones may have been sent.
+        """
+        ahead, behind = tee(groups)
+        with closing(self._each(request for group in ahead for request in group)) as drafts:
+            for group in behind:
+                yield [next(drafts) for _ in group]
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _body(self, messages: Sequence[Message], seed: int, sampling: Sampling) -> dict[str, Any]:
+    def _each(self, requests: Iterable[Request]) -> Generator[list[Draft], None, None]:
+        sent: deque[Request] = deque()  # and not answered yet
+        answered = 0
+
+        def bodies() -> Iterator[dict[str, Any]]:
+            for request in requests:
+                sent.append(request)
+                yield self._body(request)
+
+        with closing(self._endpoint.post_each("/chat/completions", bodies())) as answers:
+            try:
+                for answer in answers:
+                    drafts = self._drafts(sent.popleft(), answer)
+                    answered += 1
+                    yield drafts
+            except EndpointError as error:
+                asked = sent[error.request - answered].asked
+                raise EndpointError(f"{prefixed(asked)}{error}", error.request) from error
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        asked, sampling = request.asked, request.sampling
+        if sampling.score_by in ("expected", "reward"):
+            raise WriterError(f"scores by {sampling.score_by} need the model in this process: no --endpoint")
+        require_text(asked)
         return {
             "model": self.name,
-            "messages": list(messages),
+            "messages": list(_asking(asked) if isinstance(asked, Task) else asked.messages),
             "n": sampling.n,
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
-            "seed": seed,
-        }
+            "seed": asked.seed,
+        } | (_going_on(asked) if isinstance(asked, Task) else {})
 
-    def _drafts(self, asked: Sequence[Task | Conversation], bodies: Sequence[dict[str, Any]]) -> list[list[Draft]]:
-        for each in asked:
-            require_text(each)
+    def _drafts(self, request: Request, answer: Any) -> list[Draft]:
+        prefix = request.asked.prefix if isinstance(request.asked, Task) else ""
         try:
-            answers = self._endpoint.post_all("/chat/completions", bodies)
-        except EndpointError as error:
-            raise EndpointError(f"{prefixed(asked[error.request])}{error}", error.request) from error
-        found = []
-        for each, body, answer in zip(asked, bodies, answers, strict=True):
-            prefix = each.prefix if isinstance(each, Task) else ""
-            try:
-                found.append(_drafts(answer, body["n"], prefix))
-            except ValueError as error:
-                raise WriterError(f"{prefixed(each)}{self._endpoint.url} answered 200, but {error}") from error
-        return found
+            return _drafts(answer, request.sampling.n, prefix)
+        except ValueError as error:
+            raise WriterError(f"{prefixed(request.asked)}{self._endpoint.url} answered 200, but {error}") from error
 
 
 class _Message(BaseModel):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .conversations import as_messages
 from .near_duplicates import Components, Hashes, is_among, near_duplicates, ngram_hashes, normalized_words
 from .rows import read_row
-from .sources import DataError, parsed, source_name
+from .sources import DataError, as_object, parsed, source_name
 from .splits import question_group
 
 Reason = Literal["same question", "nearly the same question", "passage"]
@@ -101,8 +101,7 @@ def find_contamination(
 
 
 def _with_question(_: int, row: Any) -> tuple[dict[str, Any], str]:
-    if not isinstance(row, dict):
-        raise ValueError(f"a row is an object with fields, not {type(row).__name__}")
+    row = as_object(row)
     field = next((field for field in _PROMPTS if row.get(field)), None)
     if field is not None:
         return row, question_group(as_messages(row[field], field))

@@ -53,6 +53,21 @@ def as_messages(value: Any, field: str) -> tuple[Message, ...]:
     return turns
 
 
+def as_question(value: Any, field: str) -> tuple[Message, ...]:
+    """A prompt whose responses are turns of their own.
+
+    Raises:
+        ValueError: naming the field; also where the prompt ends in words of the assistant.
+    """
+    prompt = as_messages(value, field)
+    if prompt[-1]["role"] == "assistant":
+        raise ValueError(
+            f"{field}: its last message is the assistant's, and so are the responses; where they go on from it, leave "
+            "it out and put it at the beginning of each response, else end with what they answer"
+        )
+    return prompt
+
+
 def as_response(value: Any, field: str) -> tuple[tuple[Message, ...] | None, str]:
     """The turns before the response, and its text. The turns are None where the response is text, not a message.
 

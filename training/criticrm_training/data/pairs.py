@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from criticrm_model.prompt import Message
 
-from .conversations import as_messages as as_messages
 from .labels import read_agreement, read_margin, read_reference
 from .rows import read_row
 from .sources import DataError, parsed, source_name

@@ -54,6 +54,13 @@ def parsed(source: Path | str, parse: Callable[[int, Any], T]) -> Iterator[tuple
             raise DataError(f"{source}, row {number}: {reason}") from error
 
 
+def as_object(row: Any) -> dict[str, Any]:
+    """The row, if it has fields. Raises ValueError."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a row is an object with fields, not {type(row).__name__}")
+    return row
+
+
 def source_name(source: Path | str) -> str:
     """As a manifest names it: a file without its folder, a dataset in full."""
     return Path(source).name if Path(source).exists() else str(source)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.pairs import as_messages, question_group
-from ...data.sources import DataError, parsed
+from ...data.conversations import as_question
+from ...data.pairs import question_group
+from ...data.sources import DataError, as_object, parsed
 from ..items import Item
 
 # RewardBench's subsets by section, with the weights of its code (rewardbench/constants.py): the subsets' sizes, but
@@ -73,7 +74,7 @@ def read_items(name: str, source: Path | str) -> list[Item]:
     Raises:
         DataError: the source is missing, empty or broken, or a row is malformed; the message names row and field.
     """
-    items = [item for _, item in parsed(source, FORMATS[name].item)]
+    items = [item for _, item in parsed(source, lambda number, row: FORMATS[name].item(number, as_object(row)))]
     if not items:
         raise DataError(f"{source} holds no rows")
     return items
@@ -163,7 +164,7 @@ def _item(
     id_field: str = "id",
     group: str | None = None,
 ) -> Item:
-    prompt = as_messages(row[prompt_field], prompt_field)
+    prompt = as_question(row[prompt_field], prompt_field)
     row_id = row.get(id_field)
     return Item(
         str(number if row_id is None else row_id), prompt, responses, correct, subset, group or question_group(prompt)

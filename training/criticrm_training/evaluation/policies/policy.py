@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +18,17 @@ import pyarrow as pa
 from criticrm_model.reward import Dtype
 
 from ...children import end_with_parent
-from ...critiques.writers import Conversation, Policy, Sampling, WriterError, open_writer
-from ...parts import in_chunks, read_parts, write_in_parts
+from ...critiques.writers import (
+    Conversation,
+    Draft,
+    Request,
+    Sampling,
+    Writer,
+    WriterError,
+    drafts_in_order,
+    open_writer,
+)
+from ...parts import in_chunks, read_parts, stream_in_parts
 
 SCHEMA = pa.schema(
     [
@@ -46,7 +54,7 @@ class PolicySettings:
     max_model_len: int = 4096
     dtype: Dtype = "auto"
 
-    def start(self) -> Policy:
+    def start(self) -> Writer:
         return open_writer(
             self.model,
             endpoint=self.endpoint,
@@ -104,17 +112,19 @@ def rows_sha256(rows: Sequence[dict[str, Any]]) -> str:
 def _answer(
     policy: PolicySettings, asked: Sequence[Asked], sampling: Sampling, out: Path, run: dict[str, Any], label: str
 ) -> None:
-    with ExitStack() as opened:
+    def requests(chunk: Sequence[Asked]) -> list[Request]:
+        return [Request(conversation, sampling) for _, conversation in chunk]
 
-        @cache
-        def start() -> Policy:  # no engine where there is nothing left to do
-            return opened.enter_context(closing(policy.start()))
+    def rows(chunk: Sequence[Asked], written: Sequence[Sequence[Draft]]) -> list[dict[str, Any]]:
+        return [
+            {"id": id, "responses": [d.text for d in drafts], "ended": [d.finish_reason == "stop" for d in drafts]}
+            for (id, _), drafts in zip(chunk, written, strict=True)
+        ]
 
-        def work(chunk: Sequence[Asked]) -> list[dict[str, Any]]:
-            written = start().answer([conversation for _, conversation in chunk], sampling)
-            return [
-                {"id": id, "responses": [d.text for d in drafts], "ended": [d.finish_reason == "stop" for d in drafts]}
-                for (id, _), drafts in zip(chunk, written, strict=True)
-            ]
+    def work(chunks: Sequence[Sequence[Asked]]) -> Iterator[list[dict[str, Any]]]:
+        if not chunks:  # no engine where there is nothing left to do
+            return
+        with closing(policy.start()) as writer:
+            yield from map(rows, chunks, drafts_in_order(writer, map(requests, chunks)))
 
-        write_in_parts(out, run, in_chunks(asked, _CONVERSATIONS_PER_PART), work, SCHEMA, label)
+    stream_in_parts(out, run, in_chunks(asked, _CONVERSATIONS_PER_PART), work, SCHEMA, label)

@@ -13,8 +13,9 @@ from typing import Any
 from criticrm_model.prompt import Message
 
 from ...answers import Answer, equal, final_answer
-from ...data.pairs import as_messages, in_question_order, question_group
-from ...data.sources import DataError, rows
+from ...data.conversations import as_question
+from ...data.pairs import in_question_order, question_group
+from ...data.sources import DataError, as_object, rows
 from ..items import Item
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def read_questions(source: Path | str, *, limit: int = 0, with_responses: bool =
     for number, row in rows(source):
         try:
             # Parquet gives None where a row lacks a field that others have.
-            if not isinstance(row, dict) or row.get("reference") is None:
+            row = as_object(row)
+            if row.get("reference") is None:
                 skipped += 1
                 continue
             question = _question(row, default_id=str(number))
@@ -95,7 +97,7 @@ def answered(question: Question, responses: Sequence[str]) -> Item:
 
 
 def _question(row: dict[str, Any], default_id: str) -> Question:
-    prompt = as_messages(row["prompt"], "prompt")
+    prompt = as_question(row["prompt"], "prompt")
     reference, responses, row_id = row["reference"], row.get("responses"), row.get("id")
     if not isinstance(reference, str):
         raise ValueError("reference: no text")
