@@ -75,6 +75,16 @@ def test_the_examples() -> None:
         ("Score: 7. The score is 9 to 4 in the match.", 7),
         ("Score: 3\nScore: 7", 7),
         ("Accuracy score: 3. Score: 7", 7),
+        ("Score: 07", 7),
+        ("Score: 7 - good", 7),
+        ("Score\uff1a7", 7),
+        ("Score: \uff17", 7),
+        ("The score is: 7", 7),
+        ("Score: 7 out of TEN", 7),
+        ("Score: 7 (1-10)", 7),
+        ("Score: 7 (on a scale of 1 to 10)", 7),
+        ("Score: 7/10 on a scale from 1 to 10", 7),
+        ("Score: 7 instead of 8", 7),
         # no score
         ("Score: 8.5", None),
         ("Score: 8,5", None),
@@ -130,6 +140,26 @@ def test_the_examples() -> None:
         ("I'd give it a 7", None),
         ("7", None),
         ("7/10", None),
+        ("Score: 1 (bad) to 10 (excellent): 7", None),
+        ("Score: 3 out of five", None),
+        ("Score: 3, out of 5", None),
+        ("Score: 3 \u2014 out of 5", None),
+        ("Score: 3 from 5", None),
+        ("Score: 3 out of 5 stars", None),
+        ("Score: 3 (scale 1-5)", None),
+        ("Score: 3 on a scale of 1 to 5", None),
+        ("Score: 7 out of 10.5", None),
+        ("Score: \uff17\uff0e\uff15", None),
+        ("Score: 6 (maybe 7)", None),
+        ("Score: 6 (7 if lenient)", None),
+        ("Score: 7; 8", None),
+        ("Score: 7\u21928", None),
+        ("Score: 7:10", None),
+        ("Score: 7\u00b11", None),
+        ("Score: 10 minus 3", None),
+        ("Score: 10 \u2212 3", None),
+        ("Score: 7+", None),
+        ("Score: 1 or more", None),
         ("10/10", None),
         ("Score: 7\nScore: 3 out of 5", None),
         ("Score: 7\nScore: 7-8", None),
@@ -160,3 +190,10 @@ def test_scores(text: str, score: int | None) -> None:
 )
 def test_what_is_left_of_the_text(text: str, kept: str) -> None:
     assert split_score(text)[0] == kept
+
+
+@pytest.mark.parametrize("rest", [" ", "\n", " (a)", " or", "(", " the"])
+def test_what_a_rambling_model_repeats_takes_no_time(rest: str) -> None:
+    """As long as a critique can be; a pattern that tries every split of it would not end."""
+    assert split_score("Score: 7" + rest * 20_000 + "x")[1] == 7
+    assert split_score(rest * 20_000)[1] is None

@@ -19,22 +19,30 @@ _SCALE = r"1\s*(?:-|\u2013|to|and)\s*(?:9|10)"
 # "Score:", "**Final score (1-10)**:", "The score is": at the beginning of a line or sentence, or as it was asked for.
 _LABEL = re.compile(
     rf"""
-    (?:(?:^|[.!?:;,)\]\n])[\s*_#>"'(\[-]*(?:(?:so|thus|my|the|its|your|final|overall|total)[\s,]+)*score
+    (?:(?:^|[.!?:;,)\]\n])[\s*_#>"'(\[-]{{0,20}}(?:(?:so|thus|my|the|its|your|final|overall|total)[\s,]+)*score
        |(?-i:(?P<word>\b[a-z\d]+[ ])[*_]*S(?:core|CORE)))
     (?![a-z])[*_\s]*
     (?:(?:[(\[]\s*(?:{_SCALE}|out\s+of\s+(?:9|10)|/\s*(?:9|10))\s*[)\]]|out\s+of\s+(?:9|10)(?=\W*[:=])|/\s*(?:9|10)(?=\W*[:=])
        |(?:on\s+a\s+scale\s+)?(?:of|from)\s+{_SCALE})[*_\s]*)?
-    (?P<sign>[:=\u2192-]|\bis\b)?[*_\s"'`(\[]*
+    (?P<sign>[:=\u2192\uff1a-]|\bis\b:?)?[*_\s"'`(\[]*
     (?=\d)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# What may stand between the number and another one that makes it a range, a sum, a part or a scale.
+_LEADS_ON = r"""(?:
+    \([^()\d\n]*\)
+    |[ \t,;:/\\~+=*_()\[\]\u00b1\u00d7\u2190-\u21ff\u2212\u2013\u2014\uff0e\uff0c-]|\.\.+
+    |\b(?:or|to|and|but|maybe|perhaps|possibly|even|rather|plus|minus|less|out|of|from|on|in|the|an?|scale|range|points?)\b
+)*+"""
 _NUMBER = re.compile(
-    r"""
-    (?P<value>\d+)(?:\.0+)?(?![\w%]|[.,]\d)
-    (?:[*_\s]*(?:points?)?[*_\s(]*(?:/|(?:out\s+)?of)[*_\s]*(?:the\s+)?(?P<of>\d+|ten)(?:\.0+)?\b(?![.,]\d|%))?
-    (?!(?:[ \t,/~+=*\u2013\u2014\u00d7-]|\.\.+|\bor\b|\bto\b|\band\b|\bmaybe\b|\bperhaps\b|\beven\b)*\d)
-    (?![\s*_]*(?:stars?|percent|%))
+    rf"""
+    (?P<value>\d+)(?:\.0+)?(?![\w%]|[.,\uff0e\uff0c]\d)
+    (?:[*_\s]*+(?:points?\b)?[*_\s(]*+(?:/|(?:out\s+)?of)[*_\s]*+(?:the\s+)?(?P<of>\w+)(?:\.0+)?\b(?![.,]\d|%))?+
+    (?:[*_\s,]*+[(\[]?(?:(?:on\s+)?(?:a\s+|the\s+)?scale\s+)?(?:(?:of|from)\s+)?{_SCALE}\b(?![.,]?\d)[)\]]?)?+
+    (?!{_LEADS_ON}\d)
+    (?![ \t]*\+|[ \t]+or[ \t]+(?:more|less|so|higher|lower|above|below|better|worse)\b)
+    (?![\s*_]*+(?:stars?|percent|%))
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -71,7 +79,7 @@ def split_score(text: str) -> tuple[str, int | None]:
     # "Score: 4. The score is 9 to 7": a line as it was asked for comes before a sentence on scores.
     last = next(reversed([label for label in labels if label["sign"] != "is"] or labels), None)
     number = _NUMBER.match(text, last.end()) if last else None
-    if last is None or number is None or number["of"] not in (None, "10", "ten", "Ten"):
+    if last is None or number is None or (number["of"] or "10").lower() not in ("10", "ten"):
         return text.strip(), None
     # Everything from the score on is the score line, and what a rambling model adds after it.
     kept = text[: _start(last)]
