@@ -171,11 +171,15 @@ def test_two_rounds(inputs: Path, tmp_path: Path, commands: list[Sequence[str]])
         kept = results[number]["kept"]
         assert kept["sampled"] == len(read_critiques(here.sampled))
         assert kept["kept"] == len(read_critiques(here.filtered)) > 0
+        assert kept["kept"] + sum(kept["dropped"].values()) == kept["sampled"]
+        assert "cut at the limit" in kept["dropped"]
         assert Checkpoint.open(here.critic).manifest.critique_instruction == "Is the last reply good?"
     # The second round's critiques are the first critic's, with its rewards.
     assert f"--model={Folders(out, 1).critic}" in commands[4 + 1]
     assert all(c.score is not None for c in read_critiques(Folders(out, 2).sampled))
-    assert len(as_lines(results)) == 4
+    lines = as_lines(results)
+    assert len(lines) == 4 + 2
+    assert lines[4].startswith("round 1 dropped: ")
 
     commands.clear()
     rounds(config(inputs), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from pydantic import (
 from criticrm_model.manifest import DEFAULT_NAME
 
 from ..critiques.critique_task import Tasks, load_tasks
+from ..critiques.filter import Filtered, Quality, filter_critiques
+from ..critiques.records import Critique
 from ..training.config import ConfigError, TrainConfig, read_yaml
 
 _COMPARISON_TOKENS = 64  # of the line after a derivation that was written blind
@@ -53,6 +56,13 @@ class Filtering(_Frozen):
     most_repeats: float = Field(0.2, ge=0, le=1)
     most_sentences: PositiveInt | None = None
     most_alike: PositiveInt | None = None
+
+    def apply(self, critiques: Sequence[Critique]) -> Filtered:
+        """What `criticrm critiques filter` makes of them with these options."""
+        quality = Quality(self.least_words, self.most_repeats, self.most_sentences, self.most_alike)
+        return filter_critiques(
+            critiques, quality, by=self.by, per_side=self.per_side, ignore_labels=self.ignore_labels
+        )
 
 
 class Refining(_Frozen):

@@ -89,7 +89,7 @@ def _measured(config: RoundsConfig, here: Folders, validation: Sequence[Preferen
     measured = measure(read_critiques(here.validated), validation, by_reward=has_reward)
     row: dict[str, Any] = {"round": here.number, "measured": measured}
     if here.number:
-        row["kept"] = shares(sampled_folders(config, here), kept_folder(config, here))
+        row["kept"] = shares(sampled_folders(config, here), kept_folder(config, here), config.filter)
     return row
 
 

@@ -11,6 +11,7 @@ from ..critiques.records import SIDES, Critique, by_response, read_critiques
 from ..data.pairs import PreferencePair
 from ..evaluation.reasoning import BESIDE_WRONG, COPIED, VERDICT, reasoning_report
 from ..stats import pair_accuracy
+from .config import Filtering
 
 REWARD = "pairs in which the reward after a greedy critique prefers the chosen reply"
 _COLUMNS = {
@@ -42,8 +43,8 @@ def measure(critiques: Sequence[Critique], pairs: Sequence[PreferencePair], *, b
     }
 
 
-def shares(sampled: Sequence[Path], kept: Path) -> dict[str, Any]:
-    """How many critiques were sampled and kept, and of how many pairs."""
+def shares(sampled: Sequence[Path], kept: Path, filtering: Filtering) -> dict[str, Any]:
+    """How many critiques were sampled and kept, of how many pairs, and why the filter dropped the others."""
     before = [c for folder in sampled for c in read_critiques(folder)]
     after = by_response(read_critiques(kept))
     both = {pair_id for pair_id, _ in after if all((pair_id, side) in after for side in SIDES)}
@@ -54,11 +55,14 @@ def shares(sampled: Sequence[Path], kept: Path) -> dict[str, Any]:
         "share": n / max(1, len(before)),
         "pairs": len({pair_id for pair_id, _ in after}),
         "pairs with both sides": len(both),
+        "dropped": {
+            why: count for why, count in filtering.apply(before).critiques.most_common() if why != "kept" and count
+        },
     }
 
 
 def as_lines(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table, a line a round."""
+    """The table, a line a round, and below it why critiques were dropped."""
     rows = [("round", "kept", *_COLUMNS, "tokens", "ended")]
     for row in rounds:
         measured, kept = row["measured"], row.get("kept")
@@ -72,7 +76,14 @@ def as_lines(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table + [_dropped(row) for row in rounds if row.get("kept", {}).get("dropped")]
+
+
+def _dropped(row: Mapping[str, Any]) -> str:
+    kept = row["kept"]
+    reasons = (f"{why} {count / kept['sampled']:.0%}" for why, count in kept["dropped"].items())
+    return f"round {row['round']} dropped: {', '.join(reasons)}"
 
 
 def _share(a: Mapping[str, float] | None) -> str:
