@@ -62,13 +62,13 @@ def test_a_field_that_would_fail_or_do_nothing_is_refused_by_name(name: str) -> 
 
 
 LIMITS: dict[str, list[Any]] = {
-    "learning_rate": [0, -1.0, "abc", None, True, float("nan")],
+    "learning_rate": [0, -1.0, "abc", "1e-3", None, True, float("nan")],
     "head_learning_rate": [0.0, -1],
     "num_train_epochs": [0, "x"],
     "per_device_train_batch_size": [0, "8", 2.5],
     "per_device_eval_batch_size": [0],
     "gradient_accumulation_steps": [0],
-    "weight_decay": [-1],
+    "max_grad_norm": [-1],
     "adam_beta1": [1, 2.0],
     "neftune_noise_alpha": [-5],
     "seed": [-1],
@@ -89,9 +89,9 @@ def test_a_value_that_no_run_could_go_on_with_is_named(name: str, value: Any) ->
 
 
 def test_values_at_their_limits_are_taken() -> None:
-    values = {"learning_rate": "1e-3", "num_train_epochs": 0, "max_steps": 3, "max_grad_norm": 0, "weight_decay": 0}
+    values = {"num_train_epochs": 0, "max_steps": 3, "max_grad_norm": 0, "head_learning_rate": 0.0, "head": "folder"}
     args = critic_config({"output_dir": "out", "metric_for_best_model": "eval_accuracy", "report_to": [], **values})
-    assert args.learning_rate == 1e-3
+    assert (args.max_grad_norm, args.head_learning_rate) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _LEAST_COUNTS = {
     "seed": 0,
 }
 _POSITIVE = ("learning_rate", "num_train_epochs", "neftune_noise_alpha")
-_NOT_NEGATIVE = ("head_learning_rate", "weight_decay", "head_weight_decay", "max_grad_norm")
+_NOT_NEGATIVE = ("head_learning_rate", "max_grad_norm")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 _OPTIONAL = ("neftune_noise_alpha", "head_learning_rate", "metric_for_best_model")  # None is a value of these
 _CHOICES = {
@@ -60,9 +60,6 @@ def limit_faults(args: Any) -> Iterator[str]:
 
 
 def _number(value: Any) -> float | None:
-    """`1e-3` in quotes is one, too; TrainingArguments reads it."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    return value
