@@ -123,6 +123,10 @@ def test_columns_are_read_into_their_roles() -> None:
     ("change", "message"),
     [
         ({"chosen_critiques": [3]}, r"rows, row 1: chosen_critiques\[0\]: a critique is a text"),
+        ({"chosen_critiques": "It is good."}, "rows, row 1: chosen_critiques: str is not a list of critiques"),
+        ({"chosen_critiques": {"text": "Good."}}, "rows, row 1: chosen_critiques: dict is not a list of critiques"),
+        ({"rejected": "half \ud83d"}, "rows, row 1: rejected: character 6 is .* half of a surrogate pair"),
+        ({"chosen_critiques": [{"text": "\udc00"}]}, r"rows, row 1: chosen_critiques\[0\].text: character 1 is"),
         ({"margin": "wide"}, "rows, row 1: margin"),
         ({"chosen": None}, "rows, row 1: chosen"),
     ],

@@ -12,7 +12,10 @@ import torch
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
+from criticrm_training.card import CalibrationError, reward_card
 from criticrm_training.critiques.records import SCHEMA, Critique, read_critiques
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.linear_probe.features import PairFeatures
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training.config import ConfigError
 from criticrm_training.training.critic_trainer import SUMMARY
@@ -79,6 +82,49 @@ def test_a_run_that_never_trains_its_reward_is_refused(
     with pytest.raises(ConfigError, match="the reward loss never has a weight"):
         train(config, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [{"max_steps": 1}, {"max_steps": 1, "lr_scheduler_type": "linear"}, {"max_steps": 1, "warmup_steps": 5}],
+    ids=["default", "linear", "long warm-up"],
+)
+@pytest.mark.parametrize("scalar", [False, True])
+def test_a_rate_of_zero_throughout_is_refused(
+    base: Path, data: Path, tmp_path: Path, steps: dict[str, Any], scalar: bool
+) -> None:
+    """A warm-up begins at 0: the reward that came out was the one that went in."""
+    config = write_config(tmp_path / "c.yaml", base, data, trainer=steps)
+    with pytest.raises(ConfigError, match="warmup_steps: in each of the 1 optimizer steps of this run the learning"):
+        train(config, tmp_path / "out", scalar=scalar)
+    assert not list((tmp_path / "out").rglob("checkpoint-*"))
+
+
+def test_one_step_without_a_warm_up_trains_the_reward(base: Path, data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", base, data, trainer={"max_steps": 1, "warmup_steps": 0})
+    train(config, tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").manifest.calibration is not None
+
+
+def test_no_whole_batch_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    trainer = {"per_device_train_batch_size": 64, "dataloader_drop_last": True}
+    with pytest.raises(ConfigError, match="dataloader_drop_last: 31 training pairs are no whole batch"):
+        train(write_config(tmp_path / "c.yaml", base, data, trainer=trainer), tmp_path / "out")
+
+
+def test_a_reward_without_spread_has_no_moments(data: Path) -> None:
+    states = PairFeatures(torch.ones(2, 2, 64), torch.ones(2, 2, 64), [["", ""], ["", ""]], 1.0)
+    with pytest.raises(CalibrationError, match="the reward before the critique has mean 0 and standard deviation 0"):
+        reward_card(
+            torch.zeros(64),
+            states,
+            base="base",
+            instruction="?",
+            max_critique_tokens=8,
+            data="pairs",
+            pairs=read_pairs(data / "pairs.jsonl"),
+            reference_set="both responses of 2 pairs",
+        )
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "inverse_sqrt", "reduce_lr_on_plateau"])

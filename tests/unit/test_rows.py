@@ -42,6 +42,7 @@ def replies(**fields: Any) -> dict[str, Any]:
         [USER, said([{"type": "text", "text": ""}])],
         "Why?",
         "\n\nHuman: Why?",
+        "User: Why?\n\nAssistant:",
     ],
 )
 @pytest.mark.parametrize("responses", [TEXTS, replies()])
@@ -54,6 +55,31 @@ def test_a_conversation_that_opens_the_assistants_turn() -> None:
     text = "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman: Really?\n\nAssistant:"
     for prompt in (text, text.strip(), [*turns, said("")]):
         assert read_row({"prompt": prompt} | TEXTS) == Row(tuple(turns), "good", "bad")
+
+
+def test_user_is_a_speaker_as_human_is() -> None:
+    text = "User: Why?\n\nAssistant: Because.\n\nUser: Really?\n\nAssistant:"
+    turns = (USER, said("Because."), {"role": "user", "content": "Really?"})
+    assert read_row({"prompt": text} | TEXTS).prompt == turns
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "<|im_end|>\n<|im_start|>assistant\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<end_of_turn>\n<start_of_turn>model\n",
+        " [/INST]",
+        "\n<|assistant|>\n",
+        "\n\n### Response:\n",
+        " ASSISTANT:",
+        "\n\nassistant: ",
+    ],
+)
+def test_a_prompt_that_a_template_has_rendered_is_refused(end: str) -> None:
+    with pytest.raises(ValueError, match="prompt: it ends by opening the assistant's turn"):
+        read_row({"prompt": "Why?" + end} | TEXTS)
+    assert read_row({"prompt": "Why is it" + end + "Really?"} | TEXTS).chosen == "good"
 
 
 def test_a_response_that_the_prompt_begins() -> None:
@@ -183,6 +209,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         (replies(prompt=[{"from": "human", "value": None}]), r"prompt\[0\].value: a message needs"),
         (replies(prompt=["Q"]), r"prompt\[0\]: a message needs"),
         (replies(prompt="Q", tools=[CALL]), "tools would be lost"),
+        (replies(prompt="Q", functions=[CALL]), "functions would be lost"),
         (TEXTS | {"prompt": "Q", "system": "Be kind."}, "system would be lost: put what it says into"),
         (TEXTS | {"question": "Q"}, "no prompt \\(is 'question' the prompt"),
         (replies(conversations=[USER]), "no prompt \\(is 'conversations' the prompt"),

@@ -61,6 +61,53 @@ def test_a_field_that_would_fail_or_do_nothing_is_refused_by_name(name: str) -> 
         critic_config({"output_dir": "out", name: REFUSED[name]})
 
 
+LIMITS: dict[str, list[Any]] = {
+    "learning_rate": [0, -1.0, "abc", "1e-3", None, True, float("nan")],
+    "head_learning_rate": [0.0, -1],
+    "num_train_epochs": [0, "x"],
+    "per_device_train_batch_size": [0, "8", 2.5],
+    "per_device_eval_batch_size": [0],
+    "gradient_accumulation_steps": [0],
+    "max_grad_norm": [-1],
+    "adam_beta1": [1, 2.0],
+    "neftune_noise_alpha": [-5],
+    "seed": [-1],
+    "fresh_critique_pairs": [-1],
+    "max_critique_tokens": [0],
+    "metric_for_best_model": ["f1"],
+    "log_level": ["loud"],
+    "train_sampling_strategy": ["by_size"],
+    "overlong": ["cut"],
+    "report_to": ["nobody"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in LIMITS.items() for value in values])
+def test_a_value_that_no_run_could_go_on_with_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"\n  {name}: "):
+        critic_config({"output_dir": "out", name: value})
+
+
+def test_values_at_their_limits_are_taken() -> None:
+    values = {"num_train_epochs": 0, "max_steps": 3, "max_grad_norm": 0, "head_learning_rate": 0.0, "head": "folder"}
+    args = critic_config({"output_dir": "out", "metric_for_best_model": "eval_accuracy", "report_to": [], **values})
+    assert (args.max_grad_norm, args.head_learning_rate) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optim": "lomo"}, "optim: .*lomo"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs: .*min_lr"),
+    ],
+)
+def test_an_optimizer_or_a_schedule_that_can_not_be_made(
+    base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(write_config(tmp_path / "c.yaml", base, data, trainer=changes), tmp_path / "out")
+
+
 def test_all_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         critic_config({"output_dir": "out", "beta": 2, "critique_weight": -1, "use_liger_kernel": True})

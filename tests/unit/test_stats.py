@@ -152,6 +152,11 @@ def test_a_perfect_correlation_of_two_is_not_certain() -> None:
     assert found.low < 0
 
 
+def test_a_number_that_is_none_has_no_rank() -> None:
+    with pytest.raises(ValueError, match="a rank of NaN"):
+        rank_correlation([1, math.nan, 3], [1, 2, 3], list("abc"))
+
+
 def test_a_value_without_bounds_has_no_wilson_interval() -> None:
     found = mean([42.0] * 5, questions(5), bounds=None)
     assert (found.value, found.low, found.high) == pytest.approx((42, 42, 42))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import yaml
 
-from criticrm_model import Calibration, Moments, RewardCard, TrainingData
+from criticrm_model import Calibration, CriticRMError, Moments, RewardCard, TrainingData
 
 from .base import base_name
 from .data.pairs import PreferencePair, content_sha256
 from .linear_probe.features import PairFeatures
+
+
+class CalibrationError(CriticRMError):
+    """A reward has no moments that scores could be standardised by."""
 
 
 def reward_card(
@@ -27,6 +32,9 @@ def reward_card(
     reference_set: str,
 ) -> RewardCard:
     """The card of a reward vector, calibrated on the pairs of `states` that got critiques.
+
+    Raises:
+        CalibrationError: the reward is the same for all of them.
 
     Args:
         reward: `[d_model]`.
@@ -43,14 +51,20 @@ def reward_card(
         calibration=Calibration(
             reference_set=reference_set,
             n=2 * n,
-            direct_score=_moments(states.direct[:n] @ reward),
-            score=_moments(states.critiqued @ reward),
+            direct_score=_moments(states.direct[:n] @ reward, "before the critique", reference_set),
+            score=_moments(states.critiqued @ reward, "after the critique", reference_set),
         ),
     )
 
 
-def _moments(scores: torch.Tensor) -> Moments:
-    return Moments(mean=scores.mean().item(), std=scores.std().item())
+def _moments(scores: torch.Tensor, position: str, reference_set: str) -> Moments:
+    mean, std = scores.mean().item(), scores.std().item()
+    if not 0 < std < math.inf:  # NaN is neither
+        raise CalibrationError(
+            f"the reward {position} has mean {mean:g} and standard deviation {std:g} over {reference_set}: it tells no "
+            "responses apart. Was it trained (reward_weight_times_rate in the log), and is its rate not too high?"
+        )
+    return Moments(mean=mean, std=std)
 
 
 def model_card(

@@ -152,7 +152,12 @@ def rank_correlation(x: Any, y: Any, groups: Sequence[str]) -> Estimate | None:
     """Spearman's correlation of `x` and `y`, `[n]`; equal values share their mean rank.
 
     The ranks are those of the whole sample in every resample. None where `x` or `y` is constant: there is none.
+
+    Raises:
+        ValueError: a value is NaN, which has no rank.
     """
+    if np.isnan(np.asarray([x, y], dtype=np.float64)).any():
+        raise ValueError("a rank of NaN")
     a, b = _ranks(x), _ranks(y)
     if not a.any() or not b.any():
         return None

@@ -8,11 +8,16 @@ from typing import Any, cast
 
 from criticrm_model.prompt import Message, Role
 
-TURN = re.compile(r"\r?\n\r?\n(Human|Assistant): ?")
-_BEGINS = re.compile(r"\s*(Human|Assistant): ?")
+TURN = re.compile(r"\r?\n\r?\n(Human|User|Assistant): ?")
+_BEGINS = re.compile(r"\s*(Human|User|Assistant): ?")
 _ANSWERS = re.compile(r"\r?\n\r?\nAssistant:")
 _OPENED = re.compile(r"\n\s*Assistant:\s*\Z")
-_SPEAKERS: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
+# How prompts end that some model's chat template has rendered already: they would be rendered a second time.
+_RENDERED = re.compile(
+    r"(?:<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model|\[/INST\]"
+    r"|<\|assistant\|>|<\uff5cAssistant\uff5c>|###? ?(?:Response|Assistant) ?:|(?:^|\s)ASSISTANT:|\n\s*assistant:)\s*\Z"
+)
+_SPEAKERS: Mapping[str, Role] = {"Human": "user", "User": "user", "Assistant": "assistant"}
 _ROLES = ("system", "user", "assistant", "tool")
 _SHAREGPT: Mapping[str, Role] = {
     "system": "system",
@@ -66,6 +71,15 @@ def as_question(value: Any, field: str) -> tuple[Message, ...]:
             "it out and put it at the beginning of each response, else end with what they answer"
         )
     return prompt
+
+
+def require_plain(prompt: str, field: str) -> None:
+    """Raises ValueError: the text ends as a chat template ends it, which would be one turn's words then."""
+    if marker := _RENDERED.search(prompt):
+        raise ValueError(
+            f"{field}: it ends by opening the assistant's turn, with {marker[0].strip()!r}, which is the template's "
+            "to do: give the conversation as messages, or the user's words alone"
+        )
 
 
 def as_response(value: Any, field: str) -> tuple[tuple[Message, ...] | None, str]:

@@ -10,11 +10,22 @@ from typing import Any
 
 from criticrm_model.prompt import Message
 
-from .conversations import TURN, as_messages, as_response, in_turns
+from .conversations import TURN, as_messages, as_response, in_turns, require_plain
 from .near_duplicates import CJK, normalized_words
 
 # What the writer of the responses saw, and a pair has no place for.
-_CONTEXT = ("system", "system_prompt", "history", "tools", "images", "image", "videos", "audio")
+_CONTEXT = (
+    "system",
+    "system_prompt",
+    "history",
+    "tools",
+    "functions",
+    "documents",
+    "images",
+    "image",
+    "videos",
+    "audio",
+)
 _OTHER_PROMPTS = ("question", "instruction", "query", "input", "conversations", "messages")
 # Where a text may be cut between two words: after white space, and beside a character that is a word by itself.
 _BETWEEN_WORDS = re.compile(rf"(?<=\s)|(?<=[{CJK}\u3000-\u303f\uff00-\uff65])|(?=[{CJK}])")
@@ -63,6 +74,8 @@ def read_row(row: Any) -> Row:
         if not all(turns):
             raise ValueError("no prompt: the field prompt is empty")
         given = None  # the conversations hold it
+    if isinstance(given, str):
+        require_plain(given, "prompt")
     if given is not None:
         prompt = as_messages(given, "prompt")
         if repeated := _repeat(given, row["chosen"], row["rejected"]):

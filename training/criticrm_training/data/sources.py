@@ -93,7 +93,7 @@ def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON in UTF-8 ({error})") from error
     for number, row in enumerate(found, start=1):
-        _must_be_unicode(row, path, number)
+        must_be_unicode(row, path, number)
         yield number, row
 
 
@@ -106,12 +106,16 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}, row {number}: not JSON in UTF-8 ({error})") from error
                 if b"\\u" in line:
-                    _must_be_unicode(row, path, number)
+                    must_be_unicode(row, path, number)
                 yield number, row
 
 
-def _must_be_unicode(row: Any, path: Path, number: int) -> None:
-    """JSON can spell half of a character (\\ud83d without its second half), which no tokenizer and no file takes."""
+def must_be_unicode(row: Any, source: Path | str, number: int) -> None:
+    """JSON can spell half of a character (\\ud83d without its second half), which no tokenizer and no file takes.
+
+    Raises:
+        DataError: naming the row and the field.
+    """
 
     def search(value: Any, field: str) -> None:
         if isinstance(value, dict):
@@ -122,7 +126,7 @@ def _must_be_unicode(row: Any, path: Path, number: int) -> None:
                 search(inner, f"{field}[{i}]")
         elif isinstance(value, str) and (half := _SURROGATE.search(value)):
             raise DataError(
-                f"{path}, row {number}: {field}: character {half.start() + 1} is {half[0]!r}, half of a surrogate "
+                f"{source}, row {number}: {field}: character {half.start() + 1} is {half[0]!r}, half of a surrogate "
                 "pair: the text was cut inside a character"
             )
 

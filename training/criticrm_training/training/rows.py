@@ -8,7 +8,7 @@ from typing import Any
 
 from ..critiques.records import SIDES, Critique, SideName, by_response
 from ..data.pairs import PreferencePair, parse_pair
-from ..data.sources import DataError
+from ..data.sources import DataError, must_be_unicode
 from .dataset import Critiques
 
 
@@ -45,6 +45,7 @@ def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") ->
     judged: list[Critique] = []
     has_judged = False
     for number, row in enumerate(rows):
+        must_be_unicode(row, name, number)
         try:
             pair = parse_pair(row, default_id=str(number))
             pairs.append(pair)
@@ -65,8 +66,10 @@ def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") ->
 
 
 def _critiques(row: Mapping[str, Any], field: str, pair_id: str, side: SideName) -> list[Critique]:
-    critiques = []
-    for number, value in enumerate(row.get(field) or ()):
+    critiques, given = [], row.get(field)
+    if given is not None and (isinstance(given, str) or not isinstance(given, Sequence)):
+        raise ValueError(f"{field}: {type(given).__name__} is not a list of critiques")
+    for number, value in enumerate(given or ()):
         if isinstance(value, str):
             value = {"text": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):

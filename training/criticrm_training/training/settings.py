@@ -14,6 +14,7 @@ from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION
 
 from ..data.overlong import OVERLONG
 from .config import ConfigError
+from .limits import limit_faults
 from .objective import Objective, Schedule
 from .sharded import splits_weights
 
@@ -136,7 +137,7 @@ class CriticConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Raises ConfigError: every field that can't be right."""
-        faults = self._refused()
+        faults = [*self._refused(), *limit_faults(self)]
         try:
             objective = self.objective
         except ValidationError as error:

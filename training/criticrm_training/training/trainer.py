@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 from transformers.integrations.neftune import activate_neftune
@@ -115,7 +116,16 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: DataLoader[Any]
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """The Trainer's, once the length of the run is known. Raises ConfigError: the reward would get no weight."""
+        """The Trainer's, once the length of the run is known.
+
+        Raises:
+            ConfigError: there is no whole batch, or the reward would get no weight.
+        """
+        if not len(dataloader):
+            raise ConfigError(
+                f"dataloader_drop_last: {len(self.train_dataset)} training pairs are no whole batch, and others are "
+                "dropped; make per_device_train_batch_size smaller, or leave dataloader_drop_last out"
+            )
         values = super().set_initial_training_values(args, dataloader)
         steps_an_epoch, steps = values[1], values[-1]
         self._epochs = steps / steps_an_epoch
@@ -126,6 +136,22 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
                 "trains the critiques alone)"
             )
         return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The Trainer's. Raises ConfigError: there is no such scheduler, or the reward's rate would be 0 throughout."""
+        try:
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"lr_scheduler_type, lr_scheduler_kwargs: {error}") from error
+        if self._objective.trains_reward and isinstance(scheduler, LambdaLR):
+            rate, steps = scheduler.lr_lambdas[-1], num_training_steps
+            if not any(rate(i) * self._objective.weights(i / steps, self._epochs)[1] > 0 for i in range(steps)):
+                raise ConfigError(
+                    f"warmup_steps: in each of the {steps} optimizer steps of this run the learning rate or the weight "
+                    "of the reward loss is 0, so the reward would not be trained; train longer, or set warmup_steps "
+                    "to 0 (a warm-up begins at a rate of 0)"
+                )
+        return scheduler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
