@@ -111,25 +111,44 @@ def test_a_check_that_fails_is_an_exit_status(base: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("reference", None, "no `reference`"),
+        ("reference", None, "no `reference`, which"),
         ("reference", "It is a sum.", "`reference` holds no answer"),
         ("chosen", "I counted 3 apples for 4 days.", "the chosen response states no answer"),
         ("chosen", "The answer is 1000.", "by its reference the chosen response is wrong"),
-        ("rejected", "The answer is %s.", "by its reference the rejected response is right"),
+        ("rejected", "It must be this: the answer is %s.", "by its reference the rejected response is right"),
     ],
 )
-def test_a_pair_that_no_control_can_be_made_from_is_named(
-    base: Path, tmp_path: Path, field: str, value: str | None, reason: str
-) -> None:
+def test_a_pair_that_no_control_can_be_made_from(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, field: str,
+    value: str | None, reason: str,
+) -> None:  # fmt: skip
+    """Without a reference it is an error, for data without any can't be checked; else it is left out and counted."""
     made = rows(6)
-    right = made[3]["reference"].removeprefix("#### ")
-    made[3][field] = value % right if value and "%s" in value else value
-    if field == "rejected":
-        made[3]["chosen"] = f"So: the answer is {right}."
-    config = TrainConfig.read(write_config(tmp_path, base, made))
+    made[3][field] = value % made[3]["reference"].removeprefix("#### ") if value and "%s" in value else value
     with pytest.raises(DataError, match=f"pair 'sum-3': {reason}"):
+        oracle_critiques(pairs_of(tmp_path, made))
+    config, trained = TrainConfig.read(write_config(tmp_path, base, made)), []
+
+    def stop(config: TrainConfig, *_: Any, **__: Any) -> None:
+        trained.append({pair.id for pair in read_pairs(config.data)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control_module, "train", stop)
+    if value is None:
+        with pytest.raises(DataError, match=f"pair 'sum-3': {reason}"):
+            control(config, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        return
+    with pytest.raises(KeyboardInterrupt):
         control(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert trained == [{f"sum-{i}" for i in range(6) if i != 3}]
+    assert f"1 of 6 pairs are left out: {reason}" in caplog.text
+
+
+def test_data_of_which_no_pair_can_be_used_is_refused(base: Path, tmp_path: Path) -> None:
+    made = [row | {"chosen": "I do not know."} for row in rows(4)]
+    with pytest.raises(DataError, match="pair 'sum-0': the chosen response states no answer"):
+        control(TrainConfig.read(write_config(tmp_path, base, made)), tmp_path / "out")
 
 
 def test_controls_need_held_out_pairs(base: Path, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ controls fail measures its own faults.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
@@ -15,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.files import write_json
+from criticrm_model.files import write_json, write_text
 
 from .answers import answer_text, equal, final_answer, stated_answer
 from .critiques.records import SCHEMA, SIDES, Critique, SideName
 from .critiques.verdict import DEFAULT_RULE, VerdictRule
-from .data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs
+from .data.pairs import PreferencePair, content_sha256, in_question_order, pair_row, read_pairs
 from .data.sources import DataError
 from .data.splits import split_by_prompt
 from .evaluation.teacher_forced import teacher_forced_margins
@@ -33,6 +35,7 @@ from .training.run import train
 logger = logging.getLogger(__name__)
 
 RESULTS = "control.json"
+_PAIRS = "pairs.jsonl"  # those that are used
 ENOUGH = 0.95  # accuracy after critiques that tell the truth
 # Where accuracies are measured: on training pairs, on held-out pairs, and on these after critiques kept by label.
 SEEN, UNSEEN, KEPT = "seen", "unseen", "unseen-kept"
@@ -80,23 +83,24 @@ def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) ->
     Each is trained to its end, without choosing a checkpoint.
 
     Args:
-        config: its base, data and training; its critiques, shares and folds are not used. The pairs need a `reference`,
-            a right chosen response and a wrong rejected one.
+        config: its base, data and training; its critiques, shares and folds are not used. The pairs need a `reference`;
+            those whose answers can't be read, or whose label it contradicts, are left out and counted.
 
     Raises:
         ConfigError: no pairs are held out, or critiques of the rule are longer than `max_critique_tokens`.
-        DataError: a pair has no reference, a text states no answer, or the reference contradicts the label.
+        DataError: a pair has no reference, or none can be used.
         PartsError: `out` holds another run.
     """
     if not config.validation_share:
         raise ConfigError("validation_share: the controls are measured on held-out pairs; give it a share above 0")
-    pairs = in_question_order(read_pairs(config.data))
-    training, held_out = split_by_prompt(pairs, config.validation_share)
+    usable = _usable(read_pairs(config.data))
+    unused = {"data", "critiques", "reward_critiques", "training_share", *_NOT_USED}
+    settings = config.model_dump(mode="json", exclude=unused)
+    same_run(out, {"config": settings, "pairs": content_sha256(usable), "rule": rule.model_dump()})
+    write_text(out / _PAIRS, "".join(json.dumps(pair_row(pair)) + "\n" for pair in usable))
+    config = config.model_copy(update={"data": str(out / _PAIRS)})
+    training, held_out = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
     arms = _arms(training, held_out, rule)
-    settings = config.model_dump(
-        mode="json", exclude={"data", "critiques", "reward_critiques", "training_share", *_NOT_USED}
-    )
-    same_run(out, {"config": settings, "pairs": content_sha256(pairs), "rule": rule.model_dump()})
     logger.info("controls on %d training and %d held-out pairs", len(training), len(held_out))
     margins: dict[str, dict[str, list[float]]] = {}
     for name, arm in arms.items():
@@ -135,24 +139,46 @@ def oracle_critiques(pairs: Sequence[PreferencePair], rule: VerdictRule = DEFAUL
     """
     found = []
     for pair in pairs:
-        if pair.reference is None:
-            raise DataError(f"pair {pair.id!r}: no `reference`, which the controls are made from; leave the pair out")
-        right = final_answer(pair.reference)
-        if not right:
-            raise DataError(f"pair {pair.id!r}: `reference` holds no answer that can be read; leave the pair out")
+        if fault := _fault(pair):
+            raise DataError(f"pair {pair.id!r}: {fault}")
+        right = final_answer(pair.reference or "")
         for side in SIDES:
             reply = stated_answer(pair.response(side))
-            if not reply:
-                raise DataError(f"pair {pair.id!r}: the {side} response states no answer; leave the pair out")
-            verdict = equal(right, reply)
-            if verdict != (side == "chosen"):
-                raise DataError(
-                    f"pair {pair.id!r}: by its reference the {side} response is {'right' if verdict else 'wrong'}; "
-                    "leave the pair out"
-                )
             text = f"The answer is {answer_text(right)}.\n{rule.line(right, reply)}"
-            found.append(_critique(pair.id, side, 0, text, verdict))
+            found.append(_critique(pair.id, side, 0, text, equal(right, reply)))
     return found
+
+
+def _fault(pair: PreferencePair) -> str:
+    """Why no controls can be made from the pair; empty if they can."""
+    if pair.reference is None:
+        return "no `reference`, which the controls are made from"
+    right = final_answer(pair.reference)
+    if not right:
+        return "`reference` holds no answer that can be read"
+    for side in SIDES:
+        reply = stated_answer(pair.response(side))
+        if not reply:
+            return f"the {side} response states no answer"
+        if equal(right, reply) != (side == "chosen"):
+            return f"by its reference the {side} response is {'wrong' if side == 'chosen' else 'right'}"
+    return ""
+
+
+def _usable(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Those that controls can be made from; the others are counted in the log.
+
+    Raises:
+        DataError: a pair has no reference, or none is left.
+    """
+    faults = {pair.id: fault for pair in pairs if (fault := _fault(pair))}
+    without = next((pair for pair in pairs if pair.reference is None), None)
+    if without is not None or len(faults) == len(pairs):
+        first = pairs[0] if without is None else without
+        raise DataError(f"pair {first.id!r}: {faults[first.id]}")
+    for fault, n in Counter(faults.values()).items():
+        logger.warning("%d of %d pairs are left out: %s", n, len(pairs), fault)
+    return [pair for pair in pairs if pair.id not in faults]
 
 
 def shuffled(pairs: Sequence[PreferencePair], critiques: Sequence[Critique], seed: int = 0) -> list[Critique]:
