@@ -244,12 +244,16 @@ class Checkpoint:
         Raises:
             UnsupportedModel: the config does not say.
         """
-        for name in _LENGTH_NAMES:
-            if length := getattr(self.config, name, None):
-                return int(length)
+        if length := longest_sequence(self.config):
+            return length
         raise UnsupportedModel(
             f"{self.folder}: config.json gives no longest sequence (none of {', '.join(_LENGTH_NAMES)}); add one"
         )
+
+
+def longest_sequence(config: PretrainedConfig) -> int | None:
+    """What a language model was made for, in tokens; None where its config does not say."""
+    return next((int(length) for name in _LENGTH_NAMES if (length := getattr(config, name, None))), None)
 
 
 @contextmanager

@@ -105,3 +105,9 @@ def test_only_a_critic_scores_by_its_reward(tmp_path: Path) -> None:
     base = TransformersWriter(str(tmp_path), max_model_len=512, dtype="float32")
     with pytest.raises(WriterError, match="no reward token"):
         base.write([task("Light.")], Sampling(1, 0.0, 4, "reward"))
+
+
+def test_no_prompt_is_longer_than_the_model_was_made_for(folder: Path) -> None:
+    writer = TransformersWriter(str(folder), max_model_len=4096, dtype="float32")
+    with pytest.raises(WriterError, match="do not fit in max_model_len 2048"):
+        writer.answer([Conversation(({"role": "user", "content": "Why?"},), seed=3)], Sampling(1, 0.0, 2048))

@@ -9,6 +9,7 @@ from typing import TypeVar
 import psutil
 import torch
 
+from criticrm_model.checkpoint import longest_sequence
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
@@ -33,7 +34,8 @@ class TransformersWriter:
 
     Args:
         model: `default`, a folder, a GGUF file or a hub name: any instruction-tuned causal LM, or a Critic-RM.
-        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does on
+        max_model_len: of prompt and critique, in tokens, and no more than the model was made for; longer prompts are
+            truncated as the service does on
             `on_overflow=truncate`.
 
     Raises:
@@ -46,8 +48,9 @@ class TransformersWriter:
         best = "bfloat16" if has_fast_bfloat16() else "float32"
         precision = getattr(torch, best if dtype == "auto" else dtype)
         self.name = model
-        self._max_model_len = max_model_len
         self._model, self._tokenizer = load_base(model, precision)
+        longest = longest_sequence(self._model.config.get_text_config())
+        self._max_model_len = min(max_model_len, longest or max_model_len)
         self._model.eval()
         use_grouped_attention(self._model)
         self._renderer = Renderer(self._tokenizer, "")

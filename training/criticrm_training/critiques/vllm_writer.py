@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from criticrm_model.checkpoint import longest_sequence
 from criticrm_model.default import resolve
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
@@ -27,7 +28,8 @@ class VLLMWriter:
 
     Args:
         model: `default`, a folder or a hub name: any instruction-tuned causal LM, or a Critic-RM.
-        max_model_len: of prompt and critique, in tokens; longer prompts are truncated as the service does on
+        max_model_len: of prompt and critique, in tokens, and no more than the model was made for; longer prompts are
+            truncated as the service does on
             `on_overflow=truncate`.
 
     Raises:
@@ -43,11 +45,13 @@ class VLLMWriter:
             )
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
         from vllm import LLM
         from vllm.platforms import current_platform
 
         folder = resolve(model)
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        max_model_len = min(max_model_len, longest_sequence(config) or max_model_len)
         if current_platform.is_cpu():
             # As the service sets them, for the same reasons (criticrm_server.engines.vllm_engine).
             engine_arguments = {
