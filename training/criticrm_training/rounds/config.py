@@ -20,6 +20,7 @@ from pydantic import (
 from criticrm_model.manifest import DEFAULT_NAME
 
 from ..critiques.critique_task import load_tasks
+from ..faults import format_faults
 from ..training.config import ConfigError, TrainConfig, read_yaml
 
 
@@ -109,8 +110,7 @@ class RoundsConfig(_Frozen):
             try:
                 config.training(number)
             except ValidationError as error:
-                faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-                raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *faults])) from error
+                raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *format_faults(error)])) from error
         return config
 
     @cached_property
