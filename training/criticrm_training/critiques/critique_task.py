@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraint
 
 from criticrm_model import CriticRMError
 
+from ..faults import format_faults
 from .verdict import VerdictRule
 
 DEFAULT_CATEGORY = "default"
@@ -117,5 +118,4 @@ def _read(name: str, text: str | None) -> CritiqueTask:
     try:
         return CritiqueTask.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise TaskError("\n  ".join([f"the critique task {name} is wrong:", *faults])) from error
+        raise TaskError("\n  ".join([f"the critique task {name} is wrong:", *format_faults(error)])) from error

@@ -13,6 +13,7 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 from criticrm_model.prompt import Message
 
 from ..endpoint import Endpoint, EndpointError
+from ..faults import format_faults
 from .rendering import prefixed, require_text
 from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
 
@@ -134,8 +135,7 @@ def _drafts(answer: Any, n: int, prefix: str) -> list[Draft]:
     try:
         completion = _Completion.model_validate(answer)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
-        raise ValueError(f"with what is no completion ({'; '.join(faults)})") from error
+        raise ValueError(f"with what is no completion ({'; '.join(format_faults(error))})") from error
     choices = sorted(completion.choices, key=lambda choice: choice.index)
     if len(choices) != n:
         raise ValueError(f"gave {len(choices)} choices where n = {n} were asked for")

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?P<mark>[.!?\u2026]+)[\"'\u201d\u2019)\]*_]*(?=\s|$)")
+# Chinese and Japanese put no space after a sentence.
+_END = re.compile(
+    r"(?P<mark>[.!?\u2026]+)[\"'\u201d\u2019)\]*_]*(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019\u300d\u300f\uff09)\]*_]*"
+)
 # Before a name, a number or an example: never an end.
-_NEVER = {"e.g", "i.e", "cf", "dr", "mr", "mrs", "ms", "prof", "st", "vs", "nos", "fig", "figs", "eq", "eqs", "approx"}
+_NEVER = {
+    "e.g",
+    "i.e",
+    "cf",
+    "dr",
+    "mr",
+    "mrs",
+    "ms",
+    "mt",
+    "prof",
+    "st",
+    "vs",
+    "nos",
+    "fig",
+    "figs",
+    "eq",
+    "eqs",
+    "approx",
+}
+# The same before a number alone: "Sec. 3", "No. 7".
+_BEFORE_NUMBERS = {"no", "sec", "vol", "ch", "chap", "p", "pp", "par", "para", "ex", "art", "ver", "def", "thm", "prop"}
 # An end only where the next sentence begins with a capital letter, or none follows.
 _SELDOM = {"etc", "al", "jr", "sr", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d"}
 # "1.", "a)", "ii.": at the beginning of a line; a number also in a list that goes on in its line.
 _LIST_MARK = re.compile(r"(?:^|\n)[ \t>*_(\-]*(?:\d{1,3}|[a-z]|[ivx]{1,4})$", re.IGNORECASE)
-_NEXT_MARK = re.compile(r"[.!?;]\s+(\d{1,3})$")
+_NEXT_MARK = re.compile(r"[.!?;][*_]*\s+[*_]*(\d{1,3})$")
 _WORD = re.compile(r"[\w.]+$")
 
 
@@ -42,14 +65,14 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     following = text[match.end() :].lstrip()
     if match["mark"] in ("...", "\u2026"):
         return not following[:1].islower()
-    if match["mark"] != ".":
+    if match["mark"] != ".":  # None is a Chinese one
         return True
     before = text[: match.start()]
     word = _WORD.search(before[-24:])
     if word is None:
         return True
     name = word[0].lower()
-    if name in _NEVER or (name == "no" and following[:1].isdigit()):  # "No. 7"
+    if name in _NEVER or (name in _BEFORE_NUMBERS and following[:1].isdigit()):
         return False
     if name in _SELDOM:
         return not following or following[0].isupper()
@@ -60,4 +83,4 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     if before.endswith(": 1"):
         return not re.search(r"[.!?;,]\s+2\.\s", following)
     mark = _NEXT_MARK.search(before)
-    return mark is None or not re.search(rf"(?:^|\s){int(mark[1]) - 1}\.\s", before)
+    return mark is None or not re.search(rf"(?:^|\s)[*_]*{int(mark[1]) - 1}\.[*_]*\s", before)

@@ -23,6 +23,7 @@ from criticrm_model.manifest import DEFAULT_NAME
 from ..critiques.critique_task import Tasks, load_tasks
 from ..critiques.filter import Filtered, Quality, filter_critiques
 from ..critiques.records import Critique
+from ..faults import format_faults
 from ..training.config import ConfigError, TrainConfig, read_yaml
 
 _COMPARISON_TOKENS = 64  # of the line after a derivation that was written blind
@@ -129,8 +130,7 @@ class RoundsConfig(_Frozen):
             try:
                 config.training(number)
             except ValidationError as error:
-                faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-                raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *faults])) from error
+                raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *format_faults(error)])) from error
         return config
 
     @cached_property

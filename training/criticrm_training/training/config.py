@@ -13,6 +13,7 @@ from criticrm_model import CriticRMError
 from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
 
 from ..data.overlong import OVERLONG, Overlong
+from ..faults import format_faults
 from .objective import Objective
 
 S = TypeVar("S", bound=BaseModel)
@@ -140,5 +141,4 @@ def read_yaml(path: Path, settings: type[S]) -> S:
     try:
         return settings.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigError("\n  ".join([f"{path} is wrong:", *faults])) from error
+        raise ConfigError("\n  ".join([f"{path} is wrong:", *format_faults(error)])) from error
