@@ -51,7 +51,7 @@ def pair(
     number: int, question: str, chosen: str, rejected: str, reference: str | None = "The answer is 4."
 ) -> PreferencePair:
     return PreferencePair(
-        str(number), ({"role": "user", "content": question},), chosen, rejected, "all", question, reference
+        str(number), ({"role": "user", "content": question},), chosen, rejected, "all", question, reference=reference
     )
 
 
