@@ -18,8 +18,8 @@ _LEAST_COUNTS = {
     "fresh_critique_pairs": 0,
     "seed": 0,
 }
-_POSITIVE = ("learning_rate", "num_train_epochs", "neftune_noise_alpha")
-_NOT_NEGATIVE = ("head_learning_rate", "max_grad_norm")
+_POSITIVE = ("num_train_epochs", "neftune_noise_alpha")
+_NOT_NEGATIVE = ("learning_rate", "head_learning_rate", "max_grad_norm")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 _OPTIONAL = ("neftune_noise_alpha", "head_learning_rate", "metric_for_best_model")  # None is a value of these
 _CHOICES = {
@@ -50,8 +50,9 @@ def limit_faults(args: Any) -> Iterator[str]:
             yield f"{name}: {value} is not above 0"
         elif number < 0 or (name in _BELOW_ONE and number >= 1):
             yield f"{name}: {value} is {'negative' if number < 0 else 'not below 1'}"
-    if args.head_learning_rate == 0 and args.head is None:
-        yield "head_learning_rate: 0 would leave the reward at zero; give a `head` to start from, or a rate"
+    for name in ("learning_rate", "head_learning_rate") if args.head is None else ():
+        if getattr(args, name) == 0:
+            yield f"{name}: 0 would leave the reward at zero; give a `head` to start from, or a rate"
     reports = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     known = get_available_reporting_integrations()
     for name in reports:
