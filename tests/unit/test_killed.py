@@ -198,7 +198,7 @@ def test_graded_answers(inputs: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         return f"The answer is {k + len(messages)}."
 
     answers = Fakes(say, lambda _: (0, 0, ""))
-    monkeypatch.setattr(Endpoint, "post_all", lambda _, __, bodies: [answers.chat(body) for body in bodies])
+    monkeypatch.setattr(Endpoint, "post_each", lambda _, __, bodies: (answers.chat(body) for body in bodies))
     arguments = [inputs / "questions.jsonl", "--policy", "small", "--policy-endpoint", "http://nowhere/v1"]
     samples = ["-n", 2] if command is BestOfN else []
     points = at_every_point(lambda out: run(command, *arguments, *samples, "--out", out), tmp_path / "runs")

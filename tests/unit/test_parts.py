@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Generator, Sequence
@@ -162,6 +163,25 @@ def test_one_refusal_ends_all() -> None:
         with pytest.raises(EndpointError, match="422"):
             Endpoint(url, concurrency=4).post_all("/x", list(range(8)))
         held.set()
+
+
+@pytest.mark.parametrize("later", range(8))
+def test_an_exit_that_a_signal_handler_raises_in_the_loop_is_an_exit(
+    monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """In whichever step of the loop it is raised, before or after the answer that is waited for."""
+
+    async def post(_: object, __: object, ___: str, number: int, body: Any) -> Any:
+        for _step in range(4 if number == 0 else later):
+            await asyncio.sleep(0)
+        if number == 1:
+            raise SystemExit(143)
+        return body
+
+    monkeypatch.setattr(Endpoint, "_post", post)
+    with pytest.raises(SystemExit) as exit_:
+        Endpoint("http://nowhere", concurrency=2).post_all("/x", [0, 1])
+    assert exit_.value.code == 143
 
 
 def test_a_request_that_fails_is_named_by_its_prompt(tmp_path: Path) -> None:

@@ -96,7 +96,12 @@ class Endpoint:
                         return
                     yield runner.run(first())
             finally:
-                runner.run(end())
+                try:
+                    runner.run(end())
+                except RuntimeError:
+                    # An exit that a signal handler raised in the loop can leave the stop of the answer before, which
+                    # then ends this run too early.
+                    runner.run(end())
 
     async def _post(self, client: httpx.AsyncClient, url: str, number: int, body: Any) -> Any:
         try:
