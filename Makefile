@@ -23,7 +23,7 @@ serve: .venv/.serve
 # Two processes for the tests that start no engine; those that do, one after the other, have the machine to themselves.
 # Exit status 5 is pytest's for a selection (ARGS) that holds none of either kind.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 -m "not integration" $(ARGS) || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile -m "not integration" $(ARGS) || [ $$? -eq 5 ]
 	.venv/bin/pytest -m integration $(ARGS) || [ $$? -eq 5 ]
 
 check: .venv/.dev

@@ -174,7 +174,7 @@ def test_a_wrong_key_ends_the_run() -> None:
         asyncio.run(reward(["Why?"] * 2, ["So.", "fail"]))
 
 
-async def test_another_checkpoint_ends_the_run(server: NullServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_checkpoint_ends_the_run(server: NullServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of a run begin at different times: each is told which checkpoint's rewards the run trains on."""
     rewards = [
         lambda: trl.critic_rm(PROMPTS, COMPLETIONS),
@@ -187,10 +187,10 @@ async def test_another_checkpoint_ends_the_run(server: NullServer, monkeypatch: 
         forget()
         for reward in rewards:
             if version == VERSION:
-                assert await reward()
+                assert asyncio.run(reward())
             else:
                 with pytest.raises(CheckpointChangedError):
-                    await reward()
+                    asyncio.run(reward())
 
 
 @pytest.mark.parametrize("samples", [1, 8, 200])
