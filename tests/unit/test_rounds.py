@@ -49,31 +49,9 @@ TRAIN = {
     },
 }
 WORDS = [
-    "sky",
-    "sea",
-    "sun",
-    "moon",
-    "star",
-    "tree",
-    "leaf",
-    "stone",
-    "river",
-    "cloud",
-    "wind",
-    "snow",
-    "rain",
-    "fire",
-    "sand",
-    "moss",
-    "rose",
-    "bird",
-    "fish",
-    "wolf",
-    "bear",
-    "lamp",
-    "glass",
-    "iron",
-]
+    "sky", "sea", "sun", "moon", "star", "tree", "leaf", "stone", "river", "cloud", "wind", "snow",
+    "rain", "fire", "sand", "moss", "rose", "bird", "fish", "wolf", "bear", "lamp", "glass", "iron",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -84,34 +62,7 @@ def inputs(tmp_path: Path) -> Path:
     tokenizer.save_pretrained(folder / "base")
     rows = [
         {"id": str(i), "prompt": f"What is {word}?", "chosen": f"{word} is light", "rejected": f"{word} is a cat"}
-        for i, word in enumerate(
-            [
-                "sky",
-                "sea",
-                "sun",
-                "moon",
-                "star",
-                "tree",
-                "leaf",
-                "stone",
-                "river",
-                "cloud",
-                "wind",
-                "snow",
-                "rain",
-                "fire",
-                "sand",
-                "moss",
-                "rose",
-                "bird",
-                "fish",
-                "wolf",
-                "bear",
-                "lamp",
-                "glass",
-                "iron",
-            ]
-        )
+        for i, word in enumerate(WORDS)
     ]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "task.yaml").write_text("instruction: Is the last reply good?\nmax_tokens: 24\n")

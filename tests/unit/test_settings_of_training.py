@@ -1,4 +1,4 @@
-"""What a training run is told: every setting works, or is refused by its name with the reason."""
+"""Settings of a training run: each works, or is refused by its name with the reason."""
 
 from __future__ import annotations
 
