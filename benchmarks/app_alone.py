@@ -29,8 +29,14 @@ CONCURRENCY = 16
 SERVER = "server, sockets, collector"
 # A function's stage is the first with a mark in its file and name; any other's time goes to its callers.
 STAGES = {
-    "render and tokenise": ("criticrm_model/prompt.py _render", "prompt.py render", "prompt.py open", "prompt.py _tok"),
-    "decode critiques": ("criticrm_model/prompt.py decode",),
+    "render and tokenise": (
+        "criticrm_model/prompt.py _render",
+        "prompt.py open",
+        "criticrm_model/conversation.py",
+        "contents.py _",
+        "contents.py tok",
+    ),
+    "decode critiques": ("criticrm_model/prompt.py decode", "contents.py decode"),
     "parse and validate": ("from_json", "validate_python", "schemas.py"),
     "serialise": ("to_json", "model_dump_json", "ModelPrivateAttr", "pydantic/main.py __init__"),
     "metrics": ("criticrm_server/metrics.py", "prometheus_client"),
@@ -38,7 +44,16 @@ STAGES = {
     "admission": ("admission.py",),
     "score, results": ("scorer.py", "statistics.py"),
     "tasks": ("asyncio/",),
-    "routes, middleware": ("starlette/", "fastapi/", "criticrm_server/http.py", "routes/", "logging/", "contextlib.py"),
+    "routes, middleware": (
+        "starlette/",
+        "fastapi/",
+        "criticrm_server/middleware.py",
+        "criticrm_server/disconnect.py",
+        "body.py",
+        "routes/",
+        "logging/",
+        "contextlib.py",
+    ),
 }
 Function = tuple[str, int, str]
 
@@ -108,7 +123,11 @@ async def _stages(bodies: list[dict[str, Any]], checkpoint: Checkpoint) -> dict[
 
     The whole is timed without the profiler, which slows Python down more than compiled code: a split, not a speed.
     """
-    app = create_app(Settings(engine="fake"), checkpoint, lambda c, _: (FakeEngine(c.renderer.stop_token_ids[0]), 4096))
+    app = create_app(
+        Settings(engine="fake", greedy_results_mib=0),
+        checkpoint,
+        FakeEngine(checkpoint.renderer.stop_token_ids[0], max_model_len=4096),
+    )
     requests = [json.dumps(body).encode() for body in bodies]
     async with app.router.lifespan_context(app):
         await _call_all(app, requests)  # warm-up

@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 _NULL_SERVER = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
-from null_server import NullServer
+from support.null_server import NullServer
 with NullServer() as server:
     print(server.url, flush=True)
     threading.Event().wait()
@@ -163,12 +163,12 @@ def measure(load: Load, rounds: int, at_server: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a service; a server without a model unless given")
+    parser.add_argument("--url", help="URL of a service. Default: a local server without a model.")
     parser.add_argument("--data", type=Path, help="JSONL to take conversations from")
-    parser.add_argument("--seconds", type=float, default=5, help="of a turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds of each turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, default=32, help="requests in flight (default: %(default)s)")
-    parser.add_argument("--pack", type=int, default=8, help="responses a request (default: %(default)s)")
+    parser.add_argument("--pack", type=int, default=8, help="responses in each request (default: %(default)s)")
     args = parser.parse_args()
     if not shutil.which("wrk"):
         parser.error("wrk is not installed: apt-get install wrk, or see https://github.com/wg/wrk")

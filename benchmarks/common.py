@@ -22,11 +22,15 @@ import aiohttp
 import psutil
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training.data.pairs import in_question_order, read_pairs
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.splits import in_question_order
 
 HERE = Path(__file__).parent
 CRITICRM = str(Path(sys.executable).with_name("criticrm"))
 MAX_MODEL_LEN = 2048
+
+# Rounds repeat their requests: each is to be computed.
+os.environ["CRITICRM_GREEDY_RESULTS_MIB"] = "0"
 
 # vLLM's arguments, the same for every engine of every side: what `criticrm serve` uses on a CPU.
 # Without prefix caching a round does all the work of the round before, on every side.
@@ -37,6 +41,7 @@ ENGINE = {
     "enforce_eager": True,
     "enable_prefix_caching": False,
     "enable_chunked_prefill": False,
+    "block_size": 32,
     "max_num_batched_tokens": 4096,
     "kv_cache_memory_bytes": 2 * 2**30,
 }

@@ -27,7 +27,7 @@ def bench_direct(arguments: argparse.Namespace, checkpoint: Checkpoint, folder: 
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(save_classifier(checkpoint, folder / "classifier")), "--served-model-name", "rival"),
         *("--runner", "pooling", "--host", "127.0.0.1", "--port", str(RIVAL_PORT), "--uvicorn-log-level", "error"),
-        *_flags(ENGINE),
+        *vllm_flags(ENGINE),
     ]
     ours, rival, differences = [], [], []
     with (
@@ -58,7 +58,7 @@ def bench_direct(arguments: argparse.Namespace, checkpoint: Checkpoint, folder: 
     }
 
 
-def _flags(engine: dict[str, Any]) -> list[str]:
+def vllm_flags(engine: dict[str, Any]) -> list[str]:
     """vLLM's arguments as flags of its server."""
     flags = []
     for name, value in engine.items():

@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
         "--only",
         metavar="NAMES",
         default=",".join(COMPARISONS),
-        help="comma-separated names of the above (all of them unless given)",
+        help="comma-separated names of the above. Default: all.",
     )
     parser.add_argument("--model", default="default", help="checkpoint to serve, as for 'criticrm serve' (default)")
     parser.add_argument(
@@ -53,10 +53,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=96, metavar="N", help="responses in a round (96)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
     parser.add_argument(
-        "--critique-tokens", type=int, metavar="N", help="longest critique (the checkpoint's own limit)"
+        "--critique-tokens", type=int, metavar="N", help="longest critique, in tokens (the checkpoint's own limit)"
     )
     parser.add_argument("--concurrency", type=int, default=96, metavar="N", help="requests in flight (96)")
-    parser.add_argument("--quick", action="store_true", help="16 responses and one round: does it run, not how fast")
+    parser.add_argument("--quick", action="store_true", help="16 responses and one round, to test that it runs")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     if unknown := set(arguments.only) - set(COMPARISONS):

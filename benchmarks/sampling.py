@@ -31,7 +31,8 @@ from typing import Any
 from common import environment, pair_ratios, print_table, say, write_pairs
 
 from criticrm_model.manifest import DEFAULT_NAME
-from criticrm_training.commands.critiques import Sample
+from criticrm_training.children import exit_on_sigterm
+from criticrm_training.commands.critiques.sample import Sample
 from criticrm_training.critiques.records import read_critiques
 from criticrm_training.critiques.vllm_writer import VLLMWriter
 from criticrm_training.critiques.writers import Critic
@@ -50,11 +51,13 @@ def parse() -> argparse.Namespace:
         help="preference pairs, as for 'critiques sample' (made of benchmarks/conversations.jsonl)",
     )
     parser.add_argument("--pairs", type=int, default=256, metavar="N", help="preference pairs, 64 a part (256)")
-    parser.add_argument("--n", type=int, default=2, metavar="N", help="critiques a response (2)")
-    parser.add_argument("--max-tokens", type=int, default=32, metavar="N", help="longest critique (32)")
+    parser.add_argument("--n", type=int, default=2, metavar="N", help="critiques of each response (2)")
+    parser.add_argument("--max-tokens", type=int, default=32, metavar="N", help="longest critique, in tokens (32)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="counted rounds, after one to warm up (3)")
-    parser.add_argument("--unseeded", action="store_true", help="the rival draws without seeds: other critiques")
-    parser.add_argument("--quick", action="store_true", help="8 pairs and one round: does it run, not how fast")
+    parser.add_argument(
+        "--unseeded", action="store_true", help="sample the other side without seeds, so that its critiques differ"
+    )
+    parser.add_argument("--quick", action="store_true", help="8 pairs and one round, to test that it runs")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     if unknown := set(arguments.only) - set(SCORES):
@@ -148,6 +151,7 @@ def bench_sampling(arguments: argparse.Namespace, critic: VLLMWriter, score: str
 
 def main() -> None:
     arguments = parse()
+    exit_on_sigterm()  # the engine's processes go too
     described = environment()
     figures = {}
     with tempfile.TemporaryDirectory(prefix="criticrm-bench-") as scratch:

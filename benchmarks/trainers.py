@@ -18,7 +18,8 @@ from worker import answer
 
 from criticrm_model.prompt import Renderer
 from criticrm_training.data.overlong import render_pairs
-from criticrm_training.data.pairs import in_question_order, read_pairs
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.splits import in_question_order
 from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
 
@@ -36,7 +37,8 @@ class Turns(TrainerCallback):
 
     # Trainer calls these with its arguments, its state and its control.
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
-        answer(trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
+        every = list(model.parameters())
+        answer(parameters=sum(p.numel() for p in every), trainable=sum(p.numel() for p in every if p.requires_grad))
         self._wait(state)
 
     def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:

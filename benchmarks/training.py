@@ -12,6 +12,7 @@ figures, each a ratio within one run:
   joint          time a token of joint : scalar; a critique's tokens count like any others
   memory_scalar  peak memory of scalar : trl (the GPU's, or the process's)
   memory_joint   peak memory of joint : trl
+  mfu_SIDE       model FLOPs utilisation of each side, on GPUs whose peak is known
 
 The sides have the same base, LoRA, optimizer, precision (float32 weights; bfloat16 autocast where the machine has
 it), pairs a batch, and the same token ids: those of our renderer, which asks for a critique at the end. joint has
@@ -45,7 +46,7 @@ import torch
 from common import HERE, environment, pair_ratios, print_table, say, write_pairs
 from worker import Worker
 
-from criticrm_model.default import load_default_base
+from criticrm_model.default import build_base
 from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_training.base import has_fast_bfloat16
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
@@ -70,17 +71,23 @@ def parse() -> argparse.Namespace:
         "--steps", type=int, default=6, metavar="N", help="timed steps in a turn, after one that is not (6)"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
-    parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique (64)")
-    parser.add_argument("--max-length", type=int, default=1024, metavar="N", help="of prompt and critique (1024)")
+    parser.add_argument("--critique-tokens", type=int, default=64, metavar="N", help="longest critique, in tokens (64)")
+    parser.add_argument(
+        "--max-length", type=int, default=1024, metavar="N", help="longest prompt plus critique, in tokens (1024)"
+    )
     parser.add_argument("--attention", metavar="NAME", help="attention of all sides (transformers' own choice)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations, on all sides")
-    parser.add_argument("--quick", action="store_true", help="one pair a step and one round: does it run, not how fast")
+    parser.add_argument("--quick", action="store_true", help="one pair a step and one round, to test that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.pairs, arguments.batch, arguments.steps, arguments.rounds = 16, 1, 1, 1
     if find_spec("trl") is None:
         parser.error("TRL is not installed; this comparison alone needs it: pip install trl")
     return arguments
+
+
+# Dense bfloat16, by NVIDIA's data sheets.
+_PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
 def main() -> None:
@@ -112,7 +119,27 @@ def bench_training(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
                 turn = worker.run(steps=arguments.steps)
                 if number:  # the first is for warming up
                     turns[side].append(turn)
-    return _figures(turns)
+        parameters = workers["scalar"].ready["parameters"]
+    return _figures(turns) | _utilisation(turns, parameters)
+
+
+def _utilisation(turns: dict[str, list[dict[str, Any]]], parameters: int) -> dict[str, Any]:
+    """Model FLOPs utilisation (Chowdhery et al. 2022), on GPUs whose peak is known.
+
+    With LoRA a token takes 4 FLOPs a parameter: forward, and backward without the base's weight gradients.
+    """
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = next((flops for known, flops in _PEAK_FLOPS.items() if known in name), None)
+    if peak is None:
+        return {}
+    return {
+        f"mfu_{side}": {
+            "value": max(4 * parameters * turn["tokens"] / turn["seconds"] for turn in taken) / peak,
+            "what": f"model FLOPs utilisation, {side}, of {peak / 1e12:g} TFLOPS ({name})",
+            "target": "-",
+        }
+        for side, taken in turns.items()
+    }
 
 
 def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -147,12 +174,12 @@ def _figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A `TrainConfig`: that of configs/smollm2-135m.yaml, but for what the arguments set and what isn't timed."""
+    """A `TrainConfig` of the same losses, LoRA and trainer for all sides."""
     data = write_pairs(arguments.data, arguments.pairs, folder / "pairs.jsonl")
     if arguments.data is None:
         _mix_lengths(data)
     return {
-        "base": str(_base(arguments.model, folder / "base")),
+        "base": str(_base(arguments.model)),
         "data": str(data),
         "critiques": str(_critiques(data, folder / "critiques")),
         "validation_share": 0,
@@ -188,14 +215,9 @@ def _mix_lengths(data: Path) -> None:
     data.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
 
 
-def _base(model: str, folder: Path) -> Path:
-    """A folder for both trainers to load; the embedded base is in no format that TRL reads."""
-    if model != DEFAULT_NAME:
-        return Path(model)
-    base, tokenizer = load_default_base()
-    base.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def _base(model: str) -> Path:
+    """A folder for both trainers to load."""
+    return build_base() if model == DEFAULT_NAME else Path(model)
 
 
 def _critiques(data: Path, folder: Path) -> Path:

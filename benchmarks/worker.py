@@ -1,6 +1,8 @@
-"""A plain vLLM engine, as a user would run it instead of the service: `LLM.generate` without any readout, or
-`LLM.classify`. `worker.py generate|classify MODEL ARGUMENTS` reads tasks and writes answers, a line of JSON each.
-Another program that is called and that talks like it (trainers.py) can be run by `Worker` too.
+"""A plain vLLM engine, as a user would run it instead of the service.
+
+`LLM.generate` without any readout, or `LLM.classify`. `worker.py generate|classify MODEL ARGUMENTS` reads tasks and
+writes answers, a line of JSON each. Another program that is called and that talks like it (trainers.py) can be run by
+`Worker` too.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +45,16 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended, which `run` reported
+            self._process.stdin.close()
         self._process.wait(60)
 
     def run(self, **task: Any) -> dict[str, Any]:
         """The answer to a task, with the `seconds` it took in the engine."""
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # `_read` says why
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -58,7 +63,9 @@ class Worker:
             if line.startswith("@"):  # vLLM prints lines of its own
                 answer: dict[str, Any] = json.loads(line[1:])
                 return answer
-        raise SystemExit(f"a worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+        raise SystemExit(
+            f"a worker ended with status {self._process.wait(60)}:\n{self._log.read_text(errors='replace')[-3000:]}"
+        )
 
 
 def answer(**fields: Any) -> None:

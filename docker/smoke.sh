@@ -14,6 +14,10 @@ NAME=critic-rm-smoke-$$
 IMAGE=localhost/$NAME
 KEY=smoke-$RANDOM$RANDOM
 SETTINGS=(CRITICRM_HOST=127.0.0.1 CRITICRM_PORT="$PORT" CRITICRM_API_KEYS="$KEY" CRITICRM_DRAIN_TIMEOUT_S=300)
+# The first start downloads the default's base: by the same indexes and proxies as the build.
+for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+  if [ -n "${!name:-}" ]; then SETTINGS+=("$name=${!name}"); fi
+done
 
 if [ -z "${TOOL:-}" ]; then
   for TOOL in docker podman buildah; do

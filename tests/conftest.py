@@ -20,8 +20,8 @@ from criticrm_server.engines.base import Engine
 from criticrm_server.engines.fake import FakeEngine
 from criticrm_server.settings import Settings
 from criticrm_server.state import Service
-from runs import write_data
-from tiny import make_checkpoint, make_model, make_tokenizer
+from support.runs import write_data
+from support.tiny import make_checkpoint, make_model, make_tokenizer
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
 MAX_MODEL_LEN = 512
@@ -76,6 +76,15 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(scope="module")
+def as_users_start_it() -> Iterator[None]:
+    """vLLM without what the Makefile sets so that engines start fast, and side by side."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "TORCH_COMPILE_DISABLE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def opened_checkpoint(tiny_checkpoint: Path) -> Checkpoint:
     return Checkpoint.open(tiny_checkpoint)
@@ -89,10 +98,11 @@ def start_app(opened_checkpoint: Checkpoint) -> StartApp:
     async def start(
         engine: Engine | None = None, checkpoint: Checkpoint = opened_checkpoint, **settings: Any
     ) -> AsyncIterator[Running]:
-        def start_engine(checkpoint: Checkpoint, _: Settings) -> tuple[Engine, int]:
-            return engine or FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN
-
-        app = create_app(Settings(**{"engine": "fake", **settings}), checkpoint, start_engine)
+        engine = engine or FakeEngine(checkpoint.renderer.stop_token_ids[0])
+        if isinstance(engine, FakeEngine):
+            engine.max_model_len = MAX_MODEL_LEN
+        settings = {"engine": "fake", "greedy_results_mib": 0, **settings}
+        app = create_app(Settings(**settings), checkpoint, engine, warmed_up=False)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
@@ -113,9 +123,9 @@ async def running(start_app: StartApp) -> AsyncIterator[Running]:
 def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
     """The app on the fake engine behind a real uvicorn on a free loopback port: its URL."""
     app = create_app(
-        Settings(engine="fake", **settings),
+        Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}),
         checkpoint,
-        lambda checkpoint, _: (FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN),
+        FakeEngine(checkpoint.renderer.stop_token_ids[0], max_model_len=MAX_MODEL_LEN),
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)

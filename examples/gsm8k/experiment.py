@@ -22,12 +22,14 @@ from workbench import INSTRUCTION, MAX_CRITIQUE_TOKENS, SHORT, TASK, Workbench
 
 from criticrm_model.files import write_json
 from criticrm_training.answers import answer_text, equal, stated_answer
-from criticrm_training.control import oracle_critiques, shuffled
+from criticrm_training.control_critiques import oracle_critiques, shuffled
 from criticrm_training.critiques.blind import asking_to_derive, derived_answer, sample_blind
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.records import Critique, read_critiques
 from criticrm_training.critiques.sample import SampleSettings, sample
-from criticrm_training.critiques.writers import Conversation, Sampling, Task
+from criticrm_training.critiques.verdict import DEFAULT_RULE
+from criticrm_training.critiques.writers import Conversation, Sampling, WritingTask
+from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.stats import difference, outcomes, pair_accuracy
 
 # Ways of asking for a derivation; one is chosen on the validation questions.
@@ -43,13 +45,17 @@ LONGEST_MEAN = 220  # tokens of a derivation
 CONTROL = 0.95
 
 
+def oracle(pairs: Sequence[PreferencePair]) -> list[Critique]:
+    return oracle_critiques(pairs, {pair.category: TASK.verdict or DEFAULT_RULE for pair in pairs})
+
+
 class Experiment(Workbench):
     def control(self) -> dict[str, Any]:
         pairs, held_out = with_answers(self.train)[: self.size.control], with_answers(self.heldout)
         found: dict[str, Any] = {}
         for name, of in (
-            ("oracle", oracle_critiques),
-            ("shuffled", lambda pairs: shuffled(pairs, oracle_critiques(pairs))),
+            ("oracle", oracle),
+            ("shuffled", lambda pairs: shuffled(pairs, oracle(pairs))),
         ):
             critiques = self.keep(f"control-{name}", of(pairs))
             self.fit(f"control-{name}", pairs, critiques=critiques, weight=0.5, longest=SHORT)
@@ -111,7 +117,7 @@ class Experiment(Workbench):
 
     def mean_of_four(self) -> dict[str, Any]:
         writer = self.writer(str(self.out / "round2"))
-        tasks = [Task(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(self.heldout)]
+        tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(self.heldout)]
         several = writer.write(tasks, Sampling(4, 0.7, MAX_CRITIQUE_TOKENS, "reward"))
         write_json(self.out / "round2-sampled.json", [[d.score for d in row] for row in several])
         return accuracy(self.heldout, [sum(float(d.score or 0.0) for d in row) / len(row) for row in several])
@@ -170,7 +176,9 @@ class Experiment(Workbench):
         rows = rows[: self.size.validation]
         writer = self.writer(str(self.out / "round2"))
         tasks = [
-            Task(tuple(row["prompt"]), response, INSTRUCTION, 0) for row in rows for response in row["responses"][:8]
+            WritingTask(tuple(row["prompt"]), response, INSTRUCTION, 0)
+            for row in rows
+            for response in row["responses"][:8]
         ]
         rewards = iter(
             [d.score or 0.0 for (d,) in writer.write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS, "reward"))]

@@ -19,8 +19,9 @@ from criticrm_training.critiques.critique_task import load_task
 from criticrm_training.critiques.records import SCHEMA, Critique, by_response, critique_tokens
 from criticrm_training.critiques.transformers_writer import TransformersWriter
 from criticrm_training.critiques.verdict import verdict
-from criticrm_training.critiques.writers import Sampling, Task
-from criticrm_training.data.pairs import PreferencePair, in_question_order, pair_row, read_pairs
+from criticrm_training.critiques.writers import Sampling, WritingTask
+from criticrm_training.data.pairs import PreferencePair, pair_row, read_pairs
+from criticrm_training.data.splits import in_question_order
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
@@ -111,14 +112,14 @@ class Workbench:
 
     def direct(self, name: str, pairs: Sequence[PreferencePair]) -> list[float]:
         """Rewards before any critique: chosen and rejected in turn."""
-        tasks = [Task(p.prompt, p.response(side), INSTRUCTION, 0) for p, side in sides_of(pairs)]
+        tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 0) for p, side in sides_of(pairs)]
         drafts = self.writer(str(self.out / name)).write(tasks, Sampling(1, 0.0, 1, "reward"))
         return [float(d.score or 0.0) for (d,) in drafts]
 
     def own_answers(self, name: str, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
         """Greedy critiques with the reply in sight, read by rule."""
         folder = name if name == self.base else str(self.out / name)
-        tasks = [Task(p.prompt, p.response(side), INSTRUCTION, 0) for p, side in sides_of(pairs)]
+        tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 0) for p, side in sides_of(pairs)]
         drafts = [d for (d,) in self.writer(folder).write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS))]
         critiques = [
             Critique(p.id, side, 0, d.text, None, d.finish_reason, d.tokens, verdict(d.text, p.response(side)))
@@ -128,7 +129,7 @@ class Workbench:
 
     def evaluate(self, name: str, pairs: Sequence[PreferencePair], where: str = "heldout") -> dict[str, Any]:
         writer = self.writer(str(self.out / name))
-        tasks = [Task(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(pairs)]
+        tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(pairs)]
         began = time.monotonic()
         drafts = [d for (d,) in writer.write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS, "reward"))]
         seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ from .errors import (
     PromptTooLong,
     UnsupportedModel,
 )
-from .manifest import REWARD_TOKEN, Calibration, Manifest, Moments, RewardCard, TrainingData
+from .manifest import REWARD_TOKEN, Calibration, Manifest, Moments, Readout, Reward, RewardCard, TrainingData
 from .reward import Completion, Dtype, FinishReason, finite_reward, reward_positions
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "Moments",
     "NonFiniteReward",
     "PromptTooLong",
+    "Readout",
+    "Reward",
     "RewardCard",
     "TrainingData",
     "UnsupportedModel",

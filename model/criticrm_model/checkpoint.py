@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
     AddedToken,
     AutoConfig,
@@ -25,14 +22,13 @@ from transformers import (
 )
 
 from .errors import CheckpointError, UnsupportedModel
-from .manifest import MANIFEST_NAME, REWARD_TOKEN, Manifest, RewardCard
+from .logits import measure_logit_scale
+from .manifest import MANIFEST_NAME, REWARD_TOKEN, Manifest, Reward, RewardCard
 from .prompt import Renderer
+from .quantization import check_head_is_not_quantized
+from .references import measure_references
+from .stored_head import row_sha256, stored_row
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-# How architectures name the LM head, and the input embeddings where the head is tied to them.
-_HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
-_INPUT_NAMES = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 # How architectures name their longest sequence, in tokens: most, Bloom, MPT, GPT-2.
 _LENGTH_NAMES = ("max_position_embeddings", "seq_length", "max_seq_len", "n_positions")
 
@@ -44,7 +40,7 @@ def assemble(
     card: RewardCard,
     out: Path,
 ) -> Manifest:
-    """Turn a base model, in place, into a Critic-RM and save it to `out`.
+    """Turn a base model, in place, into a Critic-RM and save it to `out`; it is in float32 then, unless it is large.
 
     Args:
         reward: `[d_model]`, float32. The reward of a hidden state `h` (the LM head's input) is `reward · h`.
@@ -56,13 +52,35 @@ def assemble(
     """
     token_id = add_reward_token(model, tokenizer)
     fold_reward(model, token_id, reward)
-    Renderer(tokenizer, card.critique_instruction)  # refuses a tokenizer that can't be served
+    unread = "0" * 64  # of a row that is not stored yet
+    manifest = Manifest(rewards=(Reward(token_id=token_id, sha256=unread),), **dict(card))
+    return write_checkpoint(model, tokenizer, manifest, out)
+
+
+def write_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest, out: Path
+) -> Manifest:
+    """Save a model with its reward row in it; it is in float32 then, unless it is large.
+
+    Args:
+        manifest: but for the digest of its row and the references, which are taken here.
+
+    Raises:
+        UnsupportedModel: the tokenizer can't be rendered for.
+    """
+    renderer = Renderer(tokenizer, manifest.critique_instruction, manifest.readout)
+    reward = manifest.reward
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)  # written last: a folder that has one is complete
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    stored = _stored_row(out, token_id, model.config.get_text_config().tie_word_embeddings)
-    saved = Manifest(reward_token_id=token_id, reward_row_sha256=_sha256(stored), **dict(card))
+    stored = stored_row(out, reward.token_id, model.config.get_text_config().tie_word_embeddings)
+    saved = manifest.model_copy(
+        update={
+            "rewards": (reward.model_copy(update={"sha256": row_sha256(stored)}),),
+            "references": measure_references(model, renderer, reward.token_id),
+        }
+    )
     # safetensors writes files for the owner alone; a server often runs as somebody else.
     for path in out.glob("*.safetensors"):
         path.chmod(path.stat().st_mode | 0o044)
@@ -144,41 +162,6 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
     return head
 
 
-@torch.no_grad()
-def measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
-    """The factor between `row · h` and the token's logit; 1.0 for most models."""
-    head = _head(model)
-    captured: list[torch.Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-    kept = head.weight[token_id].clone()
-    factors = []
-    try:
-        for amplitude in (1.0, 64.0):  # a capped logit does not grow with its row
-            captured.clear()
-            ids = torch.arange(8, device=model.device)[None]  # [1, seq]
-            # The row along h itself: a large, positive logit for certain.
-            model(ids, use_cache=False)
-            h = captured[0][0, -1].float()  # [d_model]
-            row = (amplitude * h / h.norm()).to(head.weight.dtype)
-            head.weight[token_id] = row
-            captured.clear()
-            logit = model(ids, use_cache=False).logits[0, -1, token_id].float()
-            # A model over several devices gives its logits on another than its head's.
-            factors.append((logit.cpu() / (row.float() @ captured[0][0, -1].float()).cpu()).item())
-    finally:
-        hook.remove()
-        head.weight[token_id] = kept
-    low, high = sorted(factors)
-    tolerance = 0.02 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    if not low > 0 or high / low > 1 + tolerance:
-        raise UnsupportedModel(
-            f"{model.config.model_type} does not return the LM head's output as it is (factors {factors}): "
-            "its logits are capped or bent, so they can't carry a reward"
-        )
-    scale = factors[-1]
-    return 1.0 if abs(scale - 1) < tolerance else scale
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint folder."""
@@ -199,18 +182,20 @@ class Checkpoint:
             UnsupportedModel: it can't carry the readout.
         """
         manifest = Manifest.load(folder)
+        check_head_is_not_quantized(folder)
         checkpoint = cls(folder, manifest, trust_remote_code)
         tokenizer = checkpoint.tokenizer
-        actual_id = tokenizer.convert_tokens_to_ids(manifest.reward_token)
-        if actual_id != manifest.reward_token_id:
+        reward = manifest.reward
+        actual_id = tokenizer.convert_tokens_to_ids(reward.token)
+        if actual_id != reward.token_id:
             raise CheckpointError(
-                f"{folder}: the manifest gives {manifest.reward_token!r} the id {manifest.reward_token_id}, "
+                f"{folder}: the manifest gives {reward.token!r} the id {manifest.reward_token_id}, "
                 f"the tokenizer {actual_id}"
             )
-        row = _stored_row(folder, manifest.reward_token_id, checkpoint.config.tie_word_embeddings)
-        if (digest := _sha256(row)) != manifest.reward_row_sha256:
+        row = stored_row(folder, manifest.reward_token_id, checkpoint.config.tie_word_embeddings)
+        if (digest := row_sha256(row)) != reward.sha256:
             raise CheckpointError(
-                f"{folder}: the reward row's sha256 is {digest}, the manifest says {manifest.reward_row_sha256}. "
+                f"{folder}: the reward row's sha256 is {digest}, the manifest says {reward.sha256}. "
                 "The weights were changed after the manifest was written."
             )
         if not torch.isfinite(row).all() or not row.any():
@@ -235,7 +220,12 @@ class Checkpoint:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.manifest.critique_instruction)
+        return Renderer(self.tokenizer, self.manifest.critique_instruction, self.manifest.readout)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hugging Face hub that it was downloaded from; None for any other folder."""
+        return self.folder.name if self.folder.parent.name == "snapshots" else None
 
     @cached_property
     def max_model_len(self) -> int:
@@ -262,33 +252,3 @@ def _readable(folder: Path, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # tokenizers raises Exception itself, transformers whatever a bad file leads to
         raise CheckpointError(f"{folder}: the {what} can't be read: {error}") from error
-
-
-def _stored_row(folder: Path, token_id: int, tied: bool) -> torch.Tensor:
-    """The reward row as stored, `[d_model]` float32, without reading the rest of the weights."""
-    try:
-        index = folder / _INDEX
-        if index.is_file():
-            files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        else:
-            with safe_open(folder / _SINGLE, framework="pt") as weights:
-                files = dict.fromkeys(weights.keys(), _SINGLE)
-        names = _INPUT_NAMES if tied else _HEAD_NAMES
-        name = next((key for key in files if key.endswith(names)), None)
-        if name is None:
-            raise UnsupportedModel(
-                f"{folder} stores no LM head (a weight ending in one of {', '.join(names)}); was it quantised?"
-            )
-        with safe_open(folder / files[name], framework="pt") as weights:
-            head = weights.get_slice(name)
-            rows = head.get_shape()[0]
-            if token_id >= rows:
-                raise CheckpointError(f"{folder}: the LM head has {rows} rows, the reward token is {token_id}")
-            row: torch.Tensor = head[token_id : token_id + 1][0]
-            return row.float()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the weights can't be read: {error}") from error
-
-
-def _sha256(row: torch.Tensor) -> str:
-    return hashlib.sha256(row.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()

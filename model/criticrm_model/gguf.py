@@ -10,11 +10,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from .errors import CheckpointError
 
 
-def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_gguf(
+    path: Path, dtype: torch.dtype = torch.float32, *, tied: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in a GGUF file, dequantised, and its tokenizer.
 
     The tokenizer is read from the file, unless a folder beside it holds one (`tokenizer.json`), which takes half a
     minute less.
+
+    Args:
+        tied: the published model has one matrix for embeddings and LM head, of which the file holds two quantisations:
+            the LM head's, which is the finer one, is used for both.
 
     Raises:
         CheckpointError: the file is missing or can't be read.
@@ -35,4 +41,7 @@ def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is no GGUF file that transformers can read: {error}") from error
+    if tied:
+        model.config.tie_word_embeddings = True
+        model.get_input_embeddings().weight = model.get_output_embeddings().weight
     return model, tokenizer

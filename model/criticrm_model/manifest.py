@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from statistics import stdev
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from .errors import CheckpointError
 from .files import write_text
 
 MANIFEST_NAME = "critic_rm.json"
-REWARD_TOKEN = "<|reward|>"
+REWARD_TOKEN = "<|reward|>"  # noqa: S105 # of a vocabulary
 DEFAULT_NAME = "default"  # the embedded checkpoint
+DEFAULT_BASE_NAME = "default-base"  # the unmodified model that it was trained from
 
 DEFAULT_CRITIQUE_INSTRUCTION = (
     "In two sentences, review the assistant's last reply: is it correct, helpful and harmless, "
@@ -38,8 +49,8 @@ class Calibration(_Frozen):
     The two positions are different random variables: each has its own moments.
     """
 
-    reference_set: str = Field(description="Which responses the moments were taken over.")
-    n: PositiveInt = Field(description="How many responses.")
+    reference_set: str = Field(description="The responses that the moments were computed on.")
+    n: PositiveInt = Field(description="Number of responses.")
     direct_score: Moments
     score: Moments
 
@@ -56,34 +67,152 @@ class RewardCard(_Frozen):
     """What is known of a reward vector before it is folded into a model: `reward.json` beside the vector.
 
     Attributes:
+        critique_instruction: None for a scalar reward model, which writes no critiques.
         max_critique_tokens: the longest critique the reward was fitted on, so the default when serving:
             a reward that has seen short critiques means little after long ones.
     """
 
-    critique_instruction: str = Field(min_length=1)
+    critique_instruction: str | None = Field(min_length=1)
     max_critique_tokens: PositiveInt = 256
     base_model: str
     training_data: tuple[TrainingData, ...] = ()
     calibration: Calibration | None = None
 
 
+class ReferenceCritique(_Frozen):
+    """A critique of one of the fixed conversations, and the reward after it.
+
+    Attributes:
+        conversation: its place among the fixed conversations.
+        token_ids: `[completion_len]`.
+        score: the logit at the position that predicts the last of them.
+    """
+
+    conversation: int = Field(ge=0)
+    token_ids: tuple[int, ...] = Field(min_length=1)
+    score: FiniteFloat
+
+
+class ReferenceRewards(_Frozen):
+    """Rewards of the fixed conversations (`references.CONVERSATIONS`) by transformers, to check an engine against.
+
+    Attributes:
+        dtype: of the model that computed them.
+        template_sha256: see `references.template_sha256`.
+        direct_scores: `[conversations]`.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"]
+    template_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    direct_scores: tuple[FiniteFloat, ...] = Field(min_length=1)
+    critiques: tuple[ReferenceCritique, ...] = ()
+
+
+class Reward(_Frozen):
+    """One reward: the logit of a token, plus an offset.
+
+    Attributes:
+        token, token_id: `<|reward|>`, or a token that the base has anyway and whose logit is its reward.
+        offset: added to the logit, in reward units: the bias of the head that was imported.
+        sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
+    """
+
+    name: str = "reward"
+    token: str = REWARD_TOKEN
+    token_id: int = Field(ge=0)
+    offset: FiniteFloat = 0.0
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Readout(_Frozen):
+    """How a conversation with its response is rendered. The reward is read at the last token of that.
+
+    Attributes:
+        render: "critique" asks for a critique and opens the assistant's turn; "conversation" is the model's own chat
+            template, and nothing after it.
+        before, after: token ids that are put around the template's (an appended token where the reward is read).
+        unread: a token that is dropped from the end: a classifier of transformers reads before its padding token.
+    """
+
+    render: Literal["critique", "conversation"] = "critique"
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    unread: int | None = None
+
+
+class Origin(_Frozen):
+    """The reward model that a checkpoint was imported from.
+
+    Attributes:
+        name: the hub name or the folder that was imported.
+        revision: on the hub.
+    """
+
+    name: str
+    revision: str | None = None
+
+
 class Manifest(RewardCard):
     """The contents of `critic_rm.json`.
 
     Attributes:
-        reward_row_sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
+        rewards: one, so far.
+        origin: None where the reward was trained or fitted here.
+        lm_head: False where the classifier that was imported had none: it can't write.
+        references: None in checkpoints of earlier versions.
     """
 
-    format_version: Literal[1] = 1
-    reward_token: str = REWARD_TOKEN
-    reward_token_id: int = Field(ge=0)
-    reward_row_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    format_version: Literal[2] = 2
+    rewards: tuple[Reward, ...] = Field(min_length=1, max_length=1)
+    readout: Readout = Readout()
+    origin: Origin | None = None
+    lm_head: bool = True
+    references: ReferenceRewards | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("format_version") != 1:
+            return values
+        values = dict(values)
+        names = {"token": "reward_token", "token_id": "reward_token_id", "sha256": "reward_row_sha256"}
+        reward = {new: values.pop(old) for new, old in names.items() if old in values}
+        return values | {"format_version": 2, "rewards": [reward]}
+
+    @property
+    def reward(self) -> Reward:
+        """The one that is the score."""
+        return self.rewards[0]
+
+    @property
+    def reward_token_id(self) -> int:
+        return self.reward.token_id
+
+    @property
+    def writes_critiques(self) -> bool:
+        return self.critique_instruction is not None
+
+    @property
+    def direct_std(self) -> float:
+        """What a difference of direct scores is measured by.
+
+        Their standard deviation over the reference set, else over the fixed conversations, else 1.
+        """
+        if self.calibration is not None:
+            return self.calibration.direct_score.std
+        scores = self.references.direct_scores if self.references else ()
+        return (stdev(scores) if len(scores) > 1 else 0.0) or 1.0
 
     @property
     def version(self) -> str:
-        """Short name of this reward: changes with the reward row, the base and what the base is asked."""
-        identity = "\0".join((self.reward_row_sha256, self.base_model, self.critique_instruction))
-        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+        """Short name of this reward.
+
+        It changes with the reward row, the base, what the base is asked, and how the reward is read.
+        """
+        identity = [self.reward.sha256, self.base_model, self.critique_instruction or ""]
+        if self.readout != Readout() or self.reward.offset:
+            identity += [self.readout.model_dump_json(), str(self.reward.offset)]
+        return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]
 
     def save(self, folder: Path) -> None:
         write_text(folder / MANIFEST_NAME, self.model_dump_json(indent=2) + "\n")
@@ -95,7 +224,7 @@ class Manifest(RewardCard):
         if not path.is_file():
             raise CheckpointError(
                 f"{folder} has no {MANIFEST_NAME}: it is not a Critic-RM checkpoint. "
-                "Make one with `criticrm fit-head`, or serve the embedded one with MODEL=default."
+                "Make one with `criticrm import` or `criticrm fit-head`, or serve the embedded one with MODEL=default."
             )
         try:
             return cls.model_validate_json(path.read_bytes())

@@ -44,7 +44,7 @@ class _Readout(LogitsProcessor):
 
 
 class ReferenceModel:
-    """Scores given completions, and writes its own."""
+    """Scores completions with transformers, and generates its own."""
 
     def __init__(self, model: PreTrainedModel, reward_token_id: int, stop_token_ids: Sequence[int]) -> None:
         self.model = model.eval()
@@ -85,6 +85,17 @@ class ReferenceModel:
         direct, final = logits[:, self.reward_token_id].float().tolist()
         return finite_reward(direct), finite_reward(final)
 
+    def _generation(self, max_tokens: int, temperature: float) -> GenerationConfig:
+        sampled = temperature > 0
+        return GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=sampled,
+            temperature=max(temperature, _LEAST_TEMPERATURE) if sampled else None,
+            top_k=0 if sampled else None,
+            eos_token_id=list(self.stop_token_ids),
+            pad_token_id=self.stop_token_ids[0],
+        )
+
     @torch.inference_mode()
     def critique(
         self,
@@ -120,14 +131,7 @@ class ReferenceModel:
             output = self.model.generate(
                 ids,
                 attention_mask=mask,
-                generation_config=GenerationConfig(
-                    max_new_tokens=max_tokens,
-                    do_sample=temperature > 0,
-                    temperature=max(temperature, _LEAST_TEMPERATURE) if temperature > 0 else None,
-                    top_k=0 if temperature > 0 else None,
-                    eos_token_id=list(self.stop_token_ids),
-                    pad_token_id=pad,
-                ),
+                generation_config=self._generation(max_tokens, temperature),
                 logits_processor=LogitsProcessorList([readout]),
             )
         finally:

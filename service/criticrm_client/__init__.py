@@ -11,9 +11,11 @@ result whose reward can't be read; it is never a number.
 
 from __future__ import annotations
 
+from .arguments import Options
 from .async_client import AsyncCriticRM
 from .client import CriticRM
 from .columns import Columns
+from .error_body import ErrorInfo
 from .errors import (
     APIConnectionError,
     APIError,
@@ -22,6 +24,7 @@ from .errors import (
     APITimeoutError,
     AuthenticationError,
     CheckpointChangedError,
+    ClientClosedError,
     FileError,
     GatewayTimeoutError,
     InternalServerError,
@@ -33,23 +36,10 @@ from .errors import (
     ServiceUnavailableError,
     UnsupportedMediaTypeError,
 )
+from .outcomes import BestOf, Comparison, ItemScores
 from .retries import Retries
+from .schemas import Critique, CritiqueOptions, Item, Message, ModelInfo, Result, ScoreResponse, Usage
 from .score_file import FileSummary
-from .types import (
-    BestOf,
-    Comparison,
-    Critique,
-    CritiqueOptions,
-    ErrorInfo,
-    Item,
-    ItemScores,
-    Message,
-    ModelInfo,
-    Options,
-    Result,
-    ScoreResponse,
-    Usage,
-)
 
 __all__ = [
     "APIConnectionError",
@@ -61,6 +51,7 @@ __all__ = [
     "AuthenticationError",
     "BestOf",
     "CheckpointChangedError",
+    "ClientClosedError",
     "Columns",
     "Comparison",
     "CriticRM",

@@ -3,56 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
-from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 
+from . import environment
+from .arguments import ItemLike, Options, Prompt
+from .attempts import Failure, attempt
+from .bodies import parse_answer, request_body
 from .columns import DEFAULT_COLUMNS, Columns
-from .errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseError,
-    APITimeoutError,
-    CheckpointChangedError,
-    status_error,
-)
+from .errors import APIResponseError, APIStatusError, APITimeoutError, ClientClosedError, checkpoint_changed
+from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
-from .retries import DEFAULT_RETRIES, Retries, Servers, retry_after_s
+from .retries import DEFAULT_RETRIES, MOST_SERVERS, Retries, Server
+from .retry_log import RetryLog
+from .schemas import Item, ModelInfo, Result, ScoreResponse
 from .score_file import FileSummary, score_file
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, as_item, scored_in_order
-from .types import BestOf, Comparison, Item, ItemLike, ItemScores, ModelInfo, Options, Prompt, Result, ScoreResponse
-
-_CONNECT_TIMEOUT_S = 10.0
-
-M = TypeVar("M", bound=BaseModel)
+from .sessions import HTTPClient, Sessions
 
 
 class AsyncCriticRM:
     """A client of one Critic-RM service, or of several servers of the same checkpoint.
 
+    It can be used in several event loops, one after the other or in threads, and can be pickled. `asyncio.run` closes
+    its connections as it ends.
+
     Args:
-        url: of the service; several share the load, and one that fails is set aside and tried again.
-        key: of the service, where it asks for one.
-        retries: how often, and how patiently.
-        timeout_s: of one attempt. The server's own deadline is 300 s unless it was told otherwise.
-        deadline_s: of a whole call with its retries (of each request of `score_many`); none unless given.
-        model_version: of the checkpoint whose rewards are wanted; that of the first answer unless given. Rewards of
-            two checkpoints can't be compared, so an answer of another one is an error (CheckpointChangedError).
+        url: of the service; several share the load, and one that fails is avoided, then tried again. A user and a
+            password in it are sent as HTTP Basic. Default: those in CRITICRM_URL, separated by commas, or
+            http://127.0.0.1:8000.
+        key: API key of the service. Default: CRITICRM_KEY; an empty one is none.
+        retries: how often, and how patiently. A request after which servers fail is sent to three of them at most.
+        timeout_s: of one attempt. The server's own deadline is 300 s by default (`--deadline-s`).
+        deadline_s: of a whole call with its retries (of each request of `score_many`); none by default.
+        model_version: of the checkpoint whose rewards are wanted; by default that of the first answer. Rewards of
+            two checkpoints can't be compared, so another one is an error (CheckpointChangedError). It is sent with
+            each request, and a service that has another checkpoint refuses the request before any work.
         transport: an httpx transport in place of the network, such as `httpx.ASGITransport(app)`.
+        headers: sent with every request, for a proxy say. They may replace the User-Agent; the key's header
+            (Authorization) and those of the body and the request's id are refused.
+        http_client: for proxies, certificates, limits or `auth` of your own, a function that makes an
+            `httpx.AsyncClient`: called once for each event loop. Or such a client itself, which then serves one event
+            loop. Either is closed by `close`, or with its loop. Its `auth` replaces the key; its timeouts are not used,
+            and neither are HTTPS_PROXY and its like unless it reads them.
+
+    Retries are logged by `criticrm_client`: as WARNING once in ten minutes for each kind of failure, else as INFO.
 
     Every method raises APIError, as one of the exceptions of `criticrm_client.errors`, and ValueError for arguments
-    that no server would take.
+    that no server would take. So does the constructor, for a URL, a key, a header, a time or a proxy that can't be.
     """
 
     def __init__(
         self,
-        url: str | Sequence[str] = "http://127.0.0.1:8000",
+        url: str | Sequence[str] | None = None,
         *,
         key: str | None = None,
         retries: Retries = DEFAULT_RETRIES,
@@ -60,18 +71,36 @@ class AsyncCriticRM:
         deadline_s: float | None = None,
         model_version: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        headers: Mapping[str, str] | None = None,
+        http_client: HTTPClient | None = None,
     ) -> None:
-        self._servers = Servers([url] if isinstance(url, str) else url)
+        for name, value in (("timeout_s", timeout_s), ("deadline_s", deadline_s)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: {value} is no time in seconds")
+        if url is None:
+            url = environment.urls() or environment.DEFAULT_URL
+        urls = [url] if isinstance(url, str) else list(url)
+        key = environment.key() if key is None else key
+        self._sessions = Sessions(urls, key, timeout_s, transport, headers, http_client)
+        self._retry_log = RetryLog()
+        self._arguments: dict[str, Any] = {
+            "url": urls,
+            "key": key,
+            "retries": retries,
+            "timeout_s": timeout_s,
+            "deadline_s": deadline_s,
+            "transport": transport,
+            "headers": headers,
+            "http_client": http_client,
+        }
         self._retries = retries
+        self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self._model_version = model_version
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
-            # Callers bound what is in flight; a pool that is smaller would make requests wait unseen.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-            transport=transport,
-        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its arguments, for the checkpoint that it knows: connections don't go between processes."""
+        return partial(type(self), **self._arguments, model_version=self._model_version), ()
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,17 +111,17 @@ class AsyncCriticRM:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections; calls that wait raise ClientClosedError, as do later ones."""
+        await self._sessions.close()
 
     async def score(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> ScoreResponse:
         """Critique and score responses to one prompt. A response that can't be scored is an error in its result."""
         item = as_item((prompt, responses))
-        return await self._score({"prompt": item.prompt, "responses": item.responses, **_body(options)}, [item])
+        return await self._score({"prompt": item.prompt, "responses": item.responses}, [item], options)
 
     async def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
         """Several prompts in one request: all of it fails together, unlike `score_many`."""
-        return await self._score({"items": [item.model_dump() for item in items], **_body(options)}, items)
+        return await self._score({"items": [item.model_dump() for item in items]}, items, options)
 
     async def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[Options]) -> Comparison:
         """Which of two responses is better. Raises ResultError if one could not be scored."""
@@ -126,7 +155,7 @@ class AsyncCriticRM:
             APIStatusError: of the job and not of an item, such as a wrong key.
             APIConnectionError: the service has gone: nothing has worked for a whole round of requests.
         """
-        everything = [as_item(item) for item in items]  # what is no item is told before anything is sent
+        everything = [as_item(item) for item in items]  # what is no item is an error before anything is sent
         found = []
         with progress_bar(len(everything), "item", progress) as bar:
             async for scores in self.score_stream(everything, concurrency=concurrency, pack=pack, **options):
@@ -170,28 +199,24 @@ class AsyncCriticRM:
     async def model_info(self) -> ModelInfo:
         """The checkpoint and the server's limits."""
         answer, request_id = await self._send("GET", "/v1/model", None)
-        info = _parsed(ModelInfo, answer, request_id)
-        self._check_version(info.model_version, request_id)
+        info = parse_answer(ModelInfo, answer, request_id)
+        self._check_version(info.model_version, request_id, answer)
         return info
 
-    async def _score(self, body: Mapping[str, Any], items: Sequence[Item]) -> ScoreResponse:
-        answer, request_id = await self._send("POST", "/score", to_json(body))
-        scored = _parsed(ScoreResponse, answer, request_id)
+    async def _score(self, fields: dict[str, Any], items: Sequence[Item], options: Options) -> ScoreResponse:
+        answer, request_id = await self._send("POST", "/score", request_body(fields, options, self._model_version))
+        scored = parse_answer(ScoreResponse, answer, request_id)
         asked = [(item.id, index) for item in items for index in range(len(item.responses))]
         if [(result.id, result.index) for result in scored.results] != asked:
-            raise APIResponseError("the results are not those of the responses that were sent", request_id)
-        self._check_version(scored.model_version, request_id)
+            raise APIResponseError("the results are not those of the responses that were sent", request_id, answer)
+        self._check_version(scored.model_version, request_id, answer)
         return scored
 
-    def _check_version(self, found: str, request_id: str) -> None:
+    def _check_version(self, found: str, request_id: str, answer: httpx.Response) -> None:
         if self._model_version is None:
             self._model_version = found
         elif found != self._model_version:
-            raise CheckpointChangedError(
-                f"the service answers with checkpoint {found}, and this client's is {self._model_version}; their "
-                "rewards can't be compared. To go on with the new one, begin anew with another client",
-                request_id,
-            )
+            raise checkpoint_changed(found, self._model_version, request_id, answer)
 
     async def _send(
         self, method: str, path: str, content: bytes | None, retries: Retries | None = None
@@ -207,63 +232,45 @@ class AsyncCriticRM:
     async def _attempts(
         self, method: str, path: str, content: bytes | None, request_id: str, retries: Retries
     ) -> httpx.Response:
-        headers = {"X-Request-ID": request_id}
+        headers = {**self._sessions.headers, b"X-Request-ID": request_id.encode()}
         if content is not None:
-            headers["Content-Type"] = "application/json"
-        attempt = 0
-        while True:
-            attempt += 1
-            server = self._servers.choose()
-            asked_to_wait_s: float | None = None
+            headers[b"Content-Type"] = b"application/json"
+        blamed: list[Server] = []  # servers that failed while they had the request
+        for number in count(1):
+            session = await self._sessions.current()
+            servers, among = session.servers, blamed if len(blamed) == MOST_SERVERS else []
+            server = servers.choose(among)
+            request = session.http.build_request(
+                method, server.url + path, content=content, headers=headers, timeout=self._sessions.timeout
+            )
             server.in_flight += 1
             try:
-                answer = await self._http.request(method, server.url + path, content=content, headers=headers)
-            except httpx.TransportError as broken:
-                failure: APIError = _connection_error(broken, server.url, request_id)
-            else:
-                if answer.status_code == 200:
-                    self._servers.worked(server)
-                    return answer
-                failure = status_error(answer, request_id)
-                if answer.status_code < 500:
-                    self._servers.worked(server)
-                    raise failure
-                asked_to_wait_s = retry_after_s(answer)
+                answer = await attempt(session.http, server, request, self._timeout_s, request_id)
             finally:
                 server.in_flight -= 1
-            wait_s = retries.wait_s(attempt, asked_to_wait_s)
-            another = self._servers.failed(server, wait_s)
-            if attempt == retries.attempts:
-                if attempt > 1:
-                    failure.add_note(f"in the last of {attempt} attempts")
-                raise failure
-            await asyncio.sleep(0 if another else wait_s)
-
-
-def _body(options: Options) -> dict[str, Any]:
-    critique = options.get("critique", True)
-    given: dict[str, Any] = dict(options)
-    if isinstance(critique, BaseModel):
-        given["critique"] = critique.model_dump()
-    return given
+            if not isinstance(answer, Failure):
+                servers.worked(server)
+                return answer
+            if self._sessions.is_closed:
+                raise ClientClosedError from answer.error
+            if answer.is_final:
+                if isinstance(answer.error, APIStatusError):
+                    servers.worked(server)
+                raise answer.error
+            if answer.blames_request and server not in blamed:
+                blamed.append(server)
+            wait_s = retries.wait_s(number, answer.retry_after_s)
+            another = servers.failed(server, wait_s, blamed if len(blamed) == MOST_SERVERS else [])
+            if number == retries.attempts:
+                if number > 1:
+                    answer.error.add_note(f"in the last of {number} attempts")
+                raise answer.error
+            wait_s = 0 if another else wait_s
+            self._retry_log.retrying(server.url, answer.error, number, retries.attempts, wait_s, request_id)
+            await asyncio.sleep(wait_s)
+        raise AssertionError  # `count` has no end
 
 
 def _all_scored(scored: ScoreResponse) -> list[Result]:
     _ = scored.rewards
     return scored.results
-
-
-def _parsed(kind: type[M], answer: httpx.Response, request_id: str) -> M:
-    try:
-        return kind.model_validate_json(answer.content)
-    except ValidationError as invalid:
-        fault = invalid.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "body"
-        raise APIResponseError(
-            f"{answer.url} gave no {kind.__name__}: {where}: {fault['msg']}; is it a Critic-RM service?", request_id
-        ) from invalid
-
-
-def _connection_error(broken: httpx.TransportError, url: str, request_id: str) -> APIConnectionError:
-    kind = APITimeoutError if isinstance(broken, httpx.TimeoutException) else APIConnectionError
-    return kind(f"{url}: {type(broken).__name__}{f': {broken}' if str(broken) else ''}", request_id)

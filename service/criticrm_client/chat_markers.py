@@ -2,126 +2,96 @@
 
 RLHF frameworks send what their tokenizer decodes, special tokens kept. The critic has a template of its own, so the
 policy's must come off. No maintained library does this (transformers parses a response where its tokenizer says how;
-pychatml reads ChatML only), hence a table of the markers that templates write.
+pychatml reads ChatML only), hence a table of the markers that templates write (`chat_templates`).
 
 Nothing is guessed: a text counts as templated only if it begins with a marker, and an unknown role, another template's
 marker or an end-of-turn token inside a turn stays in the text. What is taken off is the markers, the white space that
-templates put beside them, and the token that ends a turn. A marker of the same template that a prompt's author wrote
-can't be told from the template's own.
+templates put beside them, the tokens that begin, end or pad a text, and an empty block of reasoning. A marker of the
+same template that a prompt's author wrote can't be told from the template's own.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
-from .types import Message, Role
-
-_NAMED = "system|developer|user|assistant|model|tool|ipython|observation"
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "ipython": "tool",
-    "observation": "tool",
-    "User": "user",
-    "Assistant": "assistant",
-    "[INST]": "user",
-    "[/INST]": "assistant",
-    "<<SYS>>": "system",
-    "<</SYS>>": "user",
-    "[SYSTEM_PROMPT]": "system",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """The markers of one family of templates.
-
-    Attributes:
-        opens: opens a turn; its group is a key of `_ROLES`.
-        ends: ends a turn, at the end of its content.
-        trims: white space around a content is the template's.
-        bare_system: the system prompt stands before the first marker, without one.
-    """
-
-    opens: re.Pattern[str]
-    ends: re.Pattern[str]
-    trims: bool = False
-    bare_system: bool = False
-
-
-def _template(opens: str, ends: str, *, trims: bool = False, bare_system: bool = False) -> Template:
-    return Template(re.compile(opens), re.compile(rf"(?:{ends})\Z"), trims, bare_system)
-
-
-# No pattern begins with a repetition: that would take quadratic time on a text made for it.
-TEMPLATES: dict[str, Template] = {
-    # Qwen, SmolLM, Yi, InternLM; Phi-4 has <|im_sep|>.
-    "chatml": _template(
-        rf"<\|im_start\|>({_NAMED})(?:\n|<\|im_sep\|>|\Z)", r"<\|im_end\|>(?:\s*<\|endoftext\|>)?|<\|endoftext\|>"
-    ),
-    "llama3": _template(
-        rf"<\|start_header_id\|>({_NAMED})<\|end_header_id\|>\n{{0,2}}", r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>"
-    ),
-    "llama4": _template(
-        rf"<\|header_start\|>({_NAMED})<\|header_end\|>\n{{0,2}}", r"<\|eot\|>|<\|eom\|>|<\|end_of_text\|>"
-    ),
-    "gemma": _template(rf"<start_of_turn>({_NAMED})(?:\n|\Z)", r"<end_of_turn>(?:\s*<eos>)?|<eos>"),
-    # Zephyr ends turns with </s>, Phi-3 with <|end|>, Tulu with <|endoftext|>; GLM-4 with the marker of the next turn.
-    "zephyr": _template(
-        rf"<\|(?!(?:user|observation)\|>\s*\Z)({_NAMED})\|>\n?",
-        r"<\|end\|>(?:\s*<\|endoftext\|>)?|<\|endoftext\|>|</s>|<\|user\|>|<\|observation\|>",
-        trims=True,
-    ),
-    "deepseek": _template(
-        "<\uff5c(User|Assistant)\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>", bare_system=True
-    ),
-    # Llama 2 nests the system prompt in the first user turn; Mistral's later templates give it markers.
-    "inst": _template(
-        r"(?:\[INST\]\s?(?=<<SYS>>))?(\[INST\]|\[/INST\]|<<SYS>>|<</SYS>>|\[SYSTEM_PROMPT\])",
-        r"</s>(?:\s?<s>)?|\[/SYSTEM_PROMPT\]",
-        trims=True,
-    ),
-}
-# Where the template is unknown, any of their ends is one.
-_ANY_END = re.compile("|".join(template.ends.pattern for template in TEMPLATES.values()))
-_BEGIN = re.compile(
-    r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|endoftext\|>|\[gMASK\] ?<sop>"
-    "|<\uff5cbegin\u2581of\u2581sentence\uff5c>){0,2}"
+from .chat_templates import (
+    BEGIN_TOKENS,
+    END_TOKENS,
+    PAD_TOKENS,
+    TEMPLATES,
+    Template,
+    begins_with_control_token,
+    find_control_token,
 )
-_SPACE = re.compile(r"\s*")
-_LONGEST_END = 64  # characters, with the white space inside
+from .schemas import Message
+
+# A run of tokens at the beginning of a text: of the template, of padding, and the end tokens some policies pad with,
+# but for those which open a turn as well.
+_OPENS_TOO = r"<\|(?:user|observation)\|>|<extra_id_1>"
+_BEGINNING = re.compile(rf"(?:\s*+(?!{_OPENS_TOO})(?:{BEGIN_TOKENS}|{PAD_TOKENS}|{END_TOKENS}))*+")
+_PADDING = re.compile(rf"(?:\s*+(?:{PAD_TOKENS}))*+")
+_SPACE = re.compile(r"\s*+")
+_NO_REASONING = re.compile(r"\s*+(?:<think>\s*+)?</think>\s*+")
+_LONGEST_TOKEN = 64  # characters
+_HTML = ("<s>", "</s>")  # before another end token, they are those of a text that is struck through
+_BRACKETS = 2  # that a token has at the most, to find where it begins
 _MAX_TURNS = 4096  # markers after that many stay in the text of the last: it is no conversation, and takes its time
+
+
+class UnknownTemplateError(ValueError):
+    """A text rendered by an unknown chat template: its turns can't be parsed."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(
+            f"holds {token!r}, a token of a chat template that is not known here; send messages, or the text without "
+            "its template"
+        )
 
 
 def find_template(text: str) -> Template | None:
     """The template that `text` is written in, by the marker that it begins with."""
-    start = _end(_SPACE, text, _end(_BEGIN, text))
-    for template in TEMPLATES.values():
-        if template.opens.match(text, start) or (template.bare_system and template.opens.search(text, start)):
-            return template
-    return None
+    start = _begin(text)
+    return _template_at(text, _end(_SPACE, text, start))
 
 
 def split_turns(text: str) -> list[Message]:
-    """The turns of a whole conversation; one user turn where no known template is found."""
-    template = find_template(text)
-    start = _end(_BEGIN, text)
+    """The turns of a whole conversation; one user turn where no known template is found.
+
+    Raises:
+        UnknownTemplateError
+    """
+    start = _begin(text)
+    marker = _end(_SPACE, text, start)
+    template = _template_at(text, marker)
     if template is None:
+        if token := begins_with_control_token(text, marker):
+            raise UnknownTemplateError(token)
         return [Message(role="user", content=text[start:])]
-    openings = _openings(template, text)
+    text = text[: _stop(text, template.ends)]
+    openings = _openings(template, text, start)
     ends = [*(opening.start() for opening in openings[1:]), len(text)]
     turns = [
-        Message(role=_ROLES[opening[1]], content=_content(template, text[opening.end() : end]))
+        Message(role=(role := template.role(opening)), content=_content(template, role, text[opening.end() : end]))
         for opening, end in zip(openings, ends, strict=True)
     ]
-    if bare := text[start : openings[0].start()].strip():
+    if bare := _content(template, "system", text[start : openings[0].start()]).strip():
         turns.insert(0, Message(role="system", content=bare))
+    return _merge(template, turns)
+
+
+def split_conversation(text: str) -> list[Message]:
+    """As `split_turns`, for a text whose last turn is to be scored: without a known template it has no token of one.
+
+    Raises:
+        UnknownTemplateError
+    """
+    turns = split_turns(text)
+    if find_template(text) is None:
+        turns = [Message(role="user", content=strip_end(turns[0]["content"]))]
+        if token := find_control_token(turns[0]["content"]):
+            raise UnknownTemplateError(token)
     return turns
 
 
@@ -136,23 +106,44 @@ def split_response(prompt: str, generated: str) -> tuple[list[Message], str]:
     Returns:
         The conversation, and the response. What the template itself wrote into the open assistant's turn
         (`<think>`, say) begins the response.
+
+    Raises:
+        UnknownTemplateError: of the prompt.
     """
     template = find_template(prompt)
+    generated = generated[_end(_PADDING, generated) :]
     if template is None:
         return split_turns(prompt), strip_end(generated)
-    last = _openings(template, prompt)[-1]
-    if _ROLES[last[1]] != "assistant":
-        return split_turns(prompt), _content(template, generated)
-    return split_turns(prompt)[:-1], _content(template, prompt[last.end() :] + generated)
+    last = _openings(template, prompt, _begin(prompt))[-1]
+    if template.role(last) != "assistant":
+        return split_turns(prompt), _content(template, "assistant", generated)
+    response = _content(template, "assistant", prompt[last.end() :] + generated)
+    return split_turns(prompt[: last.start()]) if prompt[_begin(prompt) : last.start()].strip() else [], response
+
+
+def strip_begin(text: str) -> str:
+    """`text` without the tokens that begin or pad it."""
+    return text[_begin(text) :]
 
 
 def strip_end(text: str) -> str:
-    """`text` without the token that ended it, whatever the template."""
-    return _without_end(text, _ANY_END)
+    """`text` without the tokens that ended or pad it, whatever the template."""
+    return text[: _stop(text, END_TOKENS)]
 
 
-def _openings(template: Template, text: str) -> list[re.Match[str]]:
-    return list(islice(template.opens.finditer(text, _end(_BEGIN, text)), _MAX_TURNS))
+def _template_at(text: str, start: int) -> Template | None:
+    for template in TEMPLATES.values():
+        if template.opens.match(text, start) or (template.bare_system and template.opens.search(text, start)):
+            return template
+    return None
+
+
+def _openings(template: Template, text: str, start: int) -> list[re.Match[str]]:
+    return list(islice(template.opens.finditer(text, start), _MAX_TURNS))
+
+
+def _begin(text: str) -> int:
+    return _end(_BEGINNING, text)
 
 
 def _end(pattern: re.Pattern[str], text: str, start: int = 0) -> int:
@@ -162,12 +153,78 @@ def _end(pattern: re.Pattern[str], text: str, start: int = 0) -> int:
     return match.end()
 
 
-def _content(template: Template, text: str) -> str:
-    text = _without_end(text, template.ends)
+@cache
+def _last_tokens(ends: str) -> re.Pattern[str]:
+    return re.compile(f"(?P<end>{ends})|{PAD_TOKENS}")
+
+
+def _stop(text: str, ends: str) -> int:
+    """Where the run of tokens at the end of `text` begins; its length if there is none."""
+    tokens, kept, stop = _last_tokens(ends), len(text), len(text)
+    ended = False
+    while True:
+        while stop and text[stop - 1].isspace():
+            last = text[max(0, stop - 1024) : stop]
+            stop -= len(last) - len(last.rstrip())
+        token = _token_before(tokens, text, stop)
+        if token is None or (ended and token[0] in _HTML):
+            return kept
+        ended = ended or (token["end"] is not None and token[0] not in _HTML)
+        stop = kept = token.start()
+
+
+def _token_before(tokens: re.Pattern[str], text: str, stop: int) -> re.Match[str] | None:
+    """The token that ends at `stop`, if there is one."""
+    first = max(0, stop - _LONGEST_TOKEN)
+    start = stop
+    for _ in range(_BRACKETS):
+        start = max(text.rfind("<", first, start), text.rfind("[", first, start))
+        if start < 0:
+            return None
+        if token := tokens.fullmatch(text, start, stop):
+            return token
+    return None
+
+
+def _content(template: Template, role: str, text: str) -> str:
+    if role == "assistant":
+        text = _with_think_tags(text, template.reasoning)
+        if template.begins and (begins := template.begins.match(text)):
+            text = text[begins.end() :]
+        for token in template.removed:
+            text = text.replace(token, "")
+        if nothing := _NO_REASONING.match(text):
+            text = text[nothing.end() :]
+    text = text[: _stop(text, template.ends)]
     return text.strip() if template.trims else text
 
 
-def _without_end(text: str, ends: re.Pattern[str]) -> str:
-    stop = len(text.rstrip())
-    end = ends.search(text, max(0, stop - _LONGEST_END), stop)
-    return text[: end.start()] if end else text
+def _with_think_tags(text: str, reasoning: tuple[str, ...]) -> str:
+    """`text` with its reasoning between `<think>` and `</think>`; empty reasoning is left out."""
+    if not reasoning or reasoning[0] not in text:
+        return text
+    begin, *ends = reasoning
+    parts: list[str] = []
+    at = 0
+    while (start := text.find(begin, at)) >= 0:
+        parts.append(text[at:start])
+        start += len(begin)
+        stop = text.find(ends[-1], start)
+        if stop < 0:  # cut before its end
+            return "".join([*parts, "<think>\n", text[start:].lstrip("\n")])
+        at = stop + next(len(end) for end in ends if text.startswith(end, stop))
+        if thought := text[start:stop].strip("\n"):
+            parts.append(f"<think>\n{thought}\n</think>\n\n")
+    return "".join([*parts, text[at:]])
+
+
+def _merge(template: Template, turns: list[Message]) -> list[Message]:
+    """Without system turns that say nothing; an assistant's reasoning in one turn with its answer."""
+    merged: list[Message] = []
+    for turn in turns:
+        if turn["role"] == "system" and not turn["content"].strip():
+            continue
+        if template.reasoning and merged and turn["role"] == merged[-1]["role"] == "assistant":
+            turn = Message(role="assistant", content=merged.pop()["content"] + turn["content"])
+        merged.append(turn)
+    return merged

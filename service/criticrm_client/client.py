@@ -7,21 +7,31 @@ implementation: the two can't differ in results or exceptions.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
+from .arguments import ItemLike, Options, Prompt
 from .async_client import AsyncCriticRM
 from .columns import DEFAULT_COLUMNS, Columns
+from .errors import APIConnectionError, ClientClosedError
+from .outcomes import BestOf, Comparison, ItemScores
+from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries
+from .schemas import Item, ModelInfo, ScoreResponse
 from .score_file import FileSummary
-from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK
-from .types import BestOf, Comparison, Item, ItemLike, ItemScores, ModelInfo, Options, Prompt, ScoreResponse
+from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, ScoringRun, as_item
+from .sessions import HTTPClient
 
 T = TypeVar("T")
 
@@ -34,7 +44,7 @@ class CriticRM:
 
     def __init__(
         self,
-        url: str | Sequence[str] = "http://127.0.0.1:8000",
+        url: str | Sequence[str] | None = None,
         *,
         key: str | None = None,
         retries: Retries = DEFAULT_RETRIES,
@@ -42,8 +52,10 @@ class CriticRM:
         deadline_s: float | None = None,
         model_version: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        headers: Mapping[str, str] | None = None,
+        http_client: HTTPClient | None = None,
     ) -> None:
-        self._make: Callable[[], AsyncCriticRM] = lambda: AsyncCriticRM(
+        self._client = AsyncCriticRM(
             url,
             key=key,
             retries=retries,
@@ -51,11 +63,17 @@ class CriticRM:
             deadline_s=deadline_s,
             model_version=model_version,
             transport=transport,
+            headers=headers,
+            http_client=http_client,
         )
         self._running: _Running | None = None
         self._closed = False
-        self._starting = threading.Lock()
-        self._start()
+        self._lock = threading.Lock()
+        _clients.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As `AsyncCriticRM.__reduce__`."""
+        return partial(type(self), **self._client._arguments, model_version=self._client._model_version), ()
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +84,13 @@ class CriticRM:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread; calls of other threads that wait are cancelled."""
-        self._closed = True
-        running, self._running = self._running, None
-        if running is not None and running.process == os.getpid():
+        """Close the connections and end the thread; calls of other threads that wait raise ClientClosedError."""
+        with self._lock:
+            self._closed = True
+            running, self._running = self._running, None
+        if running is not None:
             running.stop()
+            running.join()
 
     def score(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> ScoreResponse:
         """See `AsyncCriticRM.score`."""
@@ -98,9 +118,13 @@ class CriticRM:
         **options: Unpack[Options],
     ) -> list[ItemScores]:
         """See `AsyncCriticRM.score_many`."""
-        return self._call(
-            lambda client: client.score_many(items, concurrency=concurrency, pack=pack, progress=progress, **options)
-        )
+        everything = [as_item(item) for item in items]  # what is no item is an error before anything is sent
+        found = []
+        with progress_bar(len(everything), "item", progress) as bar:
+            for scores in self.score_stream(everything, concurrency=concurrency, pack=pack, **options):
+                found.append(scores)
+                bar.update()
+        return found
 
     def score_stream(
         self,
@@ -110,18 +134,20 @@ class CriticRM:
         pack: int = DEFAULT_PACK,
         **options: Unpack[Options],
     ) -> Iterator[ItemScores]:
-        """See `AsyncCriticRM.score_stream`. `items` is read in the client's thread."""
+        """See `AsyncCriticRM.score_stream`. `items` is read in the caller's thread, and may use this client itself."""
+        job = ScoringRun(self._client.score_items, concurrency, pack, options)
         running = self._start()
-        stream = running.client.score_stream(items, concurrency=concurrency, pack=pack, **options)
-
-        async def following() -> ItemScores | None:
-            return await anext(stream, None)
-
+        begun: deque[concurrent.futures.Future[list[ItemScores]]] = deque()
         try:
-            while (scores := running.call(following())) is not None:
-                yield scores
+            for together in job.packs(items):
+                begun.append(running.submit(job.run(together)))
+                while begun and (len(begun) >= job.window or begun[0].done()):
+                    yield from running.result(begun.popleft())
+            while begun:
+                yield from running.result(begun.popleft())
         finally:
-            running.call(stream.aclose())
+            for future in begun:
+                future.cancel()
 
     def score_file(
         self,
@@ -151,46 +177,116 @@ class CriticRM:
 
     def _call(self, ask: Callable[[AsyncCriticRM], Coroutine[Any, Any, T]]) -> T:
         running = self._start()
-        return running.call(ask(running.client))
+        return running.result(running.submit(ask(self._client)))
 
     def _start(self) -> _Running:
-        """The client in its thread; a new one after a fork, which copies neither threads nor usable connections."""
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        with self._starting:
-            if self._running is None or self._running.process != os.getpid():
-                self._running = _Running(self._make())
+        """The thread, which the first call starts. Raises ClientClosedError."""
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError
+            if self._running is None:
+                self._running = _Running(self._client)
+                # A client that is dropped without `close` ends its thread too.
+                weakref.finalize(self, self._running.stop).atexit = False
             return self._running
+
+    def _forked(self) -> None:
+        """Begin anew in the child: a fork copies neither threads nor usable connections."""
+        _parents.append((self._running, self._client._sessions.forget()))
+        self._running = None
+        self._lock = threading.Lock()
 
 
 class _Running:
-    """A client and the event loop that is its own, in a thread that does not keep the process from ending."""
+    """An event loop in a thread of its own, which does not keep the process from ending."""
 
     def __init__(self, client: AsyncCriticRM) -> None:
-        self.process = os.getpid()
-        self.client = client
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="criticrm-client", daemon=True)
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self._work: set[asyncio.Task[Any]] = set()
+        started: _Started = concurrent.futures.Future()
+        arguments = (client, started, self._work)
+        self._thread = threading.Thread(target=_run_loop, args=arguments, name="criticrm-client", daemon=True)
         self._thread.start()
+        self._loop, self._stopping = started.result()
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for `work`; whatever interrupts the wait, Ctrl-C say, cancels it."""
-        result = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begin it. Raises ClientClosedError."""
+        with self._lock:  # nothing comes to the loop after its end has begun, where it would wait for ever
+            if self._is_stopping:
+                work.close()
+                raise ClientClosedError
+            return asyncio.run_coroutine_threadsafe(_counted(work, self._work), self._loop)
+
+    def result(self, future: concurrent.futures.Future[T]) -> T:
+        """Wait for it; whatever interrupts the wait, Ctrl-C say, cancels it. Raises ClientClosedError."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("called in the client's own thread, which would wait for itself")
         try:
-            return result.result()
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if self._is_stopping:
+                raise ClientClosedError from None
+            raise
         except BaseException:
-            result.cancel()
+            future.cancel()
             raise
 
     def stop(self) -> None:
-        async def end() -> None:
-            waiting = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            await self.client.close()
+        """Begin to end: what waits is cancelled, connections are closed. Does not wait; any thread may call it."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            self._is_stopping = True
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
-        self.call(end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def join(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+
+_Started = concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+
+
+async def _counted(work: Coroutine[Any, Any, T], everything: set[asyncio.Task[Any]]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    everything.add(task)
+    try:
+        return await work
+    finally:
+        everything.discard(task)
+
+
+def _run_loop(client: AsyncCriticRM, started: _Started, work: set[asyncio.Task[Any]]) -> None:
+    async def until_stopped() -> None:
+        stopping = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), stopping))
+        await stopping.wait()
+        for task in work:  # only these: cancelled together with them, the tasks of a half-open connection leave it open
+            task.cancel()
+        if work:
+            await asyncio.wait(work)
+        await client.close()
+
+    try:
+        asyncio.run(until_stopped())
+    except Exception as error:
+        if not started.done():  # no file descriptor is left, say
+            started.set_exception(APIConnectionError(f"the client's thread did not start: {error}"))
+        raise
+
+
+_clients: weakref.WeakSet[CriticRM] = weakref.WeakSet()
+_parents: list[object] = []  # of the process that this one is a fork of; collected, they would touch its sockets
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

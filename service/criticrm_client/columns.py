@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from .arguments import lost_field
 from .errors import FileError
+from .schemas import Item, Result
 from .score_many import as_item
 from .tables import Row
-from .types import Item, Result
 
 _ADDED = ("score", "direct_score", "score_std", "status", "critiques", "warnings")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a row has what is scored. What is None is found by its usual name.
+    """The columns of a row that are scored. None: the column with a usual name, in brackets below.
 
     Attributes:
         prompt: text or messages ("prompt").
@@ -62,9 +62,13 @@ class Columns:
             last = turns[-1] if isinstance(turns, list) and len(turns) > 1 else None
             if not isinstance(last, dict) or last.get("role") != "assistant":
                 raise ValueError(f"{self.messages}: must be a conversation that ends with the assistant's response")
-            return as_item({"prompt": _messages(turns[:-1]), "responses": [last.get("content")]})
+            if lost := lost_field(last):
+                raise ValueError(
+                    f"{self.messages}[{len(turns) - 1}]: {lost} would be lost: put what it says into the content"
+                )
+            return as_item({"prompt": turns[:-1], "responses": [last.get("content")]})
         responses = [row[self.response]] if self.response else row[self.responses or ""]
-        return as_item({"prompt": _messages(row[self.prompt or ""]), "responses": responses})
+        return as_item({"prompt": row[self.prompt or ""], "responses": responses})
 
     def added(self, results: Sequence[Result]) -> Row:
         """The columns that a row gets."""
@@ -85,13 +89,6 @@ class Columns:
 
 
 DEFAULT_COLUMNS = Columns()
-
-
-def _messages(prompt: Any) -> Any:
-    """Role and content alone: datasets carry more, such as names and weights."""
-    if isinstance(prompt, list):
-        return [{k: turn.get(k) for k in ("role", "content")} if isinstance(turn, dict) else turn for turn in prompt]
-    return prompt
 
 
 def _of_response(result: Result) -> Row:

@@ -1,12 +1,14 @@
 """What the client raises.
 
-APIError                        no reward; `request_id` finds the request in the server's log
+APIError                        no reward; `request_id` finds the request in the server's log; `status_code` and
+│                               `headers` are the answer's, where one came
 ├── APIConnectionError          no server could be reached, or the connection broke
 │   └── APITimeoutError         an attempt, or the whole call, took too long
 ├── APIResponseError            the answer is not what /score answers: another server, or results missing
 ├── CheckpointChangedError      the answer is of another checkpoint than those before it
+├── ClientClosedError           the client was closed, before the call or during it
 ├── ResultError                 the request worked, this response's reward did not
-└── APIStatusError              `status`, `code` and `details` as the server gave them
+└── APIStatusError              `status_code`, `code` and `details` as the server gave them
     ├── AuthenticationError     401
     ├── PermissionDeniedError   403
     ├── NotFoundError           404
@@ -27,16 +29,25 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from .types import ErrorBody, ErrorInfo
+from .addresses import masked
+from .error_body import ErrorBody, ErrorInfo
 
 
 class APIError(Exception):
-    """No reward. `request_id` is that of the last attempt, also where no answer came."""
+    """No reward.
 
-    def __init__(self, message: str, request_id: str | None = None) -> None:
+    Attributes:
+        request_id: of the last attempt, also where no answer came.
+        status_code: of the answer; None where none came.
+        headers: of the answer; empty where none came.
+    """
+
+    def __init__(self, message: str, request_id: str | None = None, answer: httpx.Response | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.request_id = request_id
+        self.status_code = None if answer is None else answer.status_code
+        self.headers = httpx.Headers() if answer is None else answer.headers
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Between processes, as frameworks' pools and Ray send exceptions: without calling the constructor again."""
@@ -65,7 +76,17 @@ class APIResponseError(APIError):
 
 
 class CheckpointChangedError(APIError):
-    """The service answers with another checkpoint than the client began with, or was told to expect."""
+    """The service has another checkpoint than the client used first, or than `model_version` names.
+
+    `status_code` is 409 where the service refused the request for it, before any work.
+    """
+
+
+class ClientClosedError(APIError, RuntimeError):
+    """`close()` was called, before this call or while it waited."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed")
 
 
 class ResultError(APIError):
@@ -81,18 +102,31 @@ class APIStatusError(APIError):
     """The server answered with an error.
 
     Attributes:
-        status: of HTTP.
+        status_code: of HTTP.
         code: the service's word for it; "http_STATUS" where something else answered, a proxy say.
         details: one mapping a fault, with `field`, `limit` and `actual` where they apply.
     """
 
+    status_code: int
+
     def __init__(
-        self, status: int, code: str, message: str, details: list[dict[str, Any]], request_id: str | None
+        self,
+        status_code: int,
+        code: str,
+        message: str,
+        details: list[dict[str, Any]],
+        request_id: str | None,
+        answer: httpx.Response | None = None,
     ) -> None:
-        super().__init__(f"{status} {code}: {message}", request_id)
-        self.status = status
+        super().__init__(f"{status_code} {code}: {message}", request_id, answer)
+        self.status_code = status_code
         self.code = code
         self.details = details
+
+    @property
+    def status(self) -> int:
+        """The same as `status_code`."""
+        return self.status_code
 
 
 class AuthenticationError(APIStatusError):
@@ -104,7 +138,7 @@ class PermissionDeniedError(APIStatusError):
 
 
 class NotFoundError(APIStatusError):
-    """404: no such path; the URL is not a Critic-RM service's."""
+    """404: no such path, the URL is not a Critic-RM service's; or no such model."""
 
 
 class PayloadTooLargeError(APIStatusError):
@@ -146,22 +180,37 @@ STATUS_ERRORS: dict[int, type[APIStatusError]] = {
     503: ServiceUnavailableError,
     504: GatewayTimeoutError,
 }
-# Of the whole job and not of its items: whoever sends many requests stops at the first.
-FATAL = (
-    AuthenticationError,
-    CheckpointChangedError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnsupportedMediaTypeError,
-)
+# Of the moment: the same request may be answered later.
+RETRIED = (408, 409, 429)
+# Of what a request holds: of several items in it, some may pass alone.
+REFUSED = (400, 413, 422)
+
+
+def ends_job(error: APIError) -> bool:
+    """Whether all other requests of a job would fail as this one did: a wrong key, a redirect, another checkpoint."""
+    if isinstance(error, APIStatusError):
+        return error.status_code < 500 and error.status_code not in (*RETRIED, *REFUSED)
+    return isinstance(error, CheckpointChangedError | ClientClosedError)
+
+
+def checkpoint_changed(served: str, expected: str, request_id: str, answer: httpx.Response) -> CheckpointChangedError:
+    return CheckpointChangedError(
+        f"the service answers with checkpoint {served}, and this client's is {expected}; their rewards can't be "
+        "compared. To go on with the new one, begin anew with another client",
+        request_id,
+        answer,
+    )
 
 
 def status_error(answer: httpx.Response, request_id: str) -> APIStatusError:
     """The exception for an answer that is no 200."""
-    kind = STATUS_ERRORS.get(answer.status_code, APIStatusError)
+    status = answer.status_code
+    kind = STATUS_ERRORS.get(status, APIStatusError)
     try:
         told = ErrorBody.model_validate_json(answer.content).error
     except ValidationError:  # a proxy's page
-        said = answer.text[:200].strip() or answer.reason_phrase
-        return kind(answer.status_code, f"http_{answer.status_code}", said, [], request_id)
-    return kind(answer.status_code, told.code, told.message, told.details, told.request_id)
+        said = answer.content[:800].decode("utf-8", "replace")[:200].strip() or answer.reason_phrase
+        if 300 <= status < 400:
+            said = f"it redirects to {masked(answer.headers.get('location', 'nowhere'))!r:.200}; give the URL itself"
+        return kind(status, f"http_{status}", said, [], request_id, answer)
+    return kind(status, told.code, told.message, told.details, told.request_id or request_id, answer)

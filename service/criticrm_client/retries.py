@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -11,10 +12,15 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from .addresses import parse_url
+
+# A request that brings servers down must not get to all of them (docs/adr/0009).
+MOST_SERVERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """5xx and broken connections are tried again; a 4xx never: the same request would get the same answer.
+    """Broken connections, 5xx, 408, 409 and 429 are tried again; no other answer: it would be the same once more.
 
     Attributes:
         attempts: in all, the first one included.
@@ -30,6 +36,9 @@ class Retries:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts: {self.attempts} is below 1")
+        for name in ("first_wait_s", "longest_wait_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)} is no time in seconds")
 
     def wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         """Before the attempt after this one, which is counted from 1."""
@@ -48,34 +57,40 @@ def retry_after_s(answer: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """`away_until` on the monotonic clock: not asked before, unless all are away."""
+    """`away_until`, on the monotonic clock: no request is sent before, unless all servers are away."""
 
     url: str
+    auth: httpx.BasicAuth | None = None
     in_flight: int = 0
     failures: int = 0
     away_until: float = 0.0
 
 
 class Servers:
-    """Several servers of one checkpoint: the least busy is asked; one that failed is set aside and tried again."""
+    """Several servers of one checkpoint. A request goes to the least busy; one that failed is avoided for a while.
+
+    Raises:
+        ValueError: no URL, or one that is no server's.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         if not urls:
             raise ValueError("a client needs at least one URL")
-        self._servers = [Server(url.rstrip("/")) for url in dict.fromkeys(urls)]
+        self.all = [Server(*parsed) for parsed in dict(map(parse_url, urls)).items()]
         self._turn = 0
 
-    def choose(self) -> Server:
-        """Least in flight, in turn where several are."""
+    def choose(self, among: Sequence[Server] = ()) -> Server:
+        """Least in flight, in turn where several are. Where some are given, one of these."""
         now = time.monotonic()
-        back = [server for server in self._servers if server.away_until <= now]
-        able = [server for server in back if self._is_able(server, now)] or back or self._servers
+        servers = list(among) or self.all
+        back = [server for server in servers if server.away_until <= now]
+        able = [server for server in back if self._is_able(server, now)] or back or servers
         self._turn += 1
         start = self._turn % len(able)
         return min(able[start:] + able[:start], key=lambda server: server.in_flight)
@@ -83,12 +98,12 @@ class Servers:
     def worked(self, server: Server) -> None:
         server.failures, server.away_until = 0, 0.0
 
-    def failed(self, server: Server, wait_s: float) -> bool:
-        """Set it aside; True if another can be asked at once."""
+    def failed(self, server: Server, wait_s: float, among: Sequence[Server] = ()) -> bool:
+        """Set it aside; True if another, where some are given of these, can be asked at once."""
         now = time.monotonic()
         server.failures += 1
         server.away_until = max(server.away_until, now + wait_s)
-        return any(other.away_until <= now for other in self._servers if other is not server)
+        return any(other.away_until <= now for other in among or self.all if other is not server)
 
     @staticmethod
     def _is_able(server: Server, now: float) -> bool:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import FATAL, APIConnectionError, APIError, APIStatusError
-from .types import Item, ItemLike, ItemScores, Options, ScoreResponse
+from .arguments import ItemLike, Options, lost_field
+from .errors import REFUSED, APIConnectionError, APIError, APIStatusError, ends_job
+from .fields import field_name
+from .outcomes import ItemScores
+from .schemas import Item, ScoreResponse
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_PACK = 8  # responses a request: HTTP costs an eighth, and a failure is still that of a few
@@ -27,17 +31,15 @@ async def scored_in_order(
         score: of `AsyncCriticRM.score_items`.
 
     Raises:
-        APIStatusError: a fault of the job (`errors.FATAL`).
+        APIError: a fault of the job (`errors.ends_job`).
         APIConnectionError: `concurrency` requests in a row reached no server in all their attempts.
     """
-    if concurrency < 1 or pack < 1:
-        raise ValueError(f"concurrency ({concurrency}) and pack ({pack}) must be 1 or more")
-    job = _Job(score, concurrency, options)
+    job = ScoringRun(score, concurrency, pack, options)
     tasks: deque[asyncio.Task[list[ItemScores]]] = deque()
     try:
-        for together in _packs(map(as_item, items), pack):
+        for together in job.packs(items):
             tasks.append(asyncio.create_task(job.run(together)))
-            while tasks and (len(tasks) >= _WINDOW * concurrency or tasks[0].done()):
+            while tasks and (len(tasks) >= job.window or tasks[0].done()):
                 for scores in await tasks.popleft():
                     yield scores
             await asyncio.sleep(0)  # the first requests go out while the rest is still being read
@@ -58,43 +60,69 @@ def as_item(given: ItemLike) -> Item:
     if isinstance(fields.get("responses"), str):
         raise ValueError("responses: a list of texts, not one text")
     try:
-        return Item.model_validate(fields)
+        return Item.model_validate({**fields, "prompt": _plain_messages(fields.get("prompt"))})
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"] if part not in ("<text>", "<messages>"))
-        raise ValueError(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from error
+        raise ValueError(f"{field_name(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}") from error
 
 
-class _Job:
-    def __init__(self, score: ScoreItems, concurrency: int, options: Options) -> None:
+def _plain_messages(prompt: Any) -> Any:
+    """Role and content alone: data sets carry more, such as names and weights. Raises ValueError for what says more."""
+    if isinstance(prompt, str | Mapping) or not isinstance(prompt, Iterable):
+        return prompt
+    messages = []
+    for i, message in enumerate(prompt):
+        if lost := lost_field(message):
+            raise ValueError(f"prompt[{i}]: {lost} would be lost: put what it says into the content")
+        is_message = isinstance(message, Mapping)
+        messages.append({key: message.get(key) for key in ("role", "content")} if is_message else message)
+    return messages
+
+
+class ScoringRun:
+    """What the requests of many items share.
+
+    Attributes:
+        window: how many packs may have begun or be done before the first one's results are taken.
+    """
+
+    def __init__(self, score: ScoreItems, concurrency: int, pack: int, options: Options) -> None:
+        if concurrency < 1 or pack < 1:
+            raise ValueError(f"concurrency ({concurrency}) and pack ({pack}) must be 1 or more")
+        self.window = _WINDOW * concurrency
         self._score = score
         self._options = options
         self._slots = asyncio.Semaphore(concurrency)
+        self._pack = pack
         self._patience = concurrency
         self._unreached = 0
+        self._ended: APIError | None = None
+
+    def packs(self, items: Iterable[ItemLike]) -> Iterator[list[Item]]:
+        """What shares a request. Raises ValueError for what is no item."""
+        return _packs(map(as_item, items), self._pack)
 
     async def run(self, items: Sequence[Item]) -> list[ItemScores]:
+        """One pack. Raises APIError: a fault of the job, or the service has gone."""
         async with self._slots:
+            if self._ended is not None:
+                raise self._ended
             try:
                 answer = await self._score(items, **self._options)
-            except FATAL:
-                raise
-            except APIStatusError as error:
-                self._unreached = 0
-                if error.status >= 500 or len(items) == 1:
-                    return [_failed(item, error) for item in items]
-            except APIConnectionError as error:
-                self._unreached += 1
-                if self._unreached >= self._patience:
-                    raise
-                return [_failed(item, error) for item in items]
             except APIError as error:
-                return [_failed(item, error) for item in items]
+                unreached = isinstance(error, APIConnectionError)
+                self._unreached = self._unreached + 1 if unreached else 0
+                if ends_job(error) or self._unreached >= self._patience:
+                    self._ended = error
+                    raise
+                failure = error
             else:
                 self._unreached = 0
                 return _by_item(items, answer)
-        # The request was refused for what is in it. Alone, each item has its own reason, or none.
-        return [scores for item in items for scores in await self.run([item])]
+        if len(items) > 1 and isinstance(failure, APIStatusError) and failure.status_code in REFUSED:
+            # Alone, each item has its own reason, or none.
+            return [scores for item in items for scores in await self.run([item])]
+        return [ItemScores(item=item, results=[], model_version=None, error=failure) for item in items]
 
 
 def _by_item(items: Sequence[Item], answer: ScoreResponse) -> list[ItemScores]:
@@ -103,10 +131,6 @@ def _by_item(items: Sequence[Item], answer: ScoreResponse) -> list[ItemScores]:
         ItemScores(item=item, results=[next(results) for _ in item.responses], model_version=answer.model_version)
         for item in items
     ]
-
-
-def _failed(item: Item, error: APIError) -> ItemScores:
-    return ItemScores(item=item, results=[], model_version=None, error=error)
 
 
 def _packs(items: Iterator[Item], responses: int) -> Iterator[list[Item]]:

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Security
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBasic, HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.types import Lifespan
+
+from criticrm_model import CriticRMError
 
 from .admission import Admission
+from .api_keys import ApiKeys
+from .body import HeldBytes
+from .checks import Check
 from .deadlines import Deadlines
 from .engines.base import Engine
-from .engines.remote import RemoteEngine
-from .errors import EXCEPTION_HANDLERS
-from .http import RequestContext
+from .error_handlers import EXCEPTION_HANDLERS
 from .metrics import Metrics
-from .routes import dropin, operations, score
+from .middleware import RequestContext
+from .openapi import complete_document, operation_id
+from .routes import administration, dropin, models, operations, render, score
 from .scorer import Scorer
+from .self_check import check_engine
 from .settings import Settings
 from .state import Service
 from .tracing import exporting
+from .warm_up import warm_up
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-StartEngine = Callable[["Checkpoint", Settings], tuple[Engine, int]]
 
 
 class _Basic(HTTPBasic):
@@ -41,16 +50,17 @@ class _Basic(HTTPBasic):
         return None
 
 
-def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEngine) -> FastAPI:
+def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, warmed_up: bool = True) -> FastAPI:
     """The app for one checkpoint.
 
     Args:
-        start_engine: returns a running engine and the longest sequence it takes, in tokens; called when the app
-            starts, inside its event loop.
+        engine: started when the app starts, closed when it ends.
+        warmed_up: the engine writes its first critiques before the app starts, which fails if they have no rewards.
     """
     admission = Admission(settings.max_sequences, settings.max_waiting, settings.queue_timeout_s)
     deadlines = Deadlines(settings.deadline_s)
     metrics = Metrics(admission)
+    api_keys = ApiKeys(settings.api_keys, settings.api_keys_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,39 +70,88 @@ def create_app(settings: Settings, checkpoint: Checkpoint, start_engine: StartEn
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        engine, max_model_len = start_engine(checkpoint, settings)
-        scorer = Scorer(checkpoint, engine, settings, metrics, max_model_len)
-        if isinstance(engine, RemoteEngine):
-            metrics.registry.register(engine)
-        service = Service(settings, checkpoint, engine, admission, deadlines, metrics, scorer, max_model_len)
-        app.state.service = service
-        watching = asyncio.create_task(service.watch_engine())
         try:
-            yield
-        finally:
-            watching.cancel()
             try:
+                checks = await _start(engine, checkpoint, settings, warmed_up)
+                scorer = Scorer(checkpoint, engine, settings, metrics)
+            except CriticRMError as error:
+                app.state.startup_error = error
+                raise
+            metrics.show_self_check(checks)
+            for collector in engine.collectors():
+                metrics.registry.register(collector)
+            service = Service(settings, checkpoint, engine, admission, deadlines, metrics, scorer, api_keys, checks)
+            app.state.service = service
+            watching = asyncio.create_task(service.watch_engine())
+            try:
+                yield
+            finally:
+                watching.cancel()
                 with suppress(asyncio.CancelledError):
                     await watching
-            finally:
-                await engine.close()
+        finally:
+            await engine.close()
 
+    app = _build(settings, lifespan)
+    complete_document(app)
+    app.state.settings = settings
+    app.state.startup_error = None  # why it did not start, where that is one of our exceptions
+    app.state.api_keys = api_keys
+    app.state.deadlines = deadlines
+    app.state.held_bytes = HeldBytes(settings.max_held_bytes)
+    app.add_middleware(RequestContext, metrics=metrics, admission=admission)
+    if settings.cors_origins:  # outside of what responds with errors, which pages want to read too
+        _allow_origins(app, settings.cors_origins)
+    _include_routes(app)
+    return app
+
+
+def _build(settings: Settings, lifespan: Lifespan[FastAPI]) -> FastAPI:
     # The documentation pages without a CDN: operators' networks are often closed.
-    app = FastAPIOffline(
+    build: Callable[..., FastAPI] = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
+    return build(
         title="Critic-RM",
         version=version("critic-rm"),
         summary="A reward model that writes a critique, then a scalar reward.",
         lifespan=lifespan,
+        root_path=settings.root_path,
+        redirect_slashes=False,  # a redirect would go to whatever host the caller named, before its key is checked
         exception_handlers=EXCEPTION_HANDLERS,
+        generate_unique_id_function=operation_id,
     )
-    app.state.settings = settings
-    app.state.deadlines = deadlines
-    app.add_middleware(RequestContext, metrics=metrics, admission=admission)
+
+
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+        expose_headers=["Retry-After", "X-Inference-Time", "X-Queue-Time", "X-Request-ID"],
+    )
+
+
+def _include_routes(app: FastAPI) -> None:
     guarded = [Security(HTTPBearer(auto_error=False))]  # for the document; GuardedRoute does the checking
     app.include_router(score.router, dependencies=guarded, tags=["score"])
+    app.include_router(render.router, dependencies=guarded, tags=["score"])
     app.include_router(
         dropin.router, dependencies=[*guarded, Security(_Basic(scheme_name="HTTPBasic"))], tags=["drop-in"]
     )
+    app.include_router(administration.router, dependencies=guarded, tags=["administration"])
     app.include_router(operations.model_router, dependencies=guarded, tags=["model"])
+    app.include_router(models.router, dependencies=guarded, tags=["model"])
     app.include_router(operations.open_router, tags=["operations"])
-    return app
+
+
+async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, warmed_up: bool) -> list[Check]:
+    """Have it ready for requests; what its self-check compared. Raises CriticRMError."""
+    began = time.monotonic()
+    what = "its servers, and what they serve" if settings.engine == "remote" else "weights, memory, warm-up"
+    logger.info("3/4 starting the engine %s (%s)", settings.engine, what)
+    await engine.start()
+    logger.info("    engine up in %.0f s", time.monotonic() - began)
+    checks = await check_engine(engine, checkpoint, settings)
+    if warmed_up and not checks:
+        await warm_up(engine, checkpoint, settings.deadline_s)
+    return checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import NoReturn
@@ -9,8 +10,6 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from criticrm_model import CriticRMError
-
-from .fields import field_name
 
 
 def main() -> NoReturn:
@@ -33,13 +32,19 @@ def main() -> NoReturn:
         command = commands[name].load()
     except ModuleNotFoundError as error:
         _fail_missing(commands[name], error)
+    from .setting_sources import origin_of, unknown_variables
+
+    settings, faults = None, unknown_variables(command, os.environ)
     try:
         settings = command(_cli_parse_args=rest, _cli_prog_name=f"criticrm {name}")
     except ValidationError as error:
-        faults = [f"{_flag(fault['loc'])}{fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()]
-        _fail(name, "\n  ".join(["invalid settings", *faults]), code=2)
+        for fault in error.errors():
+            origin = f"{origin_of(fault['loc'], command, rest, os.environ)}: " if fault["loc"] else ""
+            faults.append(f"{origin}{fault['msg'].removeprefix('Value error, ')}")
     except SettingsError as error:
-        _fail(name, str(error), code=2)
+        faults.append(str(error))
+    if settings is None or faults:
+        _fail(name, "\n  ".join(["invalid settings", *faults]), code=2)
     try:
         code = settings.run()
     except CriticRMError as error:
@@ -78,10 +83,6 @@ def _extras(command: EntryPoint) -> str:
     if command.name in ("doctor", "serve", "verify"):
         return "'critic-rm[serve]' (GPU) or [serve-cpu]"
     return "'critic-rm[serve]' (GPU), [serve-cpu] or [train]"
-
-
-def _flag(location: tuple[str | int, ...]) -> str:
-    return f"--{field_name(location).replace('_', '-')}: " if location else ""
 
 
 def _write(text: str) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from criticrm_client.schemas import Result
+
 from .admission import Admission
+from .checks import Check
 from .engines.base import Output
-from .schemas import Result
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SCORES = (-20, -10, -5, -3, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 5, 10, 20)
-# vLLM keeps no times for a request of several samples; its own histograms count each of them.
-_ONE = ", where one was written"
+# vLLM keeps no times for a request with several samples; its own histograms count each of them.
+_ONE = " (responses with one completion only; not for reused results, nor with the engine `remote`)"
 
 
 class Metrics:
@@ -21,63 +26,129 @@ class Metrics:
     def __init__(self, admission: Admission) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "criticrm_requests", "Requests by route and status.", ["route", "status"], registry=registry
+            "criticrm_requests",
+            "HTTP requests answered, by route and status code.",
+            ["route", "status"],
+            registry=registry,
         )
         self.errors = Counter(
-            "criticrm_errors", "Errors by code, of requests and of single results.", ["code"], registry=registry
+            "criticrm_errors",
+            "Errors by code: each failed request and each failed result of a request counts as one.",
+            ["code"],
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "criticrm_request_seconds",
-            "Time from the first byte in to the last byte out.",
+            "Seconds from the first byte of a request to the last byte of its response.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.admission_seconds = Histogram(
-            "criticrm_admission_seconds", "Wait for room in the house.", buckets=_SECONDS, registry=registry
+            "criticrm_admission_seconds",
+            "Seconds that a request waited for admission; requests that were refused or cancelled are counted too.",
+            buckets=_SECONDS,
+            registry=registry,
         )
+        self._add_work(registry)
+        self._add_load(registry, admission)
+        self._self_check = Gauge(
+            "criticrm_self_check_rms",
+            "Root mean square difference of a self-check at start-up, in reward units; absent if it was skipped.",
+            ["check"],
+            registry=registry,
+        )
+
+    def _add_work(self, registry: CollectorRegistry) -> None:
+        """What the engine did for results."""
         self.queue_seconds = Histogram(
-            "criticrm_queue_seconds", f"Wait in the engine's queue{_ONE}.", buckets=_SECONDS, registry=registry
+            "criticrm_queue_seconds", f"Seconds in the engine's queue{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.prefill_seconds = Histogram(
-            "criticrm_prefill_seconds", f"Time on the prompt{_ONE}.", buckets=_SECONDS, registry=registry
+            "criticrm_prefill_seconds", f"Seconds of prefill{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.decode_seconds = Histogram(
-            "criticrm_decode_seconds", f"Time on the critique{_ONE}.", buckets=_SECONDS, registry=registry
+            "criticrm_decode_seconds", f"Seconds of decoding the critique{_ONE}.", buckets=_SECONDS, registry=registry
         )
         self.tokens = Counter(
-            "criticrm_tokens", "Tokens: of prompts, found in the cache, of critiques.", ["kind"], registry=registry
+            "criticrm_tokens",
+            "Tokens: in prompts, of these read from a cache (`cached`), and in critiques; not in reused critiques.",
+            ["kind"],
+            registry=registry,
         )
+        # Looked up once: each look-up takes as long as counting does.
+        self._tokens = [self.tokens.labels(kind) for kind in ("prompt", "cached", "critique")]
         self.critique_tokens = Histogram(
-            "criticrm_critique_tokens", "Length of a critique.", buckets=_TOKENS, registry=registry
+            "criticrm_critique_tokens",
+            "Tokens in a critique; those of reused results are counted too.",
+            buckets=_TOKENS,
+            registry=registry,
         )
         self.critiques = Counter(
-            "criticrm_critiques", "Critiques by the reason they ended.", ["finish_reason"], registry=registry
+            "criticrm_critiques",
+            "Critiques by end: by the model (`stop`) or at the token limit (`length`); reused ones are counted too.",
+            ["finish_reason"],
+            registry=registry,
         )
-        self.truncations = Counter("criticrm_truncations", "Prompts cut to fit.", registry=registry)
-        self.score = Histogram("criticrm_score", "Scores given, in reward units.", buckets=_SCORES, registry=registry)
+        self.reused = Counter(
+            "criticrm_reused_results",
+            "Results reused from an identical greedy request that was cached or in flight.",
+            registry=registry,
+        )
+        self._critiques = {reason: self.critiques.labels(reason) for reason in ("stop", "length")}
+        self.truncations = Counter(
+            "criticrm_truncations",
+            "Responses scored with a prompt that was truncated to the model's length limit.",
+            registry=registry,
+        )
+        self.score = Histogram(
+            "criticrm_score",
+            "Mean score of a response over its critiques, in reward units, before normalisation.",
+            buckets=_SCORES,
+            registry=registry,
+        )
         self.direct_score = Histogram(
-            "criticrm_direct_score", "Scores before any critique.", buckets=_SCORES, registry=registry
+            "criticrm_direct_score",
+            "Score of a response before any critique, in reward units, before normalisation.",
+            buckets=_SCORES,
+            registry=registry,
         )
-        in_house = Gauge("criticrm_sequences", "Sequences in the house.", registry=registry)
-        in_house.set_function(lambda: admission.in_house)
-        waiting = Gauge("criticrm_waiting_requests", "Requests that wait for room.", registry=registry)
+
+    def _add_load(self, registry: CollectorRegistry, admission: Admission) -> None:
+        """Gauges of admission, read at each scrape."""
+        admitted = Gauge(
+            "criticrm_sequences",
+            "Sequences admitted and not finished; requests that wait for admission are not counted.",
+            registry=registry,
+        )
+        admitted.set_function(lambda: admission.admitted)
+        waiting = Gauge("criticrm_waiting_requests", "Requests that wait for admission.", registry=registry)
         waiting.set_function(lambda: admission.waiting)
 
+    def show_self_check(self, checks: Sequence[Check]) -> None:
+        """Once, when the engine has passed."""
+        for check in checks:
+            self._self_check.labels(check.name).set(check.rms)
+
     def observe(self, result: Result, output: Output | None, wrote_critiques: bool) -> None:
-        """Count one result; `output` is what the engine gave for it, if it got that far."""
+        """Count one result; `output` is what the engine returned for it, None if it failed before."""
         if result.error is not None:
             self.errors.labels(result.error.code).inc()
         if result.status == "truncated":
             self.truncations.inc()
         usage = result.usage
-        self.tokens.labels("prompt").inc(usage.prompt_tokens)
-        self.tokens.labels("cached").inc(usage.cached_tokens)
-        self.tokens.labels("critique").inc(usage.critique_tokens)
-        if output is None or result.score is None or result.direct_score is None:
+        critique_tokens = 0 if usage.cached else usage.critique_tokens
+        counts = (usage.prompt_tokens, usage.cached_tokens, critique_tokens)
+        for counter, count in zip(self._tokens, counts, strict=True):
+            if count:
+                counter.inc(count)
+        if usage.cached:
+            self.reused.inc()
+        if output is None:
             return
-        self.score.observe(result.score)
-        self.direct_score.observe(result.direct_score)
+        # From the engine's output: a request may ask for normalised ones.
+        self.score.observe(statistics.fmean(completion.score for completion in output.completions))
+        self.direct_score.observe(output.completions[0].direct_score)
         if output.timings is not None:
             self.queue_seconds.observe(output.timings.queue_s)
             self.prefill_seconds.observe(output.timings.prefill_s)
@@ -85,7 +156,7 @@ class Metrics:
         if wrote_critiques:
             for completion in output.completions:
                 self.critique_tokens.observe(len(completion.token_ids))
-                self.critiques.labels(completion.finish_reason).inc()
+                self._critiques[completion.finish_reason].inc()
 
     def render(self) -> bytes:
         """The text format: this service's metrics, then those in the global registry, where vLLM keeps its own."""

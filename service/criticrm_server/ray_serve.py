@@ -8,6 +8,7 @@ Each replica is the whole service: the app that `criticrm serve` runs, with its 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 import ray
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from ray import serve
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
+from criticrm_client.fields import field_name
 from criticrm_model import CriticRMError
 
-from .fields import field_name
 from .logs import configure_logging
 from .ray_metrics import hand_over
+from .setting_sources import origin_of, unknown_variables
 from .settings import Settings
 from .tracing import require_packages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_LISTENING = ("host", "port")
+_LISTENING = ("host", "port", "uds", "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "trusted_proxies")
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
@@ -78,7 +81,7 @@ def deployment(arguments: Mapping[str, Any]) -> serve.Deployment:
 def _build(arguments: dict[str, Any]) -> FastAPI:
     """The app of one replica; half a minute and more until its engine is up, which its start waits for."""
     from .app import create_app
-    from .serve import open_checkpoint, require_engine, start_engine
+    from .engines.factory import create_engine, open_checkpoint, require_engine
 
     settings = _settings(arguments)
     configure_logging(settings.log_level, settings.log_format)
@@ -87,19 +90,23 @@ def _build(arguments: dict[str, Any]) -> FastAPI:
     if (needs := _gpus(settings)) > (has := len(ray.get_gpu_ids())):
         # Ray hides no GPU from a replica that asked for none, and two replicas would take the same one.
         raise CriticRMError(
-            f"a replica needs {needs} GPUs and was given {has}: ray_actor_options in the configuration replace those "
+            f"a replica needs {needs} GPUs and has {has}: ray_actor_options in the configuration replace those "
             f"that are made here, so say num_gpus: {needs} there"
         )
-    app = create_app(settings, open_checkpoint(settings), start_engine)
+    checkpoint = open_checkpoint(settings)
+    app = create_app(settings, checkpoint, create_engine(checkpoint, settings))
     app.add_middleware(_WithoutRequestId)
     app.router.lifespan_context = _with_metrics(app.router.lifespan_context)
     return app
 
 
 def _with_metrics(lifespan: Lifespan[FastAPI]) -> Lifespan[FastAPI]:
+    from .serve import exempt_from_collection
+
     @asynccontextmanager
     async def handing_over(app: FastAPI) -> AsyncIterator[None]:
         async with lifespan(app):
+            exempt_from_collection()
             task = asyncio.create_task(hand_over([app.state.service.metrics.registry, REGISTRY]))
             try:
                 yield
@@ -134,18 +141,31 @@ def _settings(arguments: Mapping[str, Any]) -> Settings:
     """
     if mine := [name for name in _LISTENING if name in arguments]:
         raise CriticRMError(f"{', '.join(mine)}: where Ray listens is set by http_options of Serve's configuration")
+    faults = unknown_variables(Settings, os.environ)
     try:
-        settings = Settings(**{**arguments, "host": "0.0.0.0"})
+        # To have keys required; nothing is bound.
+        settings = Settings(**{**arguments, "host": "0.0.0.0", "uds": None})  # noqa: S104
+    except SettingsError as error:
+        raise CriticRMError(str(error)) from error
     except ValidationError as error:
-        faults = [
-            (f"{field_name(fault['loc'])}: " if fault["loc"] else "") + fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors()
-        ]
-        head = "invalid arguments (Ray's proxies may listen anywhere, so the host counts as 0.0.0.0)"
-        raise CriticRMError("\n  ".join([head, *faults])) from error
+        faults += [_describe(fault["loc"], fault["msg"], arguments) for fault in error.errors()]
+        summary = "invalid arguments (Ray's proxies may listen anywhere, so the host counts as 0.0.0.0)"
+        raise CriticRMError("\n  ".join([summary, *faults])) from error
+    if faults:
+        raise CriticRMError("\n  ".join(["invalid variables", *faults]))
     if settings.engine == "remote":
         raise CriticRMError("engine remote holds no model, so Ray has nothing to place: run gateways side by side")
     return settings
+
+
+def _describe(location: tuple[str | int, ...], message: str, arguments: Mapping[str, Any]) -> str:
+    """A fault with the argument or the variable that it came from."""
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    if location[0] in arguments:
+        return f"{field_name(location)}: {message}"
+    return f"{origin_of(location, Settings, (), os.environ, arguments.get('config'))}: {message}"
 
 
 def _gpus(settings: Settings) -> int:

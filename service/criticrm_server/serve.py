@@ -1,146 +1,95 @@
-"""`criticrm serve`: from settings to a listening server, one stage after the other, each with a line."""
+"""From settings to a listening server, one stage after the other, each with a line."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import gc
 import logging
 import signal
 import socket
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.util import find_spec
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from criticrm_model import CriticRMError
-
-from .app import StartEngine, create_app
-from .engines.base import Engine
+from .app import create_app
+from .checks import SelfCheckFailed
+from .engines.factory import create_engine, open_checkpoint, require_engine
 from .logs import configure_logging
 from .settings import Settings
+from .sockets import bind, stop_listening, unix_socket, url_of
 from .state import Service
 from .tracing import require_packages
 
 if TYPE_CHECKING:
-    from criticrm_model.checkpoint import Checkpoint
+    from fastapi import FastAPI
 
 logger = logging.getLogger(__name__)
 
 ENGINE_DEATH_EXIT_CODE = 3
+_HANDSHAKE_S = 2.0  # of TLS, for callers that connect while the server stops
 _ON_THEIR_WAY_S = 0.5  # requests over connections that are there when the server stops listening
 
 
-class Serve(Settings):
-    """Serve a Critic-RM over HTTP.
-
-    Every option is also a variable: --max-sequences is CRITICRM_MAX_SEQUENCES.
-    """
-
-    def run(self) -> int:
-        configure_logging(self.log_level, self.log_format)
-        require_engine(self.engine)
-        require_packages()
-        with bind(self.host, self.port) as listener:  # first: a port in use should not cost half a minute
-            return self._serve(listener)
-
-    def _serve(self, listener: socket.socket) -> int:
-        checkpoint = open_checkpoint(self)
-        app = create_app(self, checkpoint, self._engine_starter(checkpoint))
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        server = _Server(config, lambda: getattr(app.state, "service", None))
-        try:
-            server.run(sockets=[listener])
-        except SystemExit:  # uvicorn's, with the code 3 of an engine's death
-            return 1  # the reason is logged
-        if not server.started:
-            return 1
-        return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
-
-    def _engine_starter(self, checkpoint: Checkpoint) -> StartEngine:
-        """`start_engine`, with what can be refused before there is an event loop refused now, without a traceback."""
-        if self.engine == "remote":
-            started = start_engine(checkpoint, self)
-            return lambda *_: started
-        if self.engine == "vllm":
-            from .engines.vllm_engine import engine_arguments
-
-            engine_arguments(checkpoint, self)
-        return start_engine
+def serve(settings: Settings) -> int:
+    """Serve until a signal or the engine's death, and return the exit code."""
+    configure_logging(settings.log_level, settings.log_format)
+    require_engine(settings.engine)
+    require_packages()
+    settings.check_certificate()
+    # First: a port in use should not cost half a minute.
+    with unix_socket(settings.uds) if settings.uds else bind(settings.host, settings.port) as listener:
+        code = _serve_on(listener, settings)
+    if code < 0:  # here, where a unix socket is removed already: the signal may end the process at once
+        signal.raise_signal(-code)
+    return code
 
 
-def require_engine(name: str) -> None:
-    """Raises CriticRMError if the engine's package is not installed; cheap, so asked before anything is loaded."""
-    if name == "vllm" and find_spec("vllm") is None:
-        raise CriticRMError(
-            "vLLM is not installed: install the extra 'serve' (GPU) or 'serve-cpu', or use --engine transformers, or "
-            "--engine remote with servers elsewhere"
-        )
+def _serve_on(listener: socket.socket, settings: Settings) -> int:
+    """The exit code, or the negative number of the signal that stopped the start."""
+    checkpoint = open_checkpoint(settings)
+    app = create_app(settings, checkpoint, create_engine(checkpoint, settings))
+    if settings.api_keys_file:
+        # Until the event loop listens to it, which reads the file then: the default would end the process.
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    server = _Server(_config(app, settings), lambda: getattr(app.state, "service", None))
+    logging.getLogger("uvicorn.error").addFilter(partial(_is_not_of_the_start, app, server))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's, with the code 3 of an engine's death
+        error = app.state.startup_error
+        if error is not None and not isinstance(error, SelfCheckFailed):  # which is logged, as a table
+            raise error from None
+        return 1  # the reason is logged
+    except asyncio.CancelledError:
+        assert server.start_stopped_by is not None
+        return -server.start_stopped_by
+    if not server.started:
+        return 1
+    return ENGINE_DEATH_EXIT_CODE if server.engine_died else 0
 
 
-def open_checkpoint(settings: Settings) -> Checkpoint:
-    """The checkpoint that the settings name, verified.
-
-    Raises:
-        CheckpointError: it is no Critic-RM, or damaged.
-        CriticRMError: lengths with which every request would fail, or which would be cut down in silence.
-    """
-    from criticrm_model.checkpoint import Checkpoint
-    from criticrm_model.default import resolve
-
-    logger.info("1/4 reading the checkpoint %r", settings.model)
-    checkpoint = Checkpoint.open(resolve(settings.model), trust_remote_code=settings.trust_remote_code)
-    logger.info(
-        "2/4 checkpoint %s verified: base %s, version %s",
-        checkpoint.folder.name,
-        checkpoint.manifest.base_model,
-        checkpoint.manifest.version,
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    password = settings.ssl_keyfile_password
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=5,
+        forwarded_allow_ips=None if settings.trusted_proxies is None else list(settings.trusted_proxies),
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_keyfile_password=password.get_secret_value() if password else None,
     )
-    longest = checkpoint.max_model_len
-    if settings.max_model_len and settings.max_model_len > longest:
-        raise CriticRMError(f"max_model_len {settings.max_model_len} exceeds what the model was made for, {longest}")
-    critique = min(settings.critique_tokens or checkpoint.manifest.max_critique_tokens, settings.max_critique_tokens)
-    if critique >= (settings.max_model_len or longest):
-        raise CriticRMError(
-            f"critiques of {critique} tokens leave no room for a prompt in max_model_len "
-            f"{settings.max_model_len or longest}: lower critique_tokens"
-        )
-    return checkpoint
 
 
-def start_engine(checkpoint: Checkpoint, settings: Settings) -> tuple[Engine, int]:
-    """The engine that the settings name, running, and the longest sequence it takes, in tokens.
-
-    vLLM wants a running event loop, `remote` none.
-    """
-    began = time.monotonic()
-    what = "its servers, and what they serve" if settings.engine == "remote" else "weights, memory, warm-up"
-    logger.info("3/4 starting the engine %s (%s)", settings.engine, what)
-    max_model_len = settings.max_model_len or checkpoint.max_model_len
-    engine: Engine
-    if settings.engine == "remote":
-        from .engines.remote import RemoteEngine
-
-        engine, max_model_len = RemoteEngine.start(checkpoint, settings)
-    elif settings.engine == "vllm":
-        from .engines.vllm_engine import VLLMEngine, max_model_len_for
-
-        engine = VLLMEngine.start(checkpoint, settings)
-        max_model_len = max_model_len_for(checkpoint, settings)
-    elif settings.engine == "transformers":
-        from .engines.transformers_engine import TransformersEngine
-
-        engine = TransformersEngine.start(checkpoint, settings)
-    else:
-        from .engines.fake import FakeEngine
-
-        logger.warning("the fake engine makes rewards up")
-        engine = FakeEngine(checkpoint.renderer.stop_token_ids[0])
-    logger.info("    engine up in %.0f s", time.monotonic() - began)
-    return engine, max_model_len
+def _is_not_of_the_start(app: FastAPI, server: _Server, record: logging.LogRecord) -> bool:
+    """Starlette has uvicorn log a traceback of every start that fails; ours are reported without one."""
+    expected = app.state.startup_error is not None or server.start_stopped_by is not None
+    return not (expected and record.getMessage().startswith("Traceback"))
 
 
 class _Server(uvicorn.Server):
@@ -150,19 +99,29 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._draining: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self.start_stopped_by: int | None = None
         self.engine_died = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._starting = asyncio.get_running_loop(), asyncio.current_task()
         await super().startup(sockets=sockets)
         service = self._service()
         if self.started and service is not None and sockets:
-            self._loop = asyncio.get_running_loop()
+            exempt_from_collection()
+            if service.settings.api_keys_file:
+                self._loop.add_signal_handler(signal.SIGHUP, service.api_keys.reload)
+                service.api_keys.reload()
             self._watching = asyncio.create_task(self._exit_on_engine_death(service))
-            host, port = sockets[0].getsockname()[:2]
-            logger.info("4/4 ready: POST http://%s:%d/score, documentation at /docs", host, port)
+            url = url_of(sockets[0], "https" if self.config.ssl else "http")
+            logger.info("4/4 ready: POST %s/score%s", url, _further(service.settings))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second one stops at once."""
+        """While the server starts, a signal stops that. Later the first one drains, the second one stops at once."""
+        if self._starting is not None and not self.started:
+            self.start_stopped_by = sig
+            self._loop.call_soon_threadsafe(self._starting.cancel)
+            return
         service = self._service()
         if service is None or not self.started or self._draining or self.should_exit:
             super().handle_exit(sig, frame)
@@ -175,18 +134,18 @@ class _Server(uvicorn.Server):
     async def _drain(self, service: Service, sig: int) -> None:
         settings = service.settings
         if settings.drain_delay_s and sig == signal.SIGTERM:  # at a terminal nobody waits for a balancer
-            logger.info("SIGTERM: not ready any more, drains in %g s", settings.drain_delay_s)
+            logger.info("SIGTERM: not ready any more; new requests are accepted for %g s", settings.drain_delay_s)
             service.admission.leave()
             await asyncio.sleep(settings.drain_delay_s)
         logger.info(
-            "%s: draining %d sequences, for %g s at the most",
+            "%s: draining %d sequences in flight, for at most %g s",
             signal.Signals(sig).name,
-            service.admission.in_house,
+            service.admission.admitted,
             settings.drain_timeout_s,
         )
         service.admission.drain()
         if not await service.admission.empty(settings.drain_timeout_s):
-            logger.warning("drain timed out: %d sequences in work are answered with 503", service.admission.in_house)
+            logger.warning("drain timed out: %d sequences in flight are answered with 503", service.admission.admitted)
             service.deadlines.stop()
         self.should_exit = True
 
@@ -196,13 +155,19 @@ class _Server(uvicorn.Server):
         uvicorn does it in one step, which resets connections that wait to be accepted or whose request is on its way.
         """
         config, loop = self.config, asyncio.get_running_loop()
-        for waiting in [connection for listener in sockets or [] for connection in _stop_listening(listener)]:
+
+        async def answer(waiting: socket.socket) -> None:
             await loop.connect_accepted_socket(
                 lambda: config.http_protocol_class(  # type: ignore[call-arg] # as uvicorn makes them
                     config=config, server_state=self.server_state, app_state=self.lifespan.state
                 ),
                 waiting,
+                ssl=config.ssl,
+                ssl_handshake_timeout=_HANDSHAKE_S if config.ssl else None,
             )
+
+        waiting = [connection for listener in sockets or [] for connection in stop_listening(listener)]
+        await asyncio.gather(*map(answer, waiting), return_exceptions=True)  # some have hung up, or don't speak TLS
         for server in self.servers:
             server.close()
         await asyncio.sleep(_ON_THEIR_WAY_S)
@@ -215,30 +180,15 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: callers are refused, not left waiting, until the engine is up."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        another = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
-        raise CriticRMError(
-            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with {another}"
-        ) from error
-    return listener
+def _further(settings: Settings) -> str:
+    where = f" over the unix socket {settings.uds}" if settings.uds else ""
+    return f"{where}, documentation at {settings.root_path}/docs" if settings.docs else where
 
 
-def _stop_listening(listener: socket.socket) -> list[socket.socket]:
-    """Connections that wait to be accepted; further ones are refused."""
-    waiting = []
-    with suppress(BlockingIOError):
-        while True:
-            waiting.append(listener.accept()[0])
-    listener.shutdown(socket.SHUT_RDWR)  # now: closing it takes effect later, and resets who came meanwhile
-    return waiting
+def exempt_from_collection() -> None:
+    """Take what exists now, when all is loaded, out of later garbage collections.
+
+    Some 600,000 objects with vLLM: a full collection would stop the event loop for half a second.
+    """
+    gc.collect()
+    gc.freeze()

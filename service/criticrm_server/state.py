@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .admission import Admission
+from .api_keys import ApiKeys
+from .checks import Check
 from .deadlines import Deadlines
 from .engines.base import Engine
-from .errors import Draining, EngineDead, NoServer
+from .errors import Draining, EngineDead, NoServer, Sleeping
 from .metrics import Metrics
 from .scorer import Scorer
 from .settings import Settings
@@ -32,28 +35,55 @@ class Service:
     deadlines: Deadlines
     metrics: Metrics
     scorer: Scorer
-    max_model_len: int
+    api_keys: ApiKeys
+    self_check: list[Check] = field(default_factory=list)
     engine_died: asyncio.Event = field(default_factory=asyncio.Event)
+    started_at: int = field(default_factory=lambda: int(time.time()))  # Unix time, in seconds
+    model_version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model_version = self.checkpoint.manifest.version  # hashes the manifest
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest prompt with its critique, in tokens."""
+        return self.engine.max_model_len
 
     @property
     def model_name(self) -> str:
-        return self.settings.served_model_name or self.settings.model
+        return self.settings.model_name
+
+    def take(self, checkpoint: Checkpoint, checks: list[Check]) -> None:
+        """Score with this checkpoint from now on; its weights are in the engine."""
+        self.checkpoint, self.model_version, self.self_check = checkpoint, checkpoint.manifest.version, checks
+        self.scorer = Scorer(checkpoint, self.engine, self.settings, self.metrics)
+        self.metrics.show_self_check(checks)
 
     async def check_ready(self) -> None:
-        """Raises Draining, EngineDead, NoServer."""
+        """Raises Draining, Sleeping, EngineDead, NoServer."""
         if self.admission.leaving:
             raise Draining("the server is stopping")
+        if self.admission.sleeping:
+            raise Sleeping("the engine sleeps")
         await self.engine.check_health()
 
     async def watch_engine(self, every_s: float = 0.5) -> None:
         """Until the engine dies; then says so. Requests learn of it by themselves, this tells the process."""
+        trouble = ""
         while True:
             try:
                 await self.engine.check_health()
-            except EngineDead:  # anything else ends the watch, and is raised when the app stops
-                logger.critical("the engine died; answering 503, then exiting for a supervisor to restart")
+            except EngineDead:
+                logger.critical(
+                    "the engine died: requests get 503 until the process exits; a supervisor should restart it"
+                )
                 self.engine_died.set()
                 return
             except NoServer:
                 pass  # readiness tells; a server may come back
+            except Exception as error:  # a check that fails says nothing of the engine: the next one may see it dead
+                if trouble != (trouble := repr(error)):
+                    logger.exception("the engine's health can't be checked; trying again")
+            else:
+                trouble = ""
             await asyncio.sleep(every_s)

@@ -1,7 +1,7 @@
 """OpenTelemetry traces, where the standard variables ask for them; else nothing of it is imported.
 
     POST /score                     the request; goes on with the caller's trace (W3C `traceparent`)
-    ├── admission                   waiting for room in the house
+    ├── admission                   waiting for room
     ├── render                      from text to token ids
     └── engine                      one for each response: its tokens, and the engine's own times where it gives any
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _PROBES = ("/health/", "/metrics")
 
 _tracer: Tracer | None = None
+
+current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
 
 
 def is_asked_for() -> bool:
@@ -82,10 +85,16 @@ def exporting(processor: SpanProcessor | None = None) -> Iterator[None]:
         provider.shutdown()
 
 
+def route_path(scope: Scope) -> str:
+    """The path without the prefix of a proxy that leaves it in place (`--root-path`)."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 @contextmanager
 def request_span(scope: Scope) -> Iterator[Span | None]:
     """The span of an HTTP request, begun; `answered` says how it went. Probes have none."""
-    if _tracer is None or scope["path"].startswith(_PROBES):
+    if _tracer is None or route_path(scope).startswith(_PROBES):
         yield None
         return
     from opentelemetry.propagate import extract
@@ -142,6 +151,16 @@ def span(name: str) -> Iterator[Span | None]:
             raise
 
 
+def headers_of_job() -> dict[str, str]:
+    """What a job that goes to another server carries: the id of its request, and the trace it belongs to."""
+    headers = {"X-Request-Id": request_id} if (request_id := current_request_id.get()) else {}
+    if _tracer is not None:
+        from opentelemetry.propagate import inject
+
+        inject(headers)
+    return headers
+
+
 def ran(span: Span | None, job: Job, output: Output) -> None:
     """Put what came of a job on its span."""
     if span is None:
@@ -149,6 +168,7 @@ def ran(span: Span | None, job: Job, output: Output) -> None:
     attributes: dict[str, Any] = {
         "criticrm.prompt_tokens": len(job.token_ids),
         "criticrm.cached_tokens": output.cached_tokens,
+        "criticrm.reused": output.reused,
         "criticrm.critiques": job.n if job.max_tokens > 1 else 0,
         "criticrm.critique_tokens": sum(len(c.token_ids) for c in output.completions) if job.max_tokens > 1 else 0,
         "criticrm.finish_reasons": [completion.finish_reason for completion in output.completions],

@@ -1,193 +1,126 @@
-"""`criticrm verify`: the same tokens through vLLM and through transformers, and how far the rewards are apart."""
+"""The same tokens through vLLM and through transformers, and how far the rewards are apart."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 from tqdm import tqdm
 
-from criticrm_model import Completion, CriticRMError
+from criticrm_model import Completion
 
-from .engines.base import Engine, Job
-from .logs import configure_logging
-from .serve import require_engine, start_engine
+from .agreement import Agreement, Rewards
+from .critique_limit import critique_limit
+from .engines.base import Engine, Facts, Job, Output
+from .engines.factory import create_engine
 from .settings import Settings
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far two runs of the same n sequences are apart, in reward units.
+# In standard deviations of the score, of the root mean square: what bfloat16 explains.
+APART = 0.15
+_TEMPERATURE = 0.7
 
-    Attributes:
-        mean_signed_diff: vLLM minus transformers; far from 0 beside `max_abs_diff` means a drift, not noise.
-        rank_agreement: share of all pairs of sequences that both put in the same order.
+
+Passes = dict[str, list[tuple[Job, Completion]]]  # greedy; the same prompts again, from the cache; sampled
+
+
+def find_faults(checkpoint: Checkpoint, found: Mapping[str, Agreement], *, exact: bool, tolerance: float) -> list[str]:
+    """A sentence for each agreement that is out of bounds: `tolerance` if `exact`, else `APART` deviations."""
+    if exact:
+        worst = max(a.max_abs_diff for a in found.values())
+        return [f"{worst:.2e} exceeds the tolerance {tolerance:g}"] if worst > tolerance else []
+    calibration, direct_std = checkpoint.manifest.calibration, checkpoint.manifest.direct_std
+    faults = []
+    for name, a in found.items():
+        direct = name.startswith(("direct", "original"))
+        std = direct_std if direct or calibration is None else calibration.score.std
+        if a.rms_diff > APART * std:
+            faults.append(f"{name}: root mean square {a.rms_diff:.2e} exceeds {APART} of the deviation {std:.3g}")
+    return faults
+
+
+async def run_passes(
+    checkpoint: Checkpoint, settings: Settings, conversations: Sequence[tuple[Any, str]], *, samples: int
+) -> tuple[Passes, Facts]:
+    """What vLLM wrote and read, and how it computes.
+
+    Args:
+        samples: critiques of a conversation in the sampled pass, of a quarter of them.
     """
-
-    n: int
-    max_abs_diff: float
-    mean_signed_diff: float
-    rank_agreement: float
-
-
-class Verify(Settings):
-    """Score conversations with critiques through vLLM and transformers, and print the differences.
-
-    vLLM writes each critique; transformers scores the same tokens. Takes the options of `serve`, so that what is
-    verified is what will be served.
-    """
-
-    # `json` is an alias, for it is taken by pydantic; without this its variable would be JSON, not CRITICRM_JSON.
-    model_config = SettingsConfigDict(env_prefix_target="all")
-
-    engine: Literal["vllm"] = Field("vllm", description="What is compared with transformers: vLLM alone.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of both runs.")
-    conversations: Path | None = Field(
-        None, description="JSONL with prompt and responses (or chosen and rejected); the embedded set unless given."
-    )
-    limit: PositiveInt = Field(64, description="Conversations to score, the first response of each.")
-    tolerance: PositiveFloat = Field(1e-4, description="In float32, a larger difference fails the command (exit 1).")
-    json_line: CliImplicitFlag[bool] = Field(False, alias="json", description="Print one line of JSON last.")
-
-    @field_validator("engine", mode="before")
-    @classmethod
-    def _vllm_alone(cls, engine: object) -> object:
-        if engine != "vllm":
-            raise ValueError(f"verify compares vLLM with transformers; with {engine} there is nothing to compare")
-        return engine
-
-    def run(self) -> int:
-        from criticrm_model.checkpoint import Checkpoint
-        from criticrm_model.default import resolve
-
-        configure_logging("warning", self.log_format)
-        require_engine(self.engine)
-        checkpoint = Checkpoint.open(resolve(self.model), trust_remote_code=self.trust_remote_code)
-        prompts, completions = asyncio.run(self._critiques(checkpoint))
-        served = [(c.direct_score, c.score) for c in completions]
-        reference = self._reference(checkpoint, prompts, completions)
-        direct = agreement([s[0] for s in served], [r[0] for r in reference])
-        after = agreement([s[1] for s in served], [r[1] for r in reference])
-        ended = sum(c.finish_reason == "stop" for c in completions)
-        tokens = sum(len(c.token_ids) for c in completions)
-        _print(f"{len(prompts)} conversations, {tokens} critique tokens, {ended} critiques ended by themselves")
-        _print(f"{self.dtype:<16}{'largest':>12}{'mean signed':>14}{'same order':>12}   vLLM against transformers")
-        for name, a in (("direct_score", direct), ("score", after)):
-            _print(f"{name:<16}{a.max_abs_diff:>12.2e}{a.mean_signed_diff:>14.2e}{a.rank_agreement:>12.4f}")
-        worst = max(direct.max_abs_diff, after.max_abs_diff)
-        failed = self.dtype == "float32" and worst > self.tolerance
-        if failed:
-            _print(f"FAILED: {worst:.2e} exceeds the tolerance {self.tolerance:g}")
-        if self.json_line:
-            line: dict[str, Any] = {  # the worse of both positions, then each
-                "max_abs_diff": worst,
-                "mean_signed_diff": max(direct.mean_signed_diff, after.mean_signed_diff, key=abs),
-                "n": after.n,
-                "dtype": self.dtype,
-                "rank_agreement": min(direct.rank_agreement, after.rank_agreement),
-                "direct_score": asdict(direct),
-                "score": asdict(after),
-                "model_version": checkpoint.manifest.version,
-            }
-            _print(json.dumps(line))
-        return int(failed)
-
-    async def _critiques(self, checkpoint: Checkpoint) -> tuple[list[list[int]], list[Completion]]:
-        """Rendered prompts, and for each what the engine wrote and read."""
-        engine, max_model_len = start_engine(checkpoint, self)
-        max_tokens = min(self.critique_tokens or checkpoint.manifest.max_critique_tokens, self.max_critique_tokens)
-        try:
-            prompts = [
-                checkpoint.renderer.open(prompt)
-                .render(response, max_model_len=max_model_len, max_critique_tokens=max_tokens, truncate=True)
-                .token_ids
-                for prompt, response in read_conversations(self.conversations, self.limit)
-            ]
-            with tqdm(total=len(prompts), desc=self.engine, unit="critique") as progress:
-                outputs = await asyncio.gather(*(_run(engine, ids, max_tokens, progress) for ids in prompts))
-            return prompts, outputs
-        finally:
-            await engine.close()
-
-    def _reference(
-        self, checkpoint: Checkpoint, prompts: Sequence[list[int]], completions: Sequence[Completion]
-    ) -> list[tuple[float, float]]:
-        from criticrm_model.reference import ReferenceModel
-
-        model = ReferenceModel.load(
-            checkpoint.folder,
-            checkpoint.manifest.reward_token_id,
-            checkpoint.renderer.stop_token_ids,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-        )
-        pairs = zip(prompts, completions, strict=True)
-        return [
-            model.score(prompt, completion.token_ids)
-            for prompt, completion in tqdm(pairs, total=len(prompts), desc="transformers", unit="critique")
-        ]
-
-
-async def _run(engine: Engine, token_ids: list[int], max_tokens: int, progress: Any) -> Completion:
-    output = await engine.run(Job(token_ids, n=1, max_tokens=max_tokens, temperature=0.0, seed=None))
-    progress.update()
-    return output.completions[0]
-
-
-def agreement(served: Sequence[float], reference: Sequence[float]) -> Agreement:
-    """Compare two lists of rewards of the same n sequences."""
-    differences = [a - b for a, b in zip(served, reference, strict=True)]
-    n = len(differences)
-    same = total = 0
-    for i in range(n):
-        for j in range(i):
-            if reference[i] != reference[j]:
-                total += 1
-                same += (served[i] > served[j]) == (reference[i] > reference[j])
-    return Agreement(
-        n=n,
-        max_abs_diff=max(map(abs, differences)),
-        mean_signed_diff=sum(differences) / n,
-        rank_agreement=same / total if total else 1.0,
-    )
-
-
-def read_conversations(path: Path | None, limit: int) -> list[tuple[Any, str]]:
-    """`(messages, response)` of the first `limit` rows, from a file or the embedded set.
-
-    Raises:
-        CriticRMError: the file holds none, or a row has no prompt or response.
-    """
-    source = path or files("criticrm_server") / "conversations.jsonl"
-    found: list[tuple[Any, str]] = []
+    engine = create_engine(checkpoint, settings)
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CriticRMError(f"{source} can't be read: {error.strerror}") from error
-    for number, line in enumerate(lines[:limit], start=1):
-        try:
-            row = json.loads(line)
-            prompt = row["prompt"]
-            response = row["responses"][0] if "responses" in row else row["chosen"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise CriticRMError(f"{source}, row {number}: no prompt with a response ({error})") from error
-        found.append(([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, response))
-    if not found:
-        raise CriticRMError(f"{source} holds no conversations")
+        await engine.start()
+        max_tokens = critique_limit(settings, checkpoint.manifest, engine.max_model_len)
+        prompts = [
+            checkpoint.renderer.open(prompt)
+            .render(response, max_model_len=engine.max_model_len, max_critique_tokens=max_tokens, truncate=True)
+            .token_ids
+            for prompt, response in conversations
+        ]
+        greedy = [Job(ids, n=1, max_tokens=max_tokens, temperature=0.0, seed=None) for ids in prompts]
+        again = [replace(job, max_tokens=1, ban=None) for job in greedy]
+        sampled = [
+            replace(job, n=samples, temperature=_TEMPERATURE, seed=seed)
+            for seed, job in enumerate(greedy[: -(-len(greedy) // 4)])
+        ]
+        passes: Passes = {}
+        with tqdm(total=len(greedy) + len(again) + len(sampled), desc=settings.engine, unit="request") as progress:
+            for name, jobs in (("greedy", greedy), ("cached", again), ("sampled", sampled)):
+                outputs = await asyncio.gather(*(_run(engine, job, progress) for job in jobs))
+                passes[name] = [(job, c) for job, o in zip(jobs, outputs, strict=True) for c in o.completions]
+        return passes, engine.facts
+    finally:
+        await engine.close()
+
+
+def score_by_reference(
+    checkpoint: Checkpoint, settings: Settings, passes: Passes
+) -> dict[str, list[tuple[float, float]]]:
+    """`(direct_score, score)` of each completion by transformers."""
+    from criticrm_model.reference import ReferenceModel
+
+    model = ReferenceModel.load(
+        checkpoint.folder,
+        checkpoint.manifest.reward_token_id,
+        checkpoint.renderer.stop_token_ids,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    with tqdm(total=sum(map(len, passes.values())), desc="transformers", unit="sequence") as progress:
+
+        def score(job: Job, completion: Completion) -> tuple[float, float]:
+            progress.update()
+            return model.score(job.token_ids, completion.token_ids)
+
+        return {name: [score(*one) for one in done] for name, done in passes.items()}
+
+
+def pair_rewards(passes: Passes, reference: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Rewards]:
+    found: dict[str, Rewards] = {}
+
+    def add(name: str, pass_: str, position: int) -> None:
+        served = [(c.direct_score, c.score)[position] for _, c in passes[pass_]]
+        found[name] = Rewards(served, [rewards[position] for rewards in reference[pass_]])
+
+    add("direct_score", "greedy", 0)
+    add("score", "greedy", 1)
+    add("direct_score, cached", "cached", 0)
+    add("score, sampled", "sampled", 1)
     return found
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+async def _run(engine: Engine, job: Job, progress: Any) -> Output:
+    output = await engine.run(job)
+    progress.update()
+    return output

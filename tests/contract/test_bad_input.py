@@ -11,7 +11,7 @@ import pytest
 
 from conftest import MAX_MODEL_LEN, Running, StartApp
 from criticrm_model.checkpoint import Checkpoint
-from tiny import make_checkpoint
+from support.tiny import make_checkpoint
 
 GOOD: dict[str, Any] = {"prompt": "Q", "responses": ["A"]}
 
@@ -79,6 +79,20 @@ def bad(body: object, code: str, field: str, **detail: object) -> Any:
             limit=MAX_MODEL_LEN,
             actual=MAX_MODEL_LEN + 1,
         ),
+        bad(
+            {"prompt": [{"role": "user", "content": ""}] * 601, "responses": ["A"]},
+            "limit_exceeded",
+            "prompt",
+            limit=600,
+            actual=601,
+        ),
+        bad(
+            {"items": [{"prompt": [{"role": "user", "content": ""}] * 301, "responses": ["A"]}] * 2},
+            "limit_exceeded",
+            "items",
+            limit=600,
+            actual=602,
+        ),
         bad({"items": [{"prompt": [{"role": "user"}], "responses": [2]}]}, "invalid_request", "items[0].responses[0]"),
         bad(
             {"items": [{"prompt": "Q", "responses": ["A"] * 5}] * 3, "critique": {"n": 4}},
@@ -94,6 +108,7 @@ def bad(body: object, code: str, field: str, **detail: object) -> Any:
 )
 async def test_bad_fields(start_app: StartApp, body: object, code: str, field: str, detail: dict[str, Any]) -> None:
     limits = {"max_items": 3, "max_responses": 5, "max_critiques": 4, "max_critique_tokens": 64, "max_sequences": 50}
+    limits["max_messages"] = MAX_MODEL_LEN + 88
     async with start_app(**limits) as app:
         headers = {"content-type": "application/json"}
         response = await app.client.post("/score", content=json.dumps(body), headers=headers)

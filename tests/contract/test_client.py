@@ -26,17 +26,20 @@ from criticrm_client import (
     AsyncCriticRM,
     AuthenticationError,
     CheckpointChangedError,
+    ClientClosedError,
     CriticRM,
     CritiqueOptions,
     InternalServerError,
     InvalidRequestError,
+    Options,
     ResultError,
     Retries,
     ServiceUnavailableError,
 )
 from criticrm_client.errors import STATUS_ERRORS
 from criticrm_model.checkpoint import Checkpoint
-from null_server import NullServer, score_of
+from criticrm_server.schemas import ScoreMany
+from support.null_server import NullServer, score_of
 
 KEY = "a-key"
 QUICK = Retries(attempts=3, first_wait_s=0.001)
@@ -170,23 +173,23 @@ def test_a_fault_of_the_job_ends_it(using: Callable[..., Any], url: str) -> None
         using(lambda client: client.score_many([("Why?", ["So."])] * 50), url, key="wrong")
 
 
-@pytest.mark.parametrize("code", [400, 418, 429, *(code for code in STATUS_ERRORS if code < 500)])
-def test_a_4xx_is_not_tried_again(using: Callable[..., Any], code: int) -> None:
+@pytest.mark.parametrize("code", [204, 302, 400, 418, *(code for code in STATUS_ERRORS if code < 500)])
+def test_what_is_refused_is_not_tried_again(using: Callable[..., Any], code: int) -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(request.headers["x-request-id"])
-        return httpx.Response(code, text="<html>no</html>")
+        return httpx.Response(code, text="" if code == 204 else "<html>no</html>")
 
     with pytest.raises(APIStatusError) as refused:
         using(lambda client: client.score("Why?", ["So."]), transport=transport(answer), retries=QUICK)
     assert type(refused.value) is STATUS_ERRORS.get(code, APIStatusError)
-    assert (refused.value.status, refused.value.code) == (code, f"http_{code}")
+    assert (refused.value.status_code, refused.value.code) == (code, f"http_{code}")
     assert asked == [refused.value.request_id]
 
 
-@pytest.mark.parametrize("code", [500, 502, 503, 504])
-def test_a_5xx_is_tried_as_often_as_was_said(using: Callable[..., Any], code: int) -> None:
+@pytest.mark.parametrize("code", [408, 409, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_as_often_as_was_said(using: Callable[..., Any], code: int) -> None:
     body = {"error": {"code": "overloaded", "message": "later", "request_id": "abc", "details": []}}
     asked: list[str] = []
 
@@ -289,7 +292,7 @@ def test_what_a_newer_server_adds_is_ignored(using: Callable[..., Any]) -> None:
     [
         ("Why?", "So.", "responses: a list of texts, not one text"),
         ("Why?", [], "responses: .* at least 1"),
-        ("Why?", ["So.", "\ud800"], r"responses\.1: not Unicode"),
+        ("Why?", ["So.", "\ud800"], r"responses\[1\]: not Unicode"),
         ("\ud800", ["So."], "prompt.*: not Unicode"),
         ([{"role": "critic", "content": "Hm."}], ["So."], r"prompt.*role: .*'system', 'user'"),
         ([], ["So."], "prompt: .* at least 1"),
@@ -373,7 +376,7 @@ def test_ten_thousand_rows_through_a_faulty_server(using: Callable[..., Any]) ->
         )
     assert min(server.happened.values()) > 100
     assert max(server.asked.values()) <= retries.attempts
-    assert [scores.item.responses for scores in found] == [(str(i),) for i in range(10_000)]
+    assert [scores.item.responses for scores in found] == [[str(i)] for i in range(10_000)]
     named = [scores for scores in found if scores.failure]
     for scores in found:
         if scores.error is None:
@@ -464,7 +467,7 @@ def test_closing_ends_what_waits() -> None:
     assert began.wait(10)
     client.close()
     thread.join(10)
-    assert [type(error).__name__ for error in ended] == ["CancelledError"]
+    assert [type(error) for error in ended] == [ClientClosedError]
 
 
 def test_a_client_that_is_not_closed_lets_the_process_end(url: str) -> None:
@@ -505,3 +508,8 @@ def test_it_works_where_a_loop_is_running(url: str) -> None:
             return client.score("Why?", ["So."]).rewards[0]
 
     assert asyncio.run(in_a_notebook())
+
+
+def test_the_options_of_a_call_are_those_of_a_request() -> None:
+    of_the_client = {"model", "model_version"}  # whose constructor takes them
+    assert set(Options.__annotations__) == set(ScoreMany.model_fields) - {"items"} - of_the_client

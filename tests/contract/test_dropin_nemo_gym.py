@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from conftest import Running, StartApp
-from dropin import ASKED, score
+from support.dropin import ASKED, score
 
 MARK = "judge_failed"
 
@@ -33,7 +33,7 @@ async def test_the_row_comes_back_with_a_reward(running: Running) -> None:
     body = row(ASKED, said("So."), task_id=7, rubric={"points": [1.0, 2]}, _ng_task_index=3)
     answer = await ask(running, body)
     assert answer.status_code == 200
-    assert answer.json() == body | {"reward": await score(running, ASKED, "So.")}
+    assert answer.json() == body | {"reward": await score(running, ASKED, "So."), "reward_warnings": []}
 
 
 async def test_an_old_reward_is_replaced(running: Running) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import Running
-from dropin import ASKED, PROMPT, result, score
+from support.dropin import ASKED, PROMPT, result, score
 
 
 async def ask(running: Running, url: str = "/get_reward", **body: object) -> httpx.Response:
@@ -26,7 +26,10 @@ async def test_one_sample_as_it_is_sent(running: Running) -> None:
             "direct_score": [expected["direct_score"]],
             "critique_tokens": [24],
             "truncated": [0],
+            "critique_cut": [0],
+            "control_tokens": [0],
         },
+        "warnings": [[]],
     }
 
 
@@ -42,8 +45,8 @@ async def test_the_other_servers_of_several_get_nothing_to_do(running: Running, 
     answer = await ask(running, query=[], **more)
     assert answer.status_code == 200
     empty: list[float] = []
-    logs = {"direct_score": empty, "critique_tokens": empty, "truncated": empty}
-    assert answer.json() == {"rewards": empty, "scores": empty, "extra_logs": logs}
+    logs = dict.fromkeys(("direct_score", "critique_tokens", "truncated", "critique_cut", "control_tokens"), empty)
+    assert answer.json() == {"rewards": empty, "scores": empty, "extra_logs": logs, "warnings": []}
 
 
 async def test_a_batch_keeps_its_order(running: Running) -> None:

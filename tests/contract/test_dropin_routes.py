@@ -16,8 +16,8 @@ from conftest import Running, StartApp, serving
 from criticrm_model import NonFiniteReward
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.engines.base import Job, Output
-from dropin import ASKED, PROMPT, bodies, reward, score
-from tiny import make_checkpoint
+from support.dropin import ASKED, PROMPT, bodies, reward, score
+from support.tiny import make_checkpoint
 
 LONG = "word " * 2000
 
@@ -97,7 +97,7 @@ async def test_one_failure_fails_the_batch_and_nothing_runs(running: Running, pa
     answer = await running.client.post(path, json=body.get(path, {"messages": texts}))
     assert answer.status_code == 422
     assert ran == []
-    assert running.service.admission.in_house == 0
+    assert running.service.admission.admitted == 0
 
 
 @pytest.mark.parametrize("path", ["/get_reward", "/v1/score/evaluation", "/classify"])
@@ -229,3 +229,50 @@ async def test_the_clients_that_the_frameworks_use(address: str, path: str) -> N
     assert by_requests.status_code == by_aiohttp[0] == by_httpx.status_code == 200
     rewards = {reward(path, answer) for answer in (by_requests.json(), by_aiohttp[1], by_httpx.json())}
     assert len(rewards) == 1
+
+
+@each_route
+async def test_one_option_twice_is_refused(running: Running, path: str) -> None:
+    answer = await running.client.post(f"{path}?critique=false&critique=true", json=bodies()[path])
+    assert answer.status_code == 422
+    assert [detail["field"] for detail in answer.json()["error"]["details"]] == ["query.critique"]
+
+
+def with_a_call(name: str, call: object) -> list[tuple[str, dict[str, Any], str]]:
+    """Each entrance that takes messages, the field at fault last."""
+    asked = [*ASKED, {"role": "assistant", "content": "", name: call}, {"role": "tool", "content": "42"}]
+    said = {"role": "assistant", "content": "So."}
+    return [
+        ("/score", {"prompt": asked, "responses": ["So."]}, f"prompt[2].{name}"),
+        ("/slime", {"prompt": asked, "response": "So."}, f"prompt[2].{name}"),
+        ("/classify", {"messages": [*asked, said]}, f"messages[2].{name}"),
+        (
+            "/verify",
+            {"responses_create_params": {"input": asked}, "response": {"output": [said]}},
+            f"responses_create_params.input[2].{name}",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("tool_calls", [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]),
+        ("function_call", {"name": "f", "arguments": "{}"}),
+        ("images", ["picture"]),
+        ("audio", {"id": "1"}),
+    ],
+)
+async def test_what_a_message_says_beside_its_content_is_refused_by_name(
+    running: Running, name: str, call: object
+) -> None:
+    """A call that is dropped leaves an empty turn, and another reward."""
+    for path, body, field in with_a_call(name, call):
+        answer = await running.client.post(path, json=body)
+        assert answer.status_code == 422, (path, answer.text)
+        assert [detail["field"].startswith(field) for detail in answer.json()["error"]["details"]] == [True], path
+
+
+async def test_no_calls_are_no_fault(running: Running) -> None:
+    for path, body, _ in with_a_call("tool_calls", [])[1:] + with_a_call("function_call", None)[1:]:
+        assert (await running.client.post(path, json=body)).status_code == 200

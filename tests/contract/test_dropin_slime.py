@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from conftest import Running
-from dropin import ASKED, PROMPT, result, score
+from support.dropin import ASKED, PROMPT, result, score
 
-KEYS = {"score", "direct_score", "truncated", "critique"}
+KEYS = {"score", "direct_score", "truncated", "critique", "warnings"}
 
 
 async def ask(running: Running, url: str = "/slime", **body: object) -> httpx.Response:
@@ -27,6 +27,7 @@ async def test_one_sample_as_it_is_sent(running: Running, prompt: Any, label: An
         "score": expected["score"],
         "direct_score": expected["direct_score"],
         "truncated": False,
+        "warnings": [],
         "critique": expected["critiques"][0]["text"],
     }
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import Running, StartApp
 from criticrm_model import NonFiniteReward
 from criticrm_server.engines.base import Job, Output
-from dropin import ASKED, PROMPT, result, score
+from support.dropin import ASKED, PROMPT, result, score
 
 
 async def ask(running: Running, **body: object) -> httpx.Response:
@@ -35,7 +35,7 @@ async def test_one_sample_as_verl_sends_it(running: Running) -> None:
         "id": answer.headers["x-request-id"],
         "object": "list",
         "model": "default",
-        "data": [{"index": 0, "label": "LABEL_0", "probs": [expected["score"]], "num_classes": 1}],
+        "data": [{"index": 0, "label": "LABEL_0", "probs": [expected["score"]], "num_classes": 1, "warnings": []}],
         "usage": {"prompt_tokens": tokens, "completion_tokens": 24, "total_tokens": tokens + 24},
     }
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,19 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from conftest import Running, StartApp
 from criticrm_model import CriticRMError
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_server import tracing
+from criticrm_server.commands.serve import Serve
 from criticrm_server.engines import remote
 from criticrm_server.engines.remote import RemoteEngine
 from criticrm_server.engines.remote_checks import server_command
-from criticrm_server.serve import Serve
 from criticrm_server.settings import Settings
-from fake_vllm import FakeVLLM
+from support.fake_vllm import FakeVLLM, with_made_up_references
 
 PAGE = Path(__file__).parents[2] / "docs" / "gateway.md"
 Gateway = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def opened_checkpoint(opened_checkpoint: Checkpoint) -> Checkpoint:
+    return with_made_up_references(opened_checkpoint)
 
 
 @pytest.fixture
@@ -42,11 +51,25 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_LONGEST_PAUSE_S", 0.1)
 
 
-def start(checkpoint: Checkpoint, fakes: list[FakeVLLM], **settings: Any) -> tuple[RemoteEngine, int]:
+def engine_for(checkpoint: Checkpoint, fakes: list[FakeVLLM], **settings: Any) -> RemoteEngine:
     urls = [fake.url for fake in fakes]
-    return RemoteEngine.start(
+    return RemoteEngine(
         checkpoint, Settings(**{"engine": "remote", "remote_urls": urls, "remote_wait_s": 0, **settings})
     )
+
+
+def start(checkpoint: Checkpoint, fakes: list[FakeVLLM], **settings: Any) -> RemoteEngine:
+    """As it was after its start, in an event loop that has ended."""
+    engine = engine_for(checkpoint, fakes, **settings)
+
+    async def start_and_close() -> None:
+        try:
+            await engine.start()
+        finally:
+            await engine.close()
+
+    asyncio.run(start_and_close())
+    return engine
 
 
 @pytest.fixture
@@ -55,7 +78,7 @@ def gateway(start_app: StartApp, opened_checkpoint: Checkpoint) -> Gateway:
 
     @asynccontextmanager
     async def open_gateway(fakes: list[FakeVLLM], deadline_s: float = 60, **settings: Any) -> AsyncIterator[Running]:
-        engine, _ = await asyncio.to_thread(start, opened_checkpoint, fakes, **settings)
+        engine = engine_for(opened_checkpoint, fakes, **settings)
         async with start_app(engine=engine, deadline_s=deadline_s) as running:
             yield running
 
@@ -75,7 +98,7 @@ async def until(condition: Callable[[], Any]) -> None:
 def states(running: Running) -> list[bool]:
     engine = running.service.engine
     assert isinstance(engine, RemoteEngine)
-    return [server.up for server in engine.servers.all]
+    return [server.up for server in engine.backends.all]
 
 
 def without_id(answer: Any) -> list[Any]:
@@ -241,11 +264,11 @@ async def test_at_the_deadline_the_servers_are_told(gateway: Gateway, fakes: lis
         ({"mode": "raw_logprobs", "shift": 30.0}, "start it with --logprobs-mode raw_logits"),
         ({"mode": "processed_logits"}, "start it with --logprobs-mode raw_logits"),
         ({"mode": "processed_logprobs"}, "start it with --logprobs-mode raw_logits"),
-        ({"max_model_len": 128}, "its max_model_len 128 is less than ours, 256"),
+        ({"max_model_len": 128}, "its max_model_len 128 is less than the gateway's, 256"),
         ({"key": "secret"}, "set CRITICRM_REMOTE_API_KEY"),
         ({"_vocab_size": 100}, "it refuses to give the reward token's logit"),
         ({"fault": "nan"}, "its rewards are not finite"),
-        ({"shift": 5.0}, "it serves other weights"),
+        ({"shift": 5.0}, "references: these are not the rewards of this checkpoint"),
     ],
 )
 def test_what_can_not_work_is_refused_at_the_start_with_the_command_that_does(
@@ -259,6 +282,19 @@ def test_what_can_not_work_is_refused_at_the_start_with_the_command_that_does(
     assert f"{fakes[1].url}: {words}" in message or (f"{fakes[1].url}: " in message and words in message)
     assert f"{fakes[0].url}:" not in message
     assert server_command(opened_checkpoint).splitlines()[0] in message
+
+
+@pytest.mark.parametrize("asked", [True, None, False])
+def test_a_head_in_bfloat16_is_refused_or_told_or_taken_as_is_asked(
+    opened_checkpoint: Checkpoint, fakes: list[FakeVLLM], caplog: pytest.LogCaptureFixture, asked: bool | None
+) -> None:
+    fakes[1].rounded = True
+    if asked:
+        with pytest.raises(CriticRMError, match="its rewards are rounded to bfloat16: start it with --hf-overrides"):
+            start(opened_checkpoint, fakes, head_float32=True)
+        return
+    start(opened_checkpoint, fakes, head_float32=asked)
+    assert ("rounded to bfloat16" in caplog.text) == (asked is None)
 
 
 def test_all_faults_are_named_at_once(opened_checkpoint: Checkpoint, fakes: list[FakeVLLM]) -> None:
@@ -276,8 +312,8 @@ def test_none_that_answers_is_waited_for(opened_checkpoint: Checkpoint, fakes: l
     with pytest.raises(CriticRMError, match=r"(?s)no server answered within 0 s.*--enable-scale-out"):
         start(opened_checkpoint, fakes)
     fakes[0]._loop.call_soon_threadsafe(lambda: fakes[0]._loop.create_task(_later(fakes[0])))
-    engine, _ = start(opened_checkpoint, fakes, remote_wait_s=30)
-    assert [server.up for server in engine.servers.all] == [True, False]
+    engine = start(opened_checkpoint, fakes, remote_wait_s=30)
+    assert [server.up for server in engine.backends.all] == [True, False]
 
 
 async def _later(fake: FakeVLLM) -> None:
@@ -287,8 +323,8 @@ async def _later(fake: FakeVLLM) -> None:
 
 def test_the_shortest_server_gives_the_longest_sequence(opened_checkpoint: Checkpoint, fakes: list[FakeVLLM]) -> None:
     fakes[1].max_model_len = 300
-    assert start(opened_checkpoint, fakes)[1] == 300
-    assert start(opened_checkpoint, fakes, max_model_len=200)[1] == 200
+    assert start(opened_checkpoint, fakes).max_model_len == 300
+    assert start(opened_checkpoint, fakes, max_model_len=200).max_model_len == 200
 
 
 async def test_a_server_that_is_late_is_taken_when_it_comes(gateway: Gateway, fakes: list[FakeVLLM]) -> None:
@@ -303,8 +339,8 @@ async def test_a_server_that_is_late_is_taken_when_it_comes(gateway: Gateway, fa
     ("attribute", "value", "words"),
     [
         ("names", ["critic-rm-0123456789ab"], "it serves 'critic-rm-0123456789ab'"),
-        ("shift", 3.0, "it serves other weights"),
-        ("max_model_len", 200, "its max_model_len 200 is less than ours, 512"),
+        ("shift", 3.0, "references: these are not the rewards of this checkpoint"),
+        ("max_model_len", 200, "its max_model_len 200 is less than the gateway's, 512"),
     ],
 )
 async def test_a_server_that_comes_back_with_another_checkpoint_is_not_taken(
@@ -326,7 +362,7 @@ async def test_a_server_that_comes_back_with_another_checkpoint_is_not_taken(
         await until(lambda: all(states(app)))
 
 
-async def test_a_server_that_is_renamed_while_it_is_up_is_set_aside(gateway: Gateway, fakes: list[FakeVLLM]) -> None:
+async def test_a_server_that_is_renamed_while_it_is_up_is_unhealthy(gateway: Gateway, fakes: list[FakeVLLM]) -> None:
     async with gateway(fakes) as app:
         fakes[0].names = ["another"]
         await until(lambda: states(app) == [False, True])
@@ -366,6 +402,23 @@ def test_the_command_says_what_is_wrong_without_a_traceback(
         Serve(_cli_parse_args=arguments).run()
 
 
+def test_a_gateway_that_waits_for_servers_ends_with_the_signal(opened_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "critic.sock"
+    urls = ["--remote-urls", "http://127.0.0.1:9", "--remote-wait-s", "300"]
+    command = [sys.executable, "-m", "criticrm_server", "serve", str(opened_checkpoint.folder), "--engine", "remote"]
+    with subprocess.Popen([*command, *urls, "--uds", str(path)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        logged = ""
+        while "no server answers yet" not in logged and (line := process.stderr.readline()):
+            logged += line
+        assert path.is_socket()
+        process.terminate()
+        logged += process.stderr.read()
+        assert process.wait(60) == -signal.SIGTERM, logged
+    assert "Traceback" not in logged
+    assert not path.exists()
+
+
 def test_the_page_has_the_command_that_the_gateway_prints(opened_checkpoint: Checkpoint) -> None:
     (written,) = re.findall(r"```bash\n(python -m vllm.*?)```", PAGE.read_text(), re.DOTALL)
     command, on_gpu, on_cpu = server_command(opened_checkpoint).splitlines()
@@ -380,3 +433,36 @@ def test_the_page_has_the_command_that_the_gateway_prints(opened_checkpoint: Che
 def test_the_gateway_needs_no_vllm() -> None:
     code = "import sys; sys.modules['vllm'] = None; import criticrm_server.engines.remote, criticrm_server.serve"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_job_carries_the_requests_id_and_its_trace(gateway: Gateway, fakes: list[FakeVLLM]) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with tracing.exporting(SimpleSpanProcessor(InMemorySpanExporter())):
+        async with gateway(fakes) as app:
+            headers = {"x-request-id": "mine", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+            await app.client.post("/score", json=body(), headers=headers)
+            await app.score(body(1))
+    sent = fakes[0].headers + fakes[1].headers
+    mine = [one for one in sent if one["x-request-id"] == "mine"]
+    assert len(mine) == 2
+    assert all(one["traceparent"].split("-")[1] == trace for one in mine)
+    assert len({one["x-request-id"] for one in sent}) == 2
+
+
+async def test_a_bug_in_the_watch_does_not_end_it(
+    gateway: Gateway, fakes: list[FakeVLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a server would be lost, or its death never be seen."""
+    async with gateway(fakes) as app:
+        engine = app.service.engine
+        assert isinstance(engine, RemoteEngine)
+        await app.score(body())
+
+        async def bug(*_: object) -> int:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.checks, "alive", bug)
+            await until(lambda: not any(states(app)))
+        await until(lambda: all(states(app)))
+        assert (await app.score(body(2))).status_code == 200

@@ -32,7 +32,7 @@ from criticrm_client import (
     Retries,
 )
 from criticrm_client.rewards import areal, core, environment, ms_swift, slime, trl, verl
-from null_server import VERSION, NullServer, score_of
+from support.null_server import VERSION, NullServer, score_of
 
 ONCE = Retries(attempts=1)
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -130,7 +130,7 @@ def test_a_loop_that_ends_takes_its_client_along(server: NullServer) -> None:  #
     scorer = core.scorer_of_environment()
     for _ in range(3):
         assert asyncio.run(trl.critic_rm(PROMPTS, COMPLETIONS)) == SCORES
-        assert scorer._open == {}
+        assert scorer._client._sessions._of == {}
 
 
 def test_trl_logs_critiques_and_what_failed(caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +328,7 @@ def test_variables_that_are_missing_or_wrong_are_named(
 ) -> None:
     for url, options, told in [
         ("", "", "CRITICRM_URL is not set"),
-        ("critic-host:8000", "", "CRITICRM_URL: 'critic-host:8000' does not begin with http"),
+        ("critic-host:8000", "", "CRITICRM_URL: 'critic-host:8000' is no server's address; one looks like http"),
         ("http://a.test", "{", "CRITICRM_REWARD_OPTIONS: Invalid JSON"),
         ("http://a.test", '{"critque": false}', r"CRITICRM_REWARD_OPTIONS\.critque: Extra inputs"),
         ("http://a.test", '{"critique": {"n": 0}}', r"CRITICRM_REWARD_OPTIONS\.critique\.n: .* greater than"),

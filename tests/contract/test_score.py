@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 
 from conftest import MAX_MODEL_LEN, Running, StartApp
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server import scorer
+from criticrm_model.contents import ContentTokenizer
+from criticrm_server import rendering
 from criticrm_server.engines.base import Job, Output
-from tiny import make_checkpoint
+from criticrm_server.schemas import ScoreOne
+from support.tiny import make_checkpoint
 
 TEXT = {"prompt": "Why is the sky blue?", "responses": ["Air scatters light.", "The sea."]}
 RESULT_KEYS = {
@@ -139,28 +143,80 @@ async def test_a_large_item_is_scored_as_a_small_one(running: Running, monkeypat
     """Beside the event loop, and on it."""
     request = {"items": [{"id": "a", "prompt": "Q", "responses": ["A", "word " * 2000, ""]}, {**TEXT, "id": "b"}]}
     on_it = (await running.score(request)).json()["results"]
-    monkeypatch.setattr(scorer, "_LARGE", 0)
+    monkeypatch.setattr(rendering, "_INLINE", 0)
     beside_it = (await running.score(request)).json()["results"]
     for results in (on_it, beside_it):
         results[1]["error"].pop("request_id")
     assert beside_it == on_it
 
 
-@pytest.mark.parametrize(("words", "beside"), [(10, False), (20_000, True)])
-async def test_a_large_item_is_tokenised_beside_the_event_loop(
-    running: Running, monkeypatch: pytest.MonkeyPatch, words: int, beside: bool
+@pytest.mark.parametrize(("words", "beside"), [(10, False), (900, True), (20_000, True)])
+@pytest.mark.parametrize("where", ["prompt", "responses"])
+async def test_a_long_text_is_tokenised_beside_the_event_loop(
+    running: Running, monkeypatch: pytest.MonkeyPatch, words: int, beside: bool, where: str
 ) -> None:
     threads: list[threading.Thread] = []
-    render = running.service.scorer._render_item
+    tokenize = ContentTokenizer.tokenize_all
 
-    def watched(*args: Any) -> Any:
-        threads.append(threading.current_thread())
-        return render(*args)
+    def watched(tokenizer: ContentTokenizer, texts: list[str]) -> list[list[int]]:
+        if any("word" in text for text in texts):
+            threads.append(threading.current_thread())
+        return tokenize(tokenizer, texts)
 
-    monkeypatch.setattr(running.service.scorer, "_render_item", watched)
-    response = await running.score(prompt="word " * words, responses=["A"], on_overflow="truncate")
-    assert response.status_code == 200
-    assert [thread is not threading.main_thread() for thread in threads] == [beside]
+    monkeypatch.setattr(ContentTokenizer, "tokenize_all", watched)
+    text = "word " * words
+    body = {"prompt": text, "responses": ["A"]} if where == "prompt" else {"prompt": "Q", "responses": [text]}
+    assert (await running.score(body | {"on_overflow": "truncate"})).status_code == 200
+    assert {thread is not threading.main_thread() for thread in threads} == {beside}
+
+
+async def test_the_event_loop_does_not_wait_for_texts_of_other_threads(running: Running) -> None:
+    """As it did where tokenizers shared out its own threads among all callers."""
+    tokenizer = running.service.checkpoint.renderer._contents
+    with ThreadPoolExecutor(8) as threads:
+        long = [threads.submit(tokenizer.tokenize_all, ["word " * 200_000] * 2) for _ in range(8)]
+        while not any(job.running() for job in long):
+            time.sleep(0.001)
+        time.sleep(0.05)
+        tokenizer.tokenize_all(["word", "word"])
+        assert not any(job.done() for job in long)
+
+
+async def test_many_short_texts_let_others_have_their_turn(running: Running) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    plan = ScoreOne(prompt="Q", responses=["word " * 100] * 200)
+    await running.service.scorer.plan(plan, "id")
+    counting.cancel()
+    assert turns > 20
+
+
+async def test_texts_that_can_not_fit_are_not_tokenised_whole(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    characters = 0
+    tokenize = ContentTokenizer.tokenize_all
+
+    def counted(tokenizer: ContentTokenizer, texts: list[str]) -> list[list[int]]:
+        nonlocal characters
+        characters += sum(map(len, texts))
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr(ContentTokenizer, "tokenize_all", counted)
+    long = "word " * 200_000
+    refused = await running.score(prompt=long, responses=["A"] * 200)
+    assert refused.json()["error"]["code"] == "prompt_too_long"
+    assert characters < 50_000
+    mixed = await running.score(prompt="Q", responses=[long, "A"], critique=False)
+    assert [result["status"] for result in mixed.json()["results"]] == ["error", "ok"]
+    assert characters < 100_000
 
 
 async def test_normalised_scores_by_hand(running: Running) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployed import DOCKER, load
+from support.deployed import DOCKER, load
 
 SERVICES: dict[str, dict[str, Any]] = load(DOCKER / "compose.yaml")["services"]
 

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from criticrm_server.settings import Settings
-from deployed import DOCKER, OVERLAYS, ROOT, dockerfile, image_environment, load, overlay
+from support.deployed import DOCKER, OVERLAYS, ROOT, dockerfile, image_environment, load, overlay
 
 UID = 10001
 

@@ -8,7 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from deployed import KUBERNETES, OVERLAYS, load, overlay
+from support.deployed import KUBERNETES, OVERLAYS, load, overlay
 
 CUSTOM = ("monitoring.coreos.com/", "kustomize.config.k8s.io/")  # no schemas of Kubernetes' own
 FILES = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name != "prometheus-adapter.yaml")

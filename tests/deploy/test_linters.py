@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployed import DOCKER, ROOT, dockerfile, run
+from support.deployed import DOCKER, ROOT, dockerfile, run
 
 
 def test_the_dockerfile() -> None:

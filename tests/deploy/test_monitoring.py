@@ -14,9 +14,12 @@ import promql_parser
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import criticrm_model.errors
+import criticrm_server.errors
 from conftest import StartApp
-from criticrm_server.errors import INTERNAL, INVALID_JSON, INVALID_REQUEST, TABLE
-from deployed import DOCKER, KUBERNETES, ROOT, load, run
+from criticrm_model import CriticRMError
+from criticrm_server.error_handlers import INTERNAL, INVALID_JSON, INVALID_REQUEST
+from support.deployed import DOCKER, KUBERNETES, ROOT, load, run
 
 MONITORING = DOCKER / "monitoring"
 ALERTS: list[dict[str, Any]] = [rule for group in load(MONITORING / "alerts.yaml")["groups"] for rule in group["rules"]]
@@ -106,7 +109,9 @@ def test_vllm_exposes_what_is_asked_for(tiny_checkpoint: Path) -> None:
 
 
 def test_the_error_codes_asked_for_exist() -> None:
-    codes = {answer.code for answer in TABLE.values()} | {INVALID_REQUEST, INVALID_JSON, INTERNAL}
+    kinds = [*vars(criticrm_model.errors).values(), *vars(criticrm_server.errors).values()]
+    errors = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, CriticRMError)]
+    codes = {error.code for error in errors} | {INVALID_REQUEST, INVALID_JSON, INTERNAL}
     asked = {
         code
         for _, selector in selectors()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from null_server import NullServer, score_of
+from support.null_server import NullServer, score_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "frameworks"
 

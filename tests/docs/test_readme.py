@@ -1,4 +1,7 @@
-"""The README's commands, as they are written there, against a live server with the embedded default."""
+"""The embedded default, built by two processes at once; then the README's commands against a server with it.
+
+The commands are run as they are written there. One file, for the build takes minutes. The tests run in this order.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
-from live import Server
+from criticrm_model.checkpoint import Checkpoint
+from support.live import CRITICRM, Server
 
 README = Path(__file__).parents[2] / "README.md"
-
-
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("as_users_start_it")]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server("default", log=tmp_path_factory.mktemp("readme") / "screen.log") as server:
-        yield server
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def server(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRITICRM_CACHE", str(cache))
+        with Server("default", log=tmp_path_factory.mktemp("readme") / "screen.log") as server:
+            yield server
 
 
 def blocks(language: str, mention: str) -> list[str]:
@@ -39,20 +49,6 @@ def run(server: Server, *command: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
-def test_curl_returns_a_critique_and_a_score_for_each_of_two_responses(server: Server) -> None:
-    commands = blocks("bash", "curl")
-    assert commands
-    for command in commands:
-        results = json.loads(run(server, "bash", "-euc", command))["results"]
-        assert len(results) == 2
-        for result in results:
-            assert result["status"] == "ok"
-            assert all(critique["text"].strip() for critique in result["critiques"])
-            assert result["critiques"]
-            assert math.isfinite(result["score"])
-            assert math.isfinite(result["direct_score"])
-
-
 def shape(value: Any) -> Any:
     """Keys and types, without the values."""
     if isinstance(value, dict):
@@ -62,9 +58,47 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-def test_the_answer_shown_has_the_shape_of_the_answer(server: Server) -> None:
+def test_two_processes_build_one_default(cache: Path) -> None:
+    builds = [
+        subprocess.Popen(
+            [CRITICRM, "default", "build", "--cache", cache],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        outputs = [build.communicate(timeout=500) for build in builds]
+    finally:
+        for build in builds:
+            build.kill()
+    assert [build.returncode for build in builds] == [0, 0]
+    folders = {Path(printed.strip()) for printed, _ in outputs}
+    assert len(folders) == 1
+    assert sum("assembling" in screen for _, screen in outputs) == 1
+    assert not list(cache.glob("*.partial"))
+    folder = folders.pop()
+    assert [path for path in cache.glob("default-*") if path.is_dir()] == [folder]
+    assert Checkpoint.open(folder).manifest.base_model == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118  # one matrix, as the published model has
+
+
+def test_curl_returns_what_is_shown(server: Server) -> None:
+    """Two results with a critique and scores, in the shape of the answer that the README shows."""
     (command,), (shown,) = blocks("bash", "curl"), blocks("json", "results")
-    assert shape(json.loads(shown)) == shape(json.loads(run(server, "bash", "-euc", command)))
+    answer = json.loads(run(server, "bash", "-euc", command))
+    assert shape(json.loads(shown)) == shape(answer)
+    assert len(answer["results"]) == 2
+    right, wrong = answer["results"]
+    assert right["score"] > wrong["score"]
+    for result in answer["results"]:
+        assert result["status"] == "ok"
+        assert all(critique["text"].strip() for critique in result["critiques"])
+        assert result["critiques"]
+        assert math.isfinite(result["score"])
+        assert math.isfinite(result["direct_score"])
 
 
 def test_python_prints_a_score_for_each_response(server: Server) -> None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the script; pytest has
 from criticrm_model.checkpoint import add_reward_token, fold_reward
 from criticrm_model.prompt import Message, Renderer
 from criticrm_model.reference import ReferenceModel
-from tiny import INSTRUCTION, STYLES, make_model, make_tokenizer, reward_vector
+from support.tiny import INSTRUCTION, STYLES, make_model, make_tokenizer, reward_vector
 
 FILE = Path(__file__).with_name("golden.json")
 CONVERSATION: list[Message] = [

@@ -2,7 +2,8 @@
 
     python tests/integration/fuzz.py --url http://127.0.0.1:8000 --minutes 10 --seed 0
 
-Prints a table, then a line of JSON; exits with 1 if an invariant broke. What is sent is in `fuzz_requests.py`.
+Prints a table, then a line of JSON; exits with 1 if an invariant broke. What is sent is in `fuzz_requests.py`. Answers
+of `/health/live` that took over 250 ms are counted: the event loop, or the machine, was busy with something else.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
+from fuzz_floods import REPORTED_S, StallWatch
 from fuzz_requests import NDJSON, Case, Requests
 
 IDLE = ("criticrm_sequences", "criticrm_waiting_requests", "vllm:num_requests_running", "vllm:num_requests_waiting")
@@ -75,7 +77,7 @@ class Fuzz:
         return str(answer.status_code)
 
     async def _rest(self) -> None:
-        """Everyone has hung up or been answered: nothing may stay in the house, or in the engine."""
+        """Everyone has hung up or been answered: nothing may stay admitted, or in the engine."""
         busy = dict.fromkeys(IDLE, math.nan)
         for _ in range(600):
             text = (await self.client.get("/metrics")).text
@@ -169,10 +171,21 @@ async def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--callers", type=int, default=24)
+    parser.add_argument(
+        "--max-stall-s",
+        type=float,
+        default=10 * REPORTED_S,
+        help="a fault: the longest that /health/live may take; what takes over a tenth of it is counted (%(default)s)",
+    )
     options = parser.parse_args()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=options.url, timeout=330, limits=limits) as client:
-        summary = await Fuzz(client, options.seed, options.minutes * 60, options.callers).run()
+        with StallWatch(options.url) as watch:
+            summary = await Fuzz(client, options.seed, options.minutes * 60, options.callers).run()
+    worst = max(watch.stalls, default=0.0)
+    summary |= {"stalls_over_250_ms": len(watch.stalls), "worst_stall_s": worst}
+    if worst > options.max_stall_s:
+        summary["faults"].append(f"/health/live took {worst:.1f} s: the event loop stood still")
     for outcome, count in summary["outcomes"].items():
         sys.stdout.write(f"{outcome:<40}{count:>8}\n")
     sys.stdout.write(json.dumps(summary) + "\n")

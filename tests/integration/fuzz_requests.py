@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+from fuzz_floods import huge_body, list_floods, role_list
 
 NDJSON = "application/x-ndjson"
 _WORDS = ["a", "bee", "see", "day", "even", "half", "an", "hour", "after", "noon"]
@@ -78,6 +79,9 @@ class Requests:
             self.invalid,
             self.drop_in,
             self.drop_in,
+            self.list_flood,
+            self.role_list,
+            self.huge_text,
         ]
 
     @classmethod
@@ -217,6 +221,21 @@ class Requests:
         responses = 2 if path == "/v1/score/evaluation" else 1
         content = json.dumps(bodies[path]).encode()
         return Case(f"drop-in {path}", content, responses, _TOO_LONG | _NOT_A_PROMPT, path=f"{path}?{query}")
+
+    def list_flood(self, draw: random.Random) -> Case:
+        path, content = draw.choice(list_floods())
+        codes = frozenset({"invalid_request", "limit_exceeded"})
+        return Case(f"list flood {path}", content, codes=codes, must_fail=True, path=path)
+
+    def role_list(self, draw: random.Random) -> Case:
+        body = {"prompt": role_list(draw), "responses": ["ok"], "critique": draw.random() < 0.5}
+        codes = _TOO_LONG | {"limit_exceeded", "unsupported_conversation"}
+        return Case("role list", json.dumps(body).encode(), codes=codes)
+
+    def huge_text(self, draw: random.Random) -> Case:
+        path, content = huge_body(draw)
+        codes = _TOO_LONG | _NOT_A_PROMPT | {"limit_exceeded"}
+        return Case(f"huge text {path}", content, codes=codes, path=path)
 
     def _of_length(self, tokens: int) -> str:
         return " a" * ((tokens - self.base) // self.per_word)

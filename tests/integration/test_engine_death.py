@@ -12,8 +12,8 @@ import pytest
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.serve import ENGINE_DEATH_EXIT_CODE
-from live import Server
-from references import load_reference
+from support.live import Server
+from support.references import assert_results_of_transformers
 
 pytestmark = pytest.mark.integration
 
@@ -21,27 +21,19 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "screen.log"
-    with Server(str(tiny_checkpoint), "--dtype", "float32", "--prefix-caching", "false", log=log) as server:
+    options = ("--dtype", "float32", "--prefix-caching", "false", "--greedy-results-mib", "0")
+    with Server(str(tiny_checkpoint), *options, log=log) as server:
         yield server
 
 
 def test_without_prefix_cache_greedy_critiques_and_scores_are_those_of_transformers(
     server: Server, opened_checkpoint: Checkpoint
 ) -> None:
-    reference = load_reference(opened_checkpoint)
     prompt, responses = "a long story " * 60, [f"Answer {number}." for number in range(32)]
-    conversation = opened_checkpoint.renderer.open([{"role": "user", "content": prompt}])
-    ids = [
-        conversation.render(response, max_model_len=100_000, max_critique_tokens=24).token_ids for response in responses
-    ]
-    expected, _ = reference.critique(ids, max_tokens=24)
     for _ in range(2):
         answer = server.score(prompt=prompt, responses=responses, critique={"max_tokens": 24}).json()
         assert answer["usage"]["cached_tokens"] == 0
-        for result, completion in zip(answer["results"], expected, strict=True):
-            assert result["critiques"][0]["text"] == opened_checkpoint.renderer.decode(completion.token_ids)
-            assert result["score"] == pytest.approx(completion.score, abs=1e-4)
-            assert result["direct_score"] == pytest.approx(completion.direct_score, abs=1e-4)
+        assert_results_of_transformers(answer["results"], opened_checkpoint, prompt, responses, max_tokens=24)
 
 
 async def test_a_killed_engine_is_told_to_all_and_ends_the_server(server: Server) -> None:

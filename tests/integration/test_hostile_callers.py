@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from live import Server, wait_until
+from support.live import Server, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,8 @@ async def test_a_huge_text_holds_nobody_up(server: Server) -> None:
     longest_wait = max(after - before for before, after in pairwise(answered))
     assert longest_wait < (answered[-1] - began) / 2
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "prompt_too_long")
-    assert refused.json()["error"]["details"][0]["prompt_tokens"] > 1_000_000
+    detail = refused.json()["error"]["details"][0]
+    assert detail["prompt_tokens"] > detail["limit"]  # a lower bound: the rest was not tokenised
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_what_can_never_fit_is_refused(server: Server, body: dict[str, object]) 
 
 
 def test_a_caller_that_does_not_read_is_cut_off(server: Server) -> None:
-    """Its place in the house is given back soon after the deadline."""
+    """Its place is given back soon after the deadline."""
     many = {"responses": [f"Answer {i}." for i in range(100)], "critique": {"n": 16, "max_tokens": 1000}}
     # The fake engine's critique is the end of its prompt: 10 MB of them here, which no socket buffers.
     prompt = "question content system model " * 1000
@@ -74,6 +75,12 @@ def test_a_caller_that_does_not_read_is_cut_off(server: Server) -> None:
         head = f"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: {len(content)}\r\n"
         head += "Content-Type: application/json\r\nAccept: application/x-ndjson\r\n\r\n"
         caller.sendall(head.encode() + content)
-        wait_until(lambda: server.metric("criticrm_sequences") == 1600, 20)
+
+        def stuck() -> bool:
+            held = server.metric("criticrm_sequences")
+            time.sleep(0.5)
+            return 0 < held == server.metric("criticrm_sequences")  # what was sent has left, the rest can't
+
+        wait_until(stuck, 20)
         wait_until(lambda: server.metric("criticrm_sequences") == 0, 60)
     assert server.get("/health/ready").status_code == 200

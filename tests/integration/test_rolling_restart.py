@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from criticrm_client import AsyncCriticRM, ItemScores
-from live import Server
+from support.live import Server, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -76,9 +76,10 @@ async def test_a_rolling_restart_loses_nothing(pair: Pair) -> None:
                 found.append(scores)
 
     async with AsyncCriticRM(pair.urls[0]) as client:
-        before = await client.score_many(ITEMS, critique={"max_tokens": 8}, progress=False)
+        before = await client.score_many(ITEMS, pack=1, critique={"max_tokens": 8}, progress=False)
     expected = [scores.rewards for scores in before]
-    answered = pair.scored()
+    answered = len(ITEMS)  # a request's line is written after its answer
+    await asyncio.to_thread(wait_until, lambda: pair.scored() == answered, 30)
 
     outcomes: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
@@ -98,6 +99,7 @@ async def test_a_rolling_restart_loses_nothing(pair: Pair) -> None:
     for number, scores in enumerate(found):
         assert scores.error is None
         assert scores.rewards == pytest.approx(expected[number % len(ITEMS)], abs=1e-5)
+    await asyncio.to_thread(wait_until, lambda: pair.scored() - answered >= sent, 30)
     assert pair.scored() - answered == sent  # none was scored a second time
     # Those who call one server alone: an answer, or a refused connection; never one that breaks.
     assert set(outcomes) <= {"200", "503", "refused"}

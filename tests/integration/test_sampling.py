@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_training.critiques.records import read_critiques
 from criticrm_training.critiques.scores import score_request
-from criticrm_training.data.pairs import in_question_order, read_pairs
-from live import CRITICRM
-from references import load_reference
-from tiny import INSTRUCTION
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.splits import in_question_order
+from support.live import CRITICRM
+from support.references import load_reference
+from support.tiny import INSTRUCTION
 
 pytestmark = pytest.mark.integration
 MAX_TOKENS = 24
@@ -64,9 +65,8 @@ def test_a_critic_rm_scores_its_critiques_by_its_reward(
 @pytest.fixture
 def sampler(base: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     data = make_pairs(tmp_path / "pairs.jsonl", 6400)
-    process = subprocess.Popen(
-        command(data, base, tmp_path / "out", "--score", "expected", "-n", "2"), stderr=subprocess.DEVNULL
-    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command(data, base, tmp_path / "out", "--score", "expected", "-n", "2"), stderr=log)
     yield process
     process.kill()
     process.wait()
@@ -83,7 +83,7 @@ def test_expected_scores_are_those_of_transformers_and_a_termination_takes_the_e
     family = psutil.Process(sampler.pid).children(recursive=True)
     assert family
     sampler.send_signal(signal.SIGTERM)
-    assert sampler.wait(timeout=60) == 128 + signal.SIGTERM
+    assert sampler.wait(timeout=60) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
     assert not psutil.wait_procs(family, timeout=60)[1]
 
     rows: list[dict[str, Any]] = pq.read_table(part).to_pylist()[:12]

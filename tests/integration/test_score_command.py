@@ -1,20 +1,23 @@
-"""`criticrm score` against real vLLM: killed, its server restarted, and with the engine in process."""
+"""`criticrm score` against real vLLM: with the engine in process, killed, its server restarted.
+
+The tests run in this order.
+"""
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from live import CRITICRM, Server
+from support.live import CRITICRM, Server
 
 pytestmark = pytest.mark.integration
-ROWS = 2000
+ROWS = 1000  # 250 requests of four: more than are answered before the last kill
 ENGINE = ("--dtype", "float32", "--max-model-len", "512", "--critique-tokens", "8")
 # One sequence a step: with others beside it, a sum may be added up in another order and its last bit differ.
 ALONE = ("--max-num-seqs", "1")
@@ -26,6 +29,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"id": i, "prompt": f"What is {i} plus {i}?", "response": f"It is {2 * i}."} for i in range(ROWS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "screen.log"
+    with Server(str(tiny_checkpoint), *ENGINE, *ALONE, log=log) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "whole.jsonl"
+    subprocess.run(command(source, out, "--url", server.url), check=True)
+    return out
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -48,46 +66,27 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
     return [str(CRITICRM), "score", str(source), str(out), "--quiet", *options]
 
 
-@pytest.mark.timeout(1800)  # reached 600 s once, beside other work, on two cores without AVX-512
-def test_killed_twenty_times_and_its_server_restarted_twice(
-    tiny_checkpoint: Path, source: Path, tmp_path: Path
-) -> None:
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    moments = random.Random(4)
-    for lifetime, kills in enumerate((7, 7, 6)):
-        log = tmp_path / f"server-{lifetime}.log"
-        with Server(str(tiny_checkpoint), *ENGINE, *ALONE, log=log) as server:
-            if not whole.exists():
-                subprocess.run(command(source, whole, "--url", server.url), check=True)
-            for _ in range(kills):
-                run = subprocess.Popen(command(source, out, "--url", server.url, "--concurrency", "2", "--pack", "4"))
-                wanted = answered(server) + moments.randint(5, 60)
-                while run.poll() is None and answered(server) < wanted:
-                    time.sleep(0.01)
-                assert run.poll() is None, "it ended before it was killed"
-                run.kill()
-                run.wait()
-            # The server dies under a run, which the next lifetime's first run goes on from.
-            wanted = answered(server) + 10
-            last = subprocess.Popen(command(source, out, "--url", server.url, "--attempts", "2"))
-            while lifetime < 2 and last.poll() is None and answered(server) < wanted:
-                time.sleep(0.01)
-            if lifetime < 2:
-                server.kill()
-            last.wait(120)
-    assert last.returncode == 0
-    assert out.read_bytes() == whole.read_bytes()
-    assert [row["id"] for row in read(out)] == list(range(ROWS))
-    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl", "out.jsonl.run.json"]
+def start_after(requests: int, server: Server, source: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A run that is at work, and has been given the answers to so many requests."""
+    wanted = answered(server) + requests
+    run = subprocess.Popen(command(source, out, "--url", server.url, "--concurrency", "2", "--pack", "4", *options))
+    while run.poll() is None and answered(server) < wanted:
+        time.sleep(0.01)
+    assert run.poll() is None, "it ended before it was killed"
+    return run
+
+
+def kill_after(requests: int, server: Server, source: Path, out: Path) -> None:
+    run = start_after(requests, server, source, out)
+    run.kill()
+    run.wait()
 
 
 def test_offline_gives_what_a_server_gives(
-    tiny_checkpoint: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = tmp_path / "some.jsonl"
     some.write_text("".join(source.read_text("utf-8").splitlines(keepends=True)[:40]), encoding="utf-8")
-    with Server(str(tiny_checkpoint), *ENGINE, log=tmp_path / "server.log") as server:
-        subprocess.run(command(some, tmp_path / "served.jsonl", "--url", server.url), check=True)
     for name, value in zip(ENGINE[::2], ENGINE[1::2], strict=True):
         monkeypatch.setenv("CRITICRM_" + name.strip("-").replace("-", "_").upper(), value)
     done = subprocess.run(
@@ -96,7 +95,27 @@ def test_offline_gives_what_a_server_gives(
         capture_output=True,
         text=True,
     )
-    served, offline = read(tmp_path / "served.jsonl"), read(tmp_path / "offline.jsonl")
+    served, offline = read(whole)[:40], read(tmp_path / "offline.jsonl")
     assert texts(offline) == texts(served)
     assert scores(offline) == pytest.approx(scores(served), abs=1e-5)
     assert "scored" in done.stderr
+
+
+def test_killed_five_times_and_its_server_once(
+    tiny_checkpoint: Path, server: Server, source: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Before and after its first whole part, and after it took over others. Ends the server: the last test here."""
+    out = tmp_path / "out.jsonl"
+    for requests in (1, 20, 40):
+        kill_after(requests, server, source, out)
+    # The server dies under a run, which the next server's first run goes on from.
+    dying = start_after(35, server, source, out, "--attempts", "2")
+    server.kill()
+    assert dying.wait(120)
+    with Server(str(tiny_checkpoint), *ENGINE, *ALONE, log=tmp_path / "restarted.log") as restarted:
+        for requests in (5, 34):
+            kill_after(requests, restarted, source, out)
+        subprocess.run(command(source, out, "--url", restarted.url), check=True)
+    assert out.read_bytes() == whole.read_bytes()
+    assert [row["id"] for row in read(out)] == list(range(ROWS))
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl", "out.jsonl.run.json"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from criticrm_model.checkpoint import Checkpoint
-from live import Server
-from references import load_reference
+from support.live import Server
+from support.references import assert_results_of_transformers
 
 CORES = sorted(os.sched_getaffinity(0))
 pytestmark = [
@@ -32,13 +32,7 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def test_critiques_and_scores_are_those_of_transformers(server: Server, opened_checkpoint: Checkpoint) -> None:
     prompt, responses = "Why is the sky blue?", [f"Answer {number}." for number in range(8)]
-    conversation = opened_checkpoint.renderer.open([{"role": "user", "content": prompt}])
-    ids = [conversation.render(r, max_model_len=512, max_critique_tokens=24).token_ids for r in responses]
-    expected, _ = load_reference(opened_checkpoint).critique(ids, max_tokens=24)
     answer = server.score(prompt=prompt, responses=responses, critique={"max_tokens": 24}).json()
-    for result, completion in zip(answer["results"], expected, strict=True):
-        assert result["critiques"][0]["text"] == opened_checkpoint.renderer.decode(completion.token_ids)
-        assert result["score"] == pytest.approx(completion.score, abs=1e-4)
-        assert result["direct_score"] == pytest.approx(completion.direct_score, abs=1e-4)
+    assert_results_of_transformers(answer["results"], opened_checkpoint, prompt, responses, max_tokens=24)
     sampled = server.score(prompt=prompt, responses=responses, critique={"n": 2, "seed": 3}).json()
     assert {result["status"] for result in sampled["results"]} == {"ok"}

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.manifest import MANIFEST_NAME
 from criticrm_server.app import create_app
-from criticrm_server.serve import start_engine
+from criticrm_server.engines.factory import create_engine
 from criticrm_server.settings import Settings
-from references import load_reference
+from support.live import CRITICRM
+from support.references import assert_results_of_transformers
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +26,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 async def client(opened_checkpoint: Checkpoint) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(model=str(opened_checkpoint.folder), engine="transformers", dtype="float32")
-    app = create_app(settings, opened_checkpoint, start_engine)
+    app = create_app(settings, opened_checkpoint, create_engine(opened_checkpoint, settings))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -32,14 +38,7 @@ async def client(opened_checkpoint: Checkpoint) -> AsyncIterator[httpx.AsyncClie
 async def test_scores_are_those_of_the_reference(client: httpx.AsyncClient, opened_checkpoint: Checkpoint) -> None:
     body = {"prompt": "Why?", "responses": ["So.", "Because of it."], "critique": {"max_tokens": 12}}
     answer = (await client.post("/score", json=body)).raise_for_status().json()
-    reference = load_reference(opened_checkpoint)
-    conversation = opened_checkpoint.renderer.open([{"role": "user", "content": "Why?"}])
-    for response, result in zip(body["responses"], answer["results"], strict=True):
-        ids = conversation.render(response, max_model_len=100_000, max_critique_tokens=12).token_ids
-        [completion], _ = reference.critique([ids], max_tokens=12)
-        assert result["critiques"][0]["text"] == opened_checkpoint.renderer.decode(completion.token_ids)
-        assert result["score"] == pytest.approx(completion.score, abs=1e-4)
-        assert result["direct_score"] == pytest.approx(completion.direct_score, abs=1e-4)
+    assert_results_of_transformers(answer["results"], opened_checkpoint, "Why?", body["responses"], max_tokens=12)
 
 
 async def test_sampled_critiques_repeat_with_their_seed(client: httpx.AsyncClient) -> None:
@@ -47,3 +46,16 @@ async def test_sampled_critiques_repeat_with_their_seed(client: httpx.AsyncClien
     first, second = await asyncio.gather(*(client.post("/score", json=body) for _ in range(2)))
     assert first.json()["results"] == second.json()["results"]
     assert first.json()["results"][0]["score_std"] > 0
+
+
+def test_a_server_that_fails_its_self_check_says_so_and_does_not_start(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "changed"))
+    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    manifest["references"]["direct_scores"][0] += 1
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+    command = [CRITICRM, "serve", folder, "--engine", "transformers", "--port", "0", "--log-format", "text"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "references: these are not the rewards of this checkpoint" in done.stderr
+    assert "--skip-self-check starts it nevertheless" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from live import CRITICRM
+from support.live import CRITICRM
 
 pytestmark = pytest.mark.integration
 

@@ -23,12 +23,13 @@ from criticrm_server.settings import Settings
 
 async def run(folder: Path, batches: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     settings = Settings(model=str(folder), dtype="float32", kv_cache_gib=1.0)
-    engine = VLLMEngine.start(Checkpoint.open(folder), settings)
+    engine = VLLMEngine(Checkpoint.open(folder), settings)
+    await engine.start()
     try:
         outputs = []
         for batch in batches:
             if batch["fresh_cache"]:
-                assert await engine._llm.reset_prefix_cache()
+                assert await engine.llm.reset_prefix_cache()
             jobs = [Job(**job) for job in batch["jobs"]]
             async with asyncio.timeout(300):
                 done = await asyncio.gather(*(engine.run(job) for job in jobs))

@@ -1,5 +1,7 @@
-"""vLLM's rewards are those of transformers, on the same token ids, at both positions; and a score depends on its
-item alone: not on what else is in the batch, the order, or the prefix cache. In float32."""
+"""vLLM's rewards are those of transformers, on the same token ids, at both positions.
+
+A score depends on its item alone: not on what else is in the batch, the order, or the prefix cache. In float32.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from parity_runs import Run, Runs, run_all
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
-from references import load_reference
+from support.references import load_reference
 
 pytestmark = pytest.mark.integration
 

@@ -134,7 +134,7 @@ def test_the_report_shows_runs_and_differences(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_one_run() -> None:
-    with pytest.raises(ValidationError, match="given twice: a=x; one run would count as two"):
+    with pytest.raises(ValidationError, match="duplicate folders: a=x; one run would count as two"):
         Report(_cli_parse_args=["page.html", "--evaluations=a=x", "--evaluations=a=x"])
     with pytest.raises(ValidationError, match="'x' is not NAME=FOLDER"):
         Report(_cli_parse_args=["page.html", "--runs=x"])
@@ -167,7 +167,7 @@ def test_arms_that_are_not_matched_are_named(change: dict[str, Any], lines: list
 
 
 def test_what_has_no_summary_can_not_be_judged() -> None:
-    lines = ["old: no summary.json, so it can't be said whether it is matched"]
+    lines = ["old: no summary.json, so whether it is matched is unknown"]
     assert mismatches({"old": None}) == lines
     assert mismatches({"old": None, "scalar": SCALAR, "critic": SCALAR | {"scalar": False}}) == lines
 

@@ -16,16 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import serving
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_training.commands.benchmark import Benchmark
 from criticrm_training.commands.probe import Probe
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation.benchmarks import benchmark as module
 from criticrm_training.evaluation.benchmarks.formats import FORMATS, REWARDBENCH, read_items
 from criticrm_training.evaluation.benchmarks.metrics import METRICS
-from criticrm_training.evaluation.items import drawn
-from criticrm_training.evaluation.serving import served
+from criticrm_training.evaluation.items import draw_items
 from criticrm_training.stats import mean, rank_correlation
-from scripted import Scripted, in_place_of_a_service
+from support.scripted import Scripted, in_place_of_a_service
 
 REWARDBENCH_ROWS: list[dict[str, Any]] = [
     {"id": 1, "prompt": "a", "chosen": "2", "rejected": "1", "subset": "alpacaeval-easy"},
@@ -172,6 +173,39 @@ def test_one_subset_alone_is_right(
     assert found["overall"] == pytest.approx(expected / 4)
 
 
+SAFETY = {
+    "refusals-dangerous": 100,
+    "refusals-offensive": 100,
+    "xstest-should-refuse": 154,
+    "xstest-should-respond": 250,
+    "donotanswer": 136,
+}
+
+
+@pytest.mark.parametrize("subset", SAFETY)
+def test_the_weight_of_a_subset_of_safety(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subset: str) -> None:
+    """Whatever its number of rows in a file: one of four is wrong in this subset, all are right in the others."""
+    rows = [
+        {"id": f"{name} {i}", "prompt": f"{name} {i}", "chosen": "2", "rejected": "1", "subset": name}
+        for k, name in enumerate(SAFETY)
+        for i in range(4 if name == subset else k + 1)
+    ]
+    next(row for row in rows if row["subset"] == subset)["rejected"] = "3"
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rows))
+    assert found[subset] == pytest.approx(3 / 4)
+    assert found["Safety"] == found["overall"] == pytest.approx(1 - SAFETY[subset] / 740 / 4)
+
+
+@pytest.mark.parametrize("subset", SAFETY)
+def test_safety_without_one_of_its_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subset: str) -> None:
+    """The others keep their proportions."""
+    first = next(name for name in SAFETY if name != subset)
+    rows = [row for row in rewardbench_rows(lambda name: name == first) if row["subset"] in SAFETY.keys() - {subset}]
+    found = values(ran(tmp_path, monkeypatch, "rewardbench", rows))
+    assert found["Safety"] == pytest.approx(SAFETY[first] / (740 - SAFETY[subset]))
+    assert subset not in found
+
+
 def test_a_benchmark_that_is_all_right_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = ran(tmp_path, monkeypatch, "rewardbench", rewardbench_rows(lambda _: True))
     for metric, row in report["accuracy"].items():
@@ -293,9 +327,9 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
 
 def test_a_limit_splits_no_group(tmp_path: Path) -> None:
     items = read_items("rewardbench2", written(tmp_path, REWARDBENCH2_ROWS))
-    assert sorted(item.id for item in drawn(items, 0)) == sorted(item.id for item in items)
+    assert sorted(item.id for item in draw_items(items, 0)) == sorted(item.id for item in items)
     for limit in range(1, 9):
-        kept = [item.id for item in drawn(items, limit)]
+        kept = [item.id for item in draw_items(items, limit)]
         assert limit <= len(kept) <= limit + 1
         for number in "123":
             assert (f"ref:{number}" in kept) == (f"tied:{number}" in kept)
@@ -334,11 +368,11 @@ def test_rank_correlation() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed")
-def test_both_commands_through_a_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_both_commands_through_a_server(opened_checkpoint: Checkpoint, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {'x' * i}"} for i in range(8)]
     pairs.write_text("\n".join(map(json.dumps, rows)))
-    with served(str(tiny_checkpoint), ["--engine", "fake"]) as url:
+    with serving(opened_checkpoint) as url:
         data = str(written(tmp_path, REWARDBENCH2_ROWS))
         arguments = ["rewardbench2", data, "--out", str(tmp_path / "b"), "--url", url, "--samples", "2"]
         assert Benchmark(_cli_parse_args=arguments).run() == 0

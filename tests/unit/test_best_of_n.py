@@ -24,11 +24,11 @@ from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import subsets
 from criticrm_training.evaluation.policies import choosing
 from criticrm_training.evaluation.policies.choosing import any_of_k, best_of_k, majority_of_k
-from criticrm_training.evaluation.policies.policy import in_child
+from criticrm_training.evaluation.policies.policy import run_in_child
 from criticrm_training.parts import PartsError
-from graded import Fakes, Messages, serving
+from support.graded import Fakes, Messages, serving
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("logging_as_before")]
 
 
 def test_the_examples() -> None:
@@ -218,8 +218,8 @@ def test_an_answer_without_a_score_is_no_number(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_child_says_what_went_wrong() -> None:
-    assert in_child(len, "four") == 4
+    assert run_in_child(len, "four") == 4
     with pytest.raises(NonFiniteReward, match="the reward logit is nan"):
-        in_child(finite_reward, math.nan)
+        run_in_child(finite_reward, math.nan)
     with pytest.raises(WriterError, match="the policy's process died"):
-        in_child(os._exit, 9)
+        run_in_child(os._exit, 9)

@@ -12,11 +12,11 @@ from criticrm_training.commands.critiques import Critiques
 from criticrm_training.critiques import endpoint_writer
 from criticrm_training.critiques.blind import asking_to_derive, read_derivations, sample_blind
 from criticrm_training.critiques.critique_task import CritiqueTask, TaskError, Tasks, load_task, load_tasks
-from criticrm_training.critiques.filter import FilterError, Quality, filter_critiques
+from criticrm_training.critiques.filter import FilterError, QualityBounds, filter_critiques
 from criticrm_training.critiques.records import Critique, SideName, read_critiques
 from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.summary import blind_summary, sample_summary
-from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WritingTask
 from criticrm_training.data.pairs import PreferencePair, read_pairs
 
 TASKS = load_tasks(["reasoning"])
@@ -32,14 +32,14 @@ class Solver:
         self._derivations = derivations
         self._explains, self._finish, self._says = explains, finish, says
         self.conversations: list[Conversation] = []
-        self.tasks: list[Task] = []
+        self.tasks: list[WritingTask] = []
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
         self.conversations += conversations
         cut = {text: "length" if text.endswith("...") else "stop" for text in self._derivations}
         return [[Draft(text, cut[text], 10) for text in self._derivations[: sampling.n]] for _ in conversations]
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         self.tasks += tasks
         said = [task.prefix + self._explains if task.prefix else self._says for task in tasks]
         return [[Draft(text, self._finish, 5) for _ in range(sampling.n)] for text in said]
@@ -143,6 +143,25 @@ def test_the_request_ends_the_last_turn_of_the_user() -> None:
     assert asking_to_derive((user, reply), task)[-1] == {"role": "user", "content": "Solve it."}
 
 
+def test_examples_are_earlier_turns() -> None:
+    task = CritiqueTask.model_validate(
+        {
+            "instruction": "Right?",
+            "derive": "Solve it.",
+            "max_tokens": 9,
+            "examples": [{"prompt": "1 + 1?", "derivation": "1 + 1 = 2\nThe answer is 2."}],
+        }
+    )
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}
+    shown = (
+        {"role": "user", "content": "1 + 1?\n\nSolve it."},
+        {"role": "assistant", "content": "1 + 1 = 2\nThe answer is 2."},
+    )
+    asked = {"role": "user", "content": "2 + 2?\n\nSolve it."}
+    assert asking_to_derive((system, user), task) == (system, *shown, asked)
+    assert asking_to_derive((user,), task) == (*shown, asked)
+
+
 def test_a_task_that_derives_nothing_is_refused(tmp_path: Path) -> None:
     silent = Tasks({"default": load_task("reasoning").model_copy(update={"explain": None})})
     for tasks, settings, explain, words in (
@@ -199,7 +218,7 @@ def test_critiques_are_kept_by_their_own_verdict() -> None:
     assert both.kept == [VERDICTS[0], VERDICTS[2]]
     assert both.pairs["no critique of a response that agrees and is fit to learn from"] == 3
     with pytest.raises(FilterError, match="not cut to a number of sentences"):
-        filter_critiques(VERDICTS, Quality(most_sentences=1), by="verdict")
+        filter_critiques(VERDICTS, QualityBounds(most_sentences=1), by="verdict")
 
 
 def test_drafts_that_were_cut_are_not_learnt_from_unless_they_end_before() -> None:
@@ -211,7 +230,7 @@ def test_drafts_that_were_cut_are_not_learnt_from_unless_they_end_before() -> No
     found = filter_critiques(critiques, per_side=True)
     assert found.kept == []
     assert found.critiques["cut at the limit"] == 2
-    found = filter_critiques(critiques, Quality(most_sentences=2), per_side=True)
+    found = filter_critiques(critiques, QualityBounds(most_sentences=2), per_side=True)
     assert [(c.text, c.finish_reason) for c in found.kept] == [("It is wrong. It is bad.", "stop")]
     assert found.critiques["cut at the limit"] == 1
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from criticrm_model import REWARD_TOKEN, CheckpointError, UnsupportedModel
 from criticrm_model.checkpoint import Checkpoint, add_reward_token, assemble, fold_reward
-from tiny import card, fill, make_checkpoint, make_model, make_tokenizer, reward_vector
+from support.tiny import card, fill, make_checkpoint, make_model, make_tokenizer, reward_vector
 
 SMALL = {
     "vocab_size": 400,

@@ -14,7 +14,7 @@ from transformers import BloomConfig, GPT2Config, LlamaConfig, MptConfig, Pretra
 
 from criticrm_model import CheckpointError, Manifest, UnsupportedModel
 from criticrm_model.checkpoint import Checkpoint
-from tiny import make_checkpoint
+from support.tiny import make_checkpoint
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def test_changed_weights_are_found_out(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"reward_token_id": 5}, "the id 5, the tokenizer"),
-        ({"format_version": 2}, "format_version"),
+        ({"rewards": [{"token_id": 5, "sha256": "0" * 64}]}, "the id 5, the tokenizer"),
+        ({"format_version": 3}, "format_version"),
+        ({"rewards": []}, "rewards"),
         ({"critique_instruction": ""}, "critique_instruction"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -142,7 +143,8 @@ def test_a_row_that_is_not_finite(copy: Path) -> None:
     weights[name][-1] = torch.nan
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     digest = hashlib.sha256(weights[name][-1].numpy().astype("<f4").tobytes()).hexdigest()
-    edit(copy / "critic_rm.json", reward_row_sha256=digest)
+    (reward,) = json.loads((copy / "critic_rm.json").read_text())["rewards"]
+    edit(copy / "critic_rm.json", rewards=[reward | {"sha256": digest}])
     with pytest.raises(CheckpointError, match="not finite"):
         Checkpoint.open(copy)
 

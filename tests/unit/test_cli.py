@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from criticrm_model import default
-from criticrm_server import cli, serve
+from criticrm_server import cli
 from criticrm_server.cli import main
+from criticrm_server.engines import factory
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -70,7 +71,7 @@ def test_a_failure_is_explained_without_a_traceback(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--max-model-len", "100000"), "max_model_len 100000 exceeds what the model was made for, 2048"),
+        (("--max-model-len", "100000"), "max_model_len 100000 exceeds the model's limit of 2048 tokens"),
         (("--max-model-len", "8"), "leave no room for a prompt in max_model_len 8: lower critique_tokens"),
     ],
 )
@@ -96,7 +97,7 @@ def test_a_folder_that_can_not_be_made_is_named(
 def test_a_missing_vllm_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(serve, "find_spec", lambda _: None)
+    monkeypatch.setattr(factory, "find_spec", lambda _: None)
     assert run(monkeypatch, "serve", "--port", "0") == 1
     assert "install the extra 'serve' (GPU) or 'serve-cpu'" in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_a_variable_that_can_not_be_read_is_named(
 ) -> None:
     monkeypatch.setenv("CRITICRM_API_KEYS", '["one"')
     assert run(monkeypatch, "serve") == 2
-    assert "--api-keys: neither keys with commas between nor a JSON list" in capsys.readouterr().err
+    assert "CRITICRM_API_KEYS: neither keys with commas between nor a JSON list" in capsys.readouterr().err
 
 
 def test_a_command_whose_extra_is_not_installed(
@@ -200,7 +201,6 @@ def test_default_build_and_serve_read_the_same_variable(
 ) -> None:
     monkeypatch.setattr(default, "build_default", lambda cache: cache)
     monkeypatch.setenv("CRITICRM_CACHE", str(tmp_path))
-    monkeypatch.setenv("CRITICRM_DEFAULT_CACHE", "/elsewhere")
     assert run(monkeypatch, "default", "build") == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
     monkeypatch.setenv("CRITICRM_CACHE", "")  # as if it were not set, as for `serve`

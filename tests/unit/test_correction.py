@@ -11,9 +11,9 @@ import pytest
 from criticrm_training.commands.correct import Correct
 from criticrm_training.evaluation.policies.correction import CONTROL, CRITIQUE, CRITIQUED, REQUEST, summary
 from criticrm_training.parts import PartsError
-from graded import Fakes, Messages, serving
+from support.graded import Fakes, Messages, serving
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("logging_as_before")]
 COUNT = 40
 
 

@@ -13,49 +13,20 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training import CriticConfig, CriticTrainer
-from criticrm_training.data.pairs import in_question_order, read_pairs
+from criticrm_training import CriticTrainer
+from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.sources import DataError
+from criticrm_training.data.splits import in_question_order
 from criticrm_training.training import hub
 from criticrm_training.training.config import ConfigError
 from criticrm_training.training.critic_trainer import SUMMARY
 from criticrm_training.training.rows import read_rows
 from criticrm_training.training.run import train
-from runs import write_config
-from tiny import INSTRUCTION
+from support.critics import ROWS, settings
+from support.runs import write_config
+from support.tiny import INSTRUCTION
 
-ROWS: list[dict[str, Any]] = [
-    {
-        "prompt": f"Why {i}?",
-        "chosen": f"right {i}",
-        "rejected": f"wrong {i}",
-        "chosen_critiques": ["It is good."],
-        "rejected_critiques": [],
-        "chosen_reward_critiques": ["Good.", {"text": "It is", "finish_reason": "length"}],
-        "rejected_reward_critiques": ["Bad.", "It is bad."],
-        "margin": 0.5 * (i % 2),
-        "agreement": 0.9,
-    }
-    for i in range(24)
-]
-
-
-def settings(out: Path, **changes: Any) -> CriticConfig:
-    fields: dict[str, Any] = {
-        "instruction": INSTRUCTION,
-        "max_critique_tokens": 12,
-        "max_model_len": 256,
-        "calibration_pairs": 4,
-        "schedule": "constant",
-        "max_steps": 3,
-        "logging_steps": 1,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 3e-3,
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return CriticConfig(str(out), **(fields | changes))
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -104,7 +75,7 @@ def test_the_command_trains_by_the_same_class(base: Path, data: Path, tmp_path: 
     trainer.train()
     trainer.save_model(str(tmp_path / "api"))
     command, api = (Checkpoint.open(tmp_path / name).manifest for name in ("command", "api"))
-    assert command.reward_row_sha256 == api.reward_row_sha256
+    assert command.reward.sha256 == api.reward.sha256
 
 
 def test_columns_are_read_into_their_roles() -> None:

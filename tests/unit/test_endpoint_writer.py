@@ -14,9 +14,9 @@ from criticrm_model.prompt import Renderer
 from criticrm_training import endpoint as endpoint_module
 from criticrm_training.critiques.endpoint_writer import EndpointWriter
 from criticrm_training.critiques.rendering import render_conversation, render_task
-from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task, WriterError
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WriterError, WritingTask
 from criticrm_training.endpoint import Endpoint, EndpointError
-from tiny import make_tokenizer
+from support.tiny import make_tokenizer
 
 
 class _Endpoint(BaseHTTPRequestHandler):
@@ -58,7 +58,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Endpo
     server.server_close()
 
 
-TASKS = [Task(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i, label=f"pair {i}") for i in range(5)]
+TASKS = [
+    WritingTask(({"role": "user", "content": "Q"},), f"R{i}", "Review it.", seed=i, label=f"pair {i}") for i in range(5)
+]
 
 
 def test_an_endpoint_is_asked_in_its_own_words(endpoint: tuple[str, type[_Endpoint]]) -> None:
@@ -87,7 +89,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_named(endpoint: tuple[s
 
 def test_a_prefix_is_gone_on_from(endpoint: tuple[str, type[_Endpoint]]) -> None:
     url, handler = endpoint
-    task = Task(({"role": "user", "content": "Q"},), "R", "Review it.", 0, prefix="Mine: 4. It")
+    task = WritingTask(({"role": "user", "content": "Q"},), "R", "Review it.", 0, prefix="Mine: 4. It")
     handler.answer = {
         "choices": [{"message": {"content": " is wrong. "}, "finish_reason": "stop"}],
         "usage": {"completion_tokens": 4},
@@ -99,7 +101,7 @@ def test_a_prefix_is_gone_on_from(endpoint: tuple[str, type[_Endpoint]]) -> None
     assert body["messages"][-1] == {"role": "assistant", "content": "Mine: 4. It"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
     handler.answer["choices"][0]["message"]["content"] = "Mine: 4. It is wrong."
-    with pytest.raises(WriterError, match="began anew instead of going on"):
+    with pytest.raises(WriterError, match="it began a new message instead of continuing the last one"):
         EndpointWriter(Endpoint(url), "big").write([task], Sampling(1, 0, 9))
 
 
@@ -138,9 +140,9 @@ def test_what_an_endpoint_leaves_out(endpoint: tuple[str, type[_Endpoint]], answ
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"choices": []}, "gave 0 choices where n = 2"),
-        ({"choices": TWO[:1]}, "gave 1 choices where n = 2"),
-        ({"choices": TWO * 2}, "gave 4 choices where n = 2"),
+        ({"choices": []}, "returned 0 choices for n = 2"),
+        ({"choices": TWO[:1]}, "returned 1 choices for n = 2"),
+        ({"choices": TWO * 2}, "returned 4 choices for n = 2"),
         ({"choices": None}, "no completion .choices: "),
         ({"choices": {}}, "no completion .choices: "),
         ({"choices": "ab"}, "no completion .choices: "),
@@ -186,14 +188,16 @@ USER = {"role": "user", "content": "Q"}
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        (Task((USER,), "R\ud800", "I", 0), r"response: a lone surrogate \(U\+D800\) at character 1"),
-        (Task((USER, {"role": "user", "content": "\udfff"}), "R", "I", 0), r"prompt\[1\].content: .*U\+DFFF"),
-        (Task((USER,), "R", "I\ud800", 0), "instruction: a lone surrogate"),
-        (Task((USER,), "R", "I", 0, "P\ud800"), "prefix: a lone surrogate"),
+        (WritingTask((USER,), "R\ud800", "I", 0), r"response: a lone surrogate \(U\+D800\) at character 1"),
+        (WritingTask((USER, {"role": "user", "content": "\udfff"}), "R", "I", 0), r"prompt\[1\].content: .*U\+DFFF"),
+        (WritingTask((USER,), "R", "I\ud800", 0), "instruction: a lone surrogate"),
+        (WritingTask((USER,), "R", "I", 0, "P\ud800"), "prefix: a lone surrogate"),
     ],
 )
-def test_half_a_character_is_named_by_its_field(endpoint: tuple[str, type[_Endpoint]], task: Task, words: str) -> None:
-    task = Task(task.prompt, task.response, task.instruction, 0, task.prefix, label="pair 'x', chosen")
+def test_half_a_character_is_named_by_its_field(
+    endpoint: tuple[str, type[_Endpoint]], task: WritingTask, words: str
+) -> None:
+    task = WritingTask(task.prompt, task.response, task.instruction, 0, task.prefix, label="pair 'x', chosen")
     with pytest.raises(WriterError, match=f"^pair 'x', chosen: {words}"):
         EndpointWriter(Endpoint(endpoint[0]), "big").write([task], Sampling(1, 0.7, 32))
     with pytest.raises(WriterError, match=f"^pair 'x', chosen: {words}"):
@@ -206,20 +210,20 @@ def test_roles_that_a_template_refuses_are_named_with_their_pair() -> None:
     renderer = Renderer(make_tokenizer("gemma"), "")
     prompt = ({"role": "system", "content": "S"}, USER)
     words = r"chat template refuses the roles \[system, user\]"
-    task = Task(prompt, "R", "I", 0, label="pair 'x'")
+    task = WritingTask(prompt, "R", "I", 0, label="pair 'x'")
     with pytest.raises(WriterError, match=f"^pair 'x': the model's {words}"):
         render_task(renderer, task, max_model_len=99, max_tokens=9)
     with pytest.raises(WriterError, match=f"^pair 'x': the model's {words}"):
         render_conversation(renderer, Conversation(prompt, 0, "pair 'x'"), max_model_len=99, max_tokens=9)
     with pytest.raises(WriterError, match=r"^pair 'x': .* tokens"):
-        render_task(renderer, Task((USER,), "R", "I", 0, label="pair 'x'"), max_model_len=9, max_tokens=9)
+        render_task(renderer, WritingTask((USER,), "R", "I", 0, label="pair 'x'"), max_model_len=9, max_tokens=9)
 
 
 def test_a_prefix_is_rendered_without_an_end_and_has_its_room() -> None:
     renderer = Renderer(make_tokenizer(), "")
     long = "word " * 200
-    bare, none, cut = render_task(renderer, Task((USER,), long, "I", 0), max_model_len=99, max_tokens=9)
-    task = Task((USER,), long, "I", 0, "Mine: 4. It")
+    bare, none, cut = render_task(renderer, WritingTask((USER,), long, "I", 0), max_model_len=99, max_tokens=9)
+    task = WritingTask((USER,), long, "I", 0, "Mine: 4. It")
     prompt, prefix, _ = render_task(renderer, task, max_model_len=99, max_tokens=9)
     assert none == []
     assert renderer.decode(prefix) == "Mine: 4. It"
@@ -227,4 +231,6 @@ def test_a_prefix_is_rendered_without_an_end_and_has_its_room() -> None:
     assert cut
     assert len(bare) == 90
     assert len(prompt) + len(prefix) == 90
-    assert render_task(renderer, Task((USER,), "short", "I", 0), max_model_len=99, max_tokens=9).truncated is False
+    assert (
+        render_task(renderer, WritingTask((USER,), "short", "I", 0), max_model_len=99, max_tokens=9).truncated is False
+    )

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
+from conftest import serving as app_served
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_training.commands.evaluate import Evaluate
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
 from criticrm_training.endpoint import EndpointError
 from criticrm_training.evaluation import evaluate, quality, scoring, serving
-from criticrm_training.evaluation.items import Item, as_item
+from criticrm_training.evaluation.items import EvaluationItem, as_item
 from criticrm_training.evaluation.outcomes import pair_preferences
 from criticrm_training.evaluation.quality import critique_statistics
 from criticrm_training.evaluation.scoring import by_item, method_scores, score_items
-from criticrm_training.evaluation.serving import ServingError, scoring_service, served
-from criticrm_training.parts import PartsError
-from live import CRITICRM, wait_until
-from scripted import Scripted, in_place_of_a_service
+from criticrm_training.evaluation.serving import ServingError, scoring_service, start_service
+from criticrm_training.parts import PartsError, write_in_parts
+from support.live import CRITICRM, wait_until
+from support.scripted import Scripted, in_place_of_a_service
+
+pytestmark = pytest.mark.slow
 
 PAIRS = [
     PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"good {i}", f"bad {i}", "all", f"q{i}")
@@ -119,8 +125,8 @@ def test_a_critic_stands_for_its_critiques_and_a_scalar_for_its_direct_score(
 def test_items_of_any_size(tmp_path: Path) -> None:
     prompt = PAIRS[0].prompt
     items = [
-        Item("a", prompt, ("good 1", "bad 2", "bad 3"), 1, "s", "q"),
-        Item("b", prompt, ("good 2",), 1, "s", "q"),
+        EvaluationItem("a", prompt, ("good 1", "bad 2", "bad 3"), 1, "s", "q"),
+        EvaluationItem("b", prompt, ("good 2",), 1, "s", "q"),
     ]
     rows = score_items(items, Odd(), samples=0, out=tmp_path, run={})
     assert [(row["item_id"], row["index"]) for row in rows] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
@@ -148,15 +154,15 @@ def test_quality_by_hand() -> None:
 
 @pytest.mark.filterwarnings("ignore:unclosed")
 def test_the_command_through_a_server_of_its_own(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "pairs.jsonl"
     rows = [{"id": str(i), "prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(40)]
     data.write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr(serving, "served", lambda model: served(model, ["--engine", "fake"]))
+    monkeypatch.setattr(serving, "start_service", lambda model: start_service(model, ["--engine", "fake"]))
 
     def run(out: str, *more: str) -> dict[str, Any]:
-        arguments = [str(data), "--out", str(tmp_path / out), "--model", str(tiny_checkpoint), *more]
+        arguments = [str(data), "--out", str(tmp_path / out), "--model", str(opened_checkpoint.folder), *more]
         assert Evaluate(_cli_parse_args=arguments).run() == 0
         report: dict[str, Any] = json.loads((tmp_path / out / "evaluation.json").read_text())
         return report
@@ -167,8 +173,10 @@ def test_the_command_through_a_server_of_its_own(
     }  # fmt: skip
     assert first["accuracy"]["overall"]["direct_score"]["n"] == 40
     with monkeypatch.context() as without:  # all scores are there: no server is started
-        without.delattr(serving, "served")
+        without.delattr(serving, "start_service")
         assert run("first", "--samples", "1,2") == first
+    # From here on one that is quick to start.
+    monkeypatch.setattr(serving, "start_service", lambda _: app_served(opened_checkpoint))
     second = run("second", "--against", f"first={tmp_path / 'first'}")
     compared = {(c["ours"], c["theirs"]): c for c in second["against"]["first"]}
     assert set(compared) == {("greedy critique",) * 2, ("direct_score",) * 2}
@@ -184,6 +192,41 @@ def test_the_command_through_a_server_of_its_own(
         run("direct", "--direct-only", "--samples", "4")
     with pytest.raises(DataError, match="evaluated other pairs"):
         run("third", "--limit", "10", "--against", f"first={tmp_path / 'first'}")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed")
+def test_pairs_that_are_longer_than_the_model(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are cut as the service does, by the same rule after others' critiques, and counted.
+
+    What is the same after it is a tie. The fake engine makes up its scores from the tokens.
+    """
+    caplog.set_level("INFO")
+    monkeypatch.setattr(serving, "start_service", lambda model: start_service(model, ["--engine", "fake"]))
+    far = "and so on " * 2000
+    rows = [{"id": str(i), "prompt": f"Question {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
+    rows += [
+        {"id": "long prompt", "prompt": f"Why {far}?", "chosen": "good", "rejected": "bad"},
+        {"id": "long reply", "prompt": "Why is it so?", "chosen": f"good {far}", "rejected": "bad"},
+        {"id": "the same", "prompt": "How is it so?", "chosen": f"so {far} good", "rejected": f"so {far} bad"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    critiques = [Critique(row["id"], side, 0, "It is.", 5, "stop", 4).row() for row in rows for side in SIDES]
+    write_in_parts(tmp_path / "critiques", {}, [critiques], list, SCHEMA, "made")
+    arguments = [str(tmp_path / "pairs.jsonl"), "--model", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
+    assert Evaluate(_cli_parse_args=[*arguments, "--teacher-forced", str(tmp_path / "critiques")]).run() == 0
+
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["truncated"] == report["teacher_forced"]["truncated"]
+    assert report["truncated"] == {"responses": 5, "of": 18, "share": 5 / 18}
+    assert caplog.text.count("responses cut to the model's length: 5 of 18 (27.8%)") == 2
+    table = pq.read_table(tmp_path / "out" / "outcomes.parquet").to_pydict()
+    same = table["pair_id"].index("the same")
+    for method in ("direct_score", "greedy critique", "teacher-forced"):
+        assert table[method][same] == 0.5, method
+        assert report["accuracy"]["overall"][method]["n"] == 9
+        assert all(outcome in (0, 1) for i, outcome in enumerate(table[method]) if i != same), method
 
 
 def test_a_termination_takes_the_server_along(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -204,7 +247,10 @@ def test_a_termination_takes_the_server_along(tiny_checkpoint: Path, tmp_path: P
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="not a Critic-RM checkpoint"), served(str(tmp_path), ["--engine", "fake"]):
+    with (
+        pytest.raises(ServingError, match="not a Critic-RM checkpoint"),
+        start_service(str(tmp_path), ["--engine", "fake"]),
+    ):
         pass
 
 

@@ -21,7 +21,9 @@ from criticrm_training.data.sources import DataError
 from criticrm_training.linear_probe import features as features_module
 from criticrm_training.linear_probe import fit as fit_head_module
 from criticrm_training.linear_probe.features import PairFeatures, extract
-from tiny import INSTRUCTION, make_tokenizer
+from support.tiny import INSTRUCTION, make_tokenizer
+
+pytestmark = pytest.mark.slow
 
 TOPICS = ["sky", "sea", "light", "water", "answer", "question", "model", "source"]
 

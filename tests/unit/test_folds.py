@@ -55,6 +55,20 @@ def test_an_empty_fold_is_an_error() -> None:
         Fold(1 - holding, 2).inside(PAIRS[:2])
 
 
+@pytest.mark.parametrize("n", [3, 5, 12])
+def test_fewer_questions_than_folds(n: int) -> None:
+    """Each question is in one fold, some folds are empty; without an empty fold nothing is left out."""
+    few = [p for p in PAIRS if p.group in ("q7", "q11")]
+    held = {fold_of(p.group, n) for p in few}
+    assert len(held) < n
+    inside = [p for k in sorted(held) for p in Fold(k, n).inside(few)]
+    assert sorted(p.id for p in inside) == sorted(p.id for p in few)
+    for k in set(range(n)) - held:
+        with pytest.raises(DataError, match=f"no pair is in fold {k}/{n}: there are too few questions"):
+            Fold(k, n).inside(few)
+        assert Fold(k, n).outside(few) == few
+
+
 class Scored:
     """Scores everything 1."""
 
@@ -101,6 +115,17 @@ def test_a_fold_is_sampled(tmp_path: Path, sample: Any) -> None:
     limited = {c.pair_id for c in read_critiques(sample("few", "--fold", "1/2", "--limit", "6", "--score", "reward"))}
     assert len(limited) == 6
     assert limited < inside
+
+
+def test_an_empty_fold_is_an_error_before_anything_is_written(
+    tmp_path: Path, sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    monkeypatch.setattr(vllm_writer, "VLLMWriter", None)  # none is opened
+    empty = next(k for k in range(200) if all(fold_of(pair.group, 200) != k for pair in pairs))
+    with pytest.raises(DataError, match=f"no pair is in fold {empty}/200: there are too few questions"):
+        sample("none", "--fold", f"{empty}/200", "--score", "reward")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_critic_does_not_score_the_pairs_that_it_was_trained_on(

@@ -15,9 +15,11 @@ from criticrm_model.reference import ReferenceModel
 from criticrm_training.training import trainer as trainer_module
 from criticrm_training.training.fresh import write_critiques
 from criticrm_training.training.run import train
-from joint import EXAMPLES, fit
-from runs import write_config
-from tiny import make_model
+from support.joint import EXAMPLES, fit
+from support.runs import write_config
+from support.tiny import make_model
+
+pytestmark = pytest.mark.slow
 
 
 def test_critiques_are_those_that_the_reference_writes(opened_checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Running, StartApp
 from criticrm_server.routes.score import _PermittedStream
-from dropin import bodies
+from support.dropin import bodies
 
 BODY = json.dumps({"prompt": "Q", "responses": ["A", "B"]}).encode()
 ACCEPTS = pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
@@ -75,7 +75,7 @@ async def test_while_its_work_is_in_the_engine(running: Running, accept: str) ->
     while running.engine.running < 2:
         await asyncio.sleep(0.001)
     await caller.hang_up()
-    assert running.engine.running == running.service.admission.in_house == 0
+    assert running.engine.running == running.service.admission.admitted == 0
 
 
 @pytest.mark.parametrize(("path", "body"), bodies().items())
@@ -85,7 +85,7 @@ async def test_of_a_drop_in_route(running: Running, path: str, body: dict[str, A
     while not running.engine.running:
         await asyncio.sleep(0.001)
     await caller.hang_up()
-    assert running.engine.running == running.service.admission.in_house == 0
+    assert running.engine.running == running.service.admission.admitted == 0
 
 
 @ACCEPTS
@@ -96,8 +96,8 @@ async def test_while_it_waits_for_room(start_app: StartApp, accept: str) -> None
             await asyncio.sleep(0.001)
         await caller.hang_up()
         assert app.service.admission.waiting == 0
-        assert app.service.admission.in_house == app.engine.running == 2  # the other caller's
-    assert app.service.admission.in_house == app.engine.running == 0
+        assert app.service.admission.admitted == app.engine.running == 2  # the other caller's
+    assert app.service.admission.admitted == app.engine.running == 0
 
 
 async def test_before_its_body_is_whole(running: Running) -> None:
@@ -121,7 +121,7 @@ async def test_one_that_never_reads_is_cut_off(running: Running) -> None:
     long_ago = asyncio.get_running_loop().time() - 60
     stream = _PermittedStream(lines(), permit, long_ago)
     await asyncio.wait_for(stream({"type": "http"}, asyncio.Event().wait, stuck), 5)
-    assert running.service.admission.in_house == 0
+    assert running.service.admission.admitted == 0
 
 
 @ACCEPTS
@@ -139,4 +139,4 @@ async def test_cancelled_around_the_moment_room_comes(start_app: StartApp, accep
             await asyncio.sleep(0)
         caller.request.cancel()
         await asyncio.gather(caller.request, return_exceptions=True)
-        assert app.service.admission.in_house == app.service.admission.waiting == app.engine.running == 0
+        assert app.service.admission.admitted == app.service.admission.waiting == app.engine.running == 0

@@ -78,6 +78,7 @@ def test_the_penalty_that_does_best_on_unseen_pairs_is_kept() -> None:
     assert bradley_terry_loss(head.unseen_direct).mean().item() == pytest.approx(min(losses), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_question_is_never_on_both_sides_of_a_split() -> None:
     """Labels that are noise but agree within a question: seen questions would be answered right."""
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from criticrm_model import REWARD_TOKEN, UnsupportedModel
 from criticrm_model.prompt import Message, Renderer
-from tiny import GEMMA, INSTRUCTION, STYLES, add_plain_token, make_tokenizer
+from support.tiny import GEMMA, INSTRUCTION, STYLES, add_plain_token, make_tokenizer
 
 MARKERS = [
     *sorted({token for _, special, _ in STYLES.values() for token in special}),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import joint
 from criticrm_training.training import collator
 from criticrm_training.training import trainer as trainer_module
 from criticrm_training.training.collator import Example, PairCollator
@@ -20,7 +19,9 @@ from criticrm_training.training.losses import bradley_terry_loss, losses
 from criticrm_training.training.model import JointModel, JointOutput
 from criticrm_training.training.objective import Objective
 from criticrm_training.training.trainer import JointTrainer
-from joint import EXAMPLES, fit, make_joint, weights
+from support.joint import EXAMPLES, fit, make_joint, weights
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_collator_does_what_its_example_says() -> None:
@@ -256,15 +257,12 @@ def test_only_what_is_trained_is_saved_and_comes_back(tmp_path: Path) -> None:
 
 def test_processes_do_not_matter(tmp_path: Path) -> None:
     """Two processes with batches of four train like one with batches of eight."""
-    program = [str(Path(joint.__file__))]
+    one = weights(fit(tmp_path, per_device_train_batch_size=8))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for command in (
-        [*program, str(tmp_path / "one"), "8"],
-        [*launch, *program, str(tmp_path / "two"), "4"],
-    ):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (torch.load(tmp_path / name) for name in ("one", "two"))
+    command = [sys.executable, *launch, "-m", "support.joint", str(tmp_path / "two"), "4"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = torch.load(tmp_path / "two")
     moved = (one - torch.cat([p.detach().flatten() for p in make_joint().parameters()])).abs().max()
     assert (two - one).abs().max() < 1e-3 * moved
     assert abs((two - one).mean().item()) < 1e-6 * moved

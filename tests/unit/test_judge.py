@@ -16,8 +16,9 @@ from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.judge import Judge
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
-from criticrm_training.data.pairs import PreferencePair, in_question_order, pairs_sha256, read_pairs
+from criticrm_training.data.pairs import PreferencePair, pairs_sha256, read_pairs
 from criticrm_training.data.sources import DataError
+from criticrm_training.data.splits import in_question_order
 from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
 

@@ -30,20 +30,24 @@ from criticrm_training.commands.judge import Judge
 from criticrm_training.commands.probe import Probe
 from criticrm_training.commands.report import Report
 from criticrm_training.critiques import blind, endpoint_writer, records, refine, sample
-from criticrm_training.critiques.writers import Conversation, Draft, Sampling, Task
+from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WritingTask
 from criticrm_training.endpoint import Endpoint
 from criticrm_training.evaluation import evaluate, probes, scoring, teacher_forced
 from criticrm_training.evaluation.benchmarks import benchmark
 from criticrm_training.evaluation.policies import best_of_n, correction, policy
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training.run import train
-from graded import Fakes, Messages
-from killer import killed
-from runs import write_config
-from scripted import Scripted, in_place_of_a_service
-from tiny import INSTRUCTION, make_checkpoint
+from support.graded import Fakes, Messages
+from support.killer import killed
+from support.runs import write_config
+from support.scripted import Scripted, in_place_of_a_service
+from support.tiny import INSTRUCTION, make_checkpoint
 
-pytestmark = [pytest.mark.usefixtures("logging_as_before"), pytest.mark.filterwarnings("ignore:unclosed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("logging_as_before"),
+    pytest.mark.filterwarnings("ignore:unclosed"),
+]
 PAIRS = [{"id": str(i), "prompt": f"Q{i}", "chosen": "c" * (i + 2), "rejected": "r" * 3} for i in range(5)]
 QUESTIONS = [{"id": str(i), "prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(3)]
 
@@ -58,13 +62,13 @@ class Critic:
 
     def __init__(self, *_: object) -> None: ...
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         return [[self._draft(task, k) for k in range(sampling.n)] for task in tasks]
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
         return [[Draft(f"The answer is {c.seed % 2}.", "stop", 5)] * sampling.n for c in conversations]
 
-    def _draft(self, task: Task, k: int) -> Draft:
+    def _draft(self, task: WritingTask, k: int) -> Draft:
         if task.prefix:
             return Draft(f"{task.prefix} that of {task.response}.", "stop", 4)
         return Draft(
@@ -211,7 +215,7 @@ def test_fit_head(base: Path, inputs: Path, tmp_path: Path) -> None:
         sizes = ["--batch-size", 8, "--max-model-len", 256, "--dtype", "float32"]
         run(FitHead, inputs / "pairs.jsonl", *arguments, *sizes, "--out", out)
 
-    assert at_every_point(fit, tmp_path / "runs") >= 15
+    assert at_every_point(fit, tmp_path / "runs", count(0, 3)) >= 15
 
 
 def test_report(inputs: Path, tmp_path: Path) -> None:
@@ -222,15 +226,15 @@ def test_report(inputs: Path, tmp_path: Path) -> None:
     assert points >= 3
 
 
-@pytest.mark.parametrize(("best", "first"), [("accuracy", 0), ("loss", 3)])
+@pytest.mark.parametrize(("best", "first"), [("accuracy", 0), ("loss", 5)])
 def test_train(base: Path, data: Path, tmp_path: Path, best: str, first: int) -> None:
-    """In and between checkpoints and in the export: every sixth point, for there are some 70 and each takes a second.
+    """In and between checkpoints and in the export: every eleventh of some 70 points, for each takes a second.
 
     By its accuracy the first checkpoint stays the best; by its loss each is better than the one before.
     """
     steps = {"max_steps": 6, "logging_steps": 4, "eval_steps": 2, "save_steps": 2, "metric_for_best_model": best}
     config = write_config(tmp_path / "c.yaml", base, data, trainer=steps, lora={"r": 2}, calibration_pairs=2)
-    assert at_every_point(lambda out: train(config, out), tmp_path / "runs", count(first, 6)) >= 60
+    assert at_every_point(lambda out: train(config, out), tmp_path / "runs", count(first, 11)) >= 60
 
 
 def test_a_manifest_vouches_for_no_other_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -248,8 +252,8 @@ def test_a_manifest_vouches_for_no_other_files(tiny_checkpoint: Path, tmp_path: 
 
 _OPENS_A_SERVER = """
 import sys, time
-from criticrm_training.evaluation.serving import served
-with served(sys.argv[1], ["--engine", "fake"]) as url:
+from criticrm_training.evaluation.serving import start_service
+with start_service(sys.argv[1], ["--engine", "fake"]) as url:
     print(url, flush=True)
     time.sleep(600)
 """

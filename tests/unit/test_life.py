@@ -21,10 +21,10 @@ NDJSON = {"accept": "application/x-ndjson"}
 async def settled(running: Running) -> None:
     """Everything that was cancelled has let go."""
     for _ in range(100):
-        if not running.engine.running and not running.service.admission.in_house:
+        if not running.engine.running and not running.service.admission.admitted:
             return
         await asyncio.sleep(0.01)
-    pytest.fail(f"{running.engine.running} jobs and {running.service.admission.in_house} sequences are left")
+    pytest.fail(f"{running.engine.running} jobs and {running.service.admission.admitted} sequences are left")
 
 
 async def post(running: Running, delay_s: float, headers: dict[str, str] | None = None) -> asyncio.Task[httpx.Response]:
@@ -127,7 +127,7 @@ async def test_draining_keeps_those_before_the_house(start_app: StartApp) -> Non
 
 
 async def test_what_the_drain_leaves_over_is_told_so(start_app: StartApp) -> None:
-    """In the house, before it, and in a stream: everyone gets an answer when the drain takes too long."""
+    """Admitted, waiting, and in a stream: everyone gets an answer when the drain takes too long."""
     async with start_app(max_sequences=4, max_critiques=1, queue_timeout_s=60) as app:
         working = await post(app, delay_s=60)
         streaming = await post(app, delay_s=60, headers=NDJSON)
@@ -169,7 +169,7 @@ async def test_a_request_that_can_not_be_rendered_leaves_no_place_taken(running:
     for headers in (None, NDJSON):
         answer = await running.client.post("/score", json=GOOD | {"prompt": "long " * 600}, headers=headers)
         assert answer.json()["error"]["code"] == "prompt_too_long"
-        assert running.service.admission.in_house == 0
+        assert running.service.admission.admitted == 0
 
 
 async def test_a_body_that_never_ends_meets_the_deadline(start_app: StartApp) -> None:

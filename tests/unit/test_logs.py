@@ -43,7 +43,42 @@ async def test_probes_are_quiet_until_they_fail(running: Running, capsys: pytest
     running.service.admission.drain()
     await running.client.get("/health/ready")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "GET" in line]
-    assert line.endswith("GET /health/ready 503")
+    assert "GET /health/ready 503 code=draining request_id=" in line
+
+
+async def test_a_line_of_text_finds_a_request_again(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text")
+    await running.client.post("/score", json={"prompt": 1}, headers={"x-request-id": "trace-1"})
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "POST" in line]
+    assert line.endswith("POST /score 422 code=invalid_request request_id=trace-1")
+
+
+HOSTILE = ["%0a12:00:00 CRITICAL all is lost", "%0d%1b[31m", "%c2%9b31m", "%e2%80%a8", "%e2%80%ae", "%00", "%08"]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_a_path_can_not_forge_a_line(
+    running: Running, capsys: pytest.CaptureFixture[str], style: Literal["text", "json"]
+) -> None:
+    configure_logging("info", style)
+    for path in HOSTILE:
+        await running.client.get(f"/x{path}")
+    logged = capsys.readouterr().err
+    assert logged.count("GET /x") == len(HOSTILE)
+    assert len([line for line in logged.splitlines() if line]) == len(HOSTILE)
+    assert not set(logged) & set("\x00\x08\r\x1b\x9b\u2028\u202e")
+
+
+def test_further_lines_are_indented_and_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text")
+    try:
+        raise ValueError("first\n12:00:00 CRITICAL second\x1b[31m")
+    except ValueError:
+        logging.getLogger("criticrm_test").exception("it said %s", "a\nb")
+    first, *others = capsys.readouterr().err.rstrip("\n").split("\n")
+    assert first.endswith("it said a")
+    assert all(line.startswith("    ") for line in others)
+    assert "\x1b" not in "".join(others)
 
 
 @pytest.mark.parametrize(("terminal", "style"), [(True, "text"), (False, "json")])

@@ -20,8 +20,10 @@ from criticrm_training.parts import write_in_parts
 from criticrm_training.training.config import ConfigError
 from criticrm_training.training.critic_trainer import SUMMARY
 from criticrm_training.training.run import train
-from runs import write_config
-from tiny import card, reward_vector
+from support.runs import write_config
+from support.tiny import card, reward_vector
+
+pytestmark = pytest.mark.slow
 
 PAPER: dict[str, Any] = {"objective": {"schedule": "paper"}}
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import Running, StartApp
+from criticrm_model import Moments
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.manifest import Calibration
 from criticrm_server.engines.base import Job, Output
 
 GOOD: dict[str, Any] = {"prompt": "Q", "responses": ["A", "B"]}
@@ -17,6 +22,7 @@ NAMES = {
     "errors": "counter",
     "tokens": "counter",
     "critiques": "counter",
+    "reused_results": "counter",
     "truncations": "counter",
     "request_seconds": "histogram",
     "admission_seconds": "histogram",
@@ -28,6 +34,7 @@ NAMES = {
     "direct_score": "histogram",
     "sequences": "gauge",
     "waiting_requests": "gauge",
+    "self_check_rms": "gauge",
 }
 
 
@@ -114,3 +121,33 @@ async def test_paths_that_are_no_route_share_one_label(running: Running) -> None
     for path in ("/admin", "/wp-login.php"):
         await running.client.get(path)
     assert (await read(running))['criticrm_requests_total{route="unmatched",status="404"}'] == 2
+
+
+async def test_scores_are_counted_in_reward_units_whatever_was_asked(
+    start_app: StartApp, opened_checkpoint: Checkpoint
+) -> None:
+    """Or normalised ones would move the median that the drift alert watches."""
+    moments = Moments(mean=100.0, std=0.01)
+    manifest = opened_checkpoint.manifest.model_copy(
+        update={"calibration": Calibration(reference_set="test", n=2, score=moments, direct_score=moments)}
+    )
+    async with start_app(checkpoint=replace(opened_checkpoint, manifest=manifest)) as app:
+        answer = await app.score(GOOD | {"normalize": True})
+        values = await read(app)
+    assert all(result["score"] < -20 for result in answer.json()["results"])
+    for name in ("score", "direct_score"):
+        assert values[f'criticrm_{name}_bucket{{le="-20.0"}}'] == 0
+        assert values[f"criticrm_{name}_count"] == 2
+
+
+async def test_a_wait_that_ended_in_503_is_counted(start_app: StartApp) -> None:
+    async with start_app(max_sequences=2, max_critiques=1, queue_timeout_s=0.02) as app:
+        app.engine.delay_s = 0.2
+        admitted = asyncio.create_task(app.score(GOOD))
+        while not app.engine.running:
+            await asyncio.sleep(0)
+        assert (await app.score(GOOD)).status_code == 503
+        await admitted
+        values = await read(app)
+    assert values["criticrm_admission_seconds_count"] == 2
+    assert values["criticrm_admission_seconds_sum"] >= 0.02

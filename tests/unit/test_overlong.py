@@ -10,7 +10,7 @@ from criticrm_model.prompt import Message, Renderer
 from criticrm_training.data.overlong import Overlong, RenderedPairs, log_truncated, render_pairs
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.data.sources import DataError
-from tiny import INSTRUCTION, make_tokenizer
+from support.tiny import INSTRUCTION, make_tokenizer
 
 QUESTION = "Why is the sky blue?"
 

@@ -13,8 +13,8 @@ from criticrm_training.training.collator import Example, PairCollator
 from criticrm_training.training.losses import bradley_terry_loss, losses, margins
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.packing import block_mask, why_not_packed
-from joint import EXAMPLES, VOCABULARY, make_joint, with_more_critiques
-from tiny import fill
+from support.joint import EXAMPLES, VOCABULARY, make_joint, with_more_critiques
+from support.tiny import fill
 
 MANY = [with_more_critiques(example, seed) for seed, example in enumerate(EXAMPLES[:3])]
 

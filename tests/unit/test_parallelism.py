@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,18 +17,19 @@ import json, os, sys
 from pathlib import Path
 from criticrm_model import CriticRMError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.engines import vllm_engine
+from criticrm_server.engines import vllm_arguments
 from criticrm_server.settings import Settings
 
 checkpoint = Checkpoint.open(Path(sys.argv[1]))
 answers = []
 for gpus, bind, settings in json.loads(sys.argv[2]):
-    vllm_engine.current_platform.is_cpu = lambda: gpus is None
-    vllm_engine.torch.cuda.device_count = lambda: gpus
+    vllm_arguments.current_platform.is_cpu = lambda: gpus is None
+    vllm_arguments.current_platform.is_cuda_alike = lambda: gpus is not None
+    vllm_arguments.torch.cuda.device_count = lambda: gpus
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = bind
     try:
-        arguments = vllm_engine.engine_arguments(checkpoint, Settings(**settings))
-        answers.append([arguments[name] for name in settings])
+        arguments = vllm_arguments.engine_arguments(checkpoint, Settings(**settings))
+        answers.append([arguments.get(name) for name in settings if name != "batch_invariant"])
     except CriticRMError as error:
         answers.append(str(error))
 print(json.dumps(answers))
@@ -35,7 +37,11 @@ print(json.dumps(answers))
 TENSOR, PIPELINE, DATA = "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
 # GPUs (None: the CPU build), VLLM_CPU_OMP_THREADS_BIND, settings, what is said. Two heads, one of them for keys and
 # values, two layers.
-CASES: list[tuple[int | None, str, dict[str, int], list[str]]] = [
+CASES: list[tuple[int | None, str, dict[str, Any], list[str]]] = [
+    (8, "auto", {"max_num_seqs": None, "served_model_name": "critic"}, []),
+    (8, "auto", {"max_num_seqs": 7, "batch_invariant": True}, []),
+    (None, "auto", {"max_num_seqs": 7}, []),
+    (None, "auto", {"batch_invariant": True}, ["batch_invariant needs GPUs"]),
     (8, "auto", {TENSOR: 2, PIPELINE: 2, DATA: 2}, []),
     (7, "auto", {TENSOR: 2, PIPELINE: 2, DATA: 2}, ["is 8, but there are 7 GPUs"]),
     (64, "auto", {TENSOR: 3}, ["tensor_parallel_size 3 does not divide the model's 2 attention heads"]),
@@ -74,7 +80,7 @@ def test_what_is_passed_on_and_what_is_refused(answers: list[list[int] | str], n
     _, _, settings, words = CASES[number]
     answer = answers[number]
     if not words:
-        assert answer == list(settings.values())
+        assert answer == [value for name, value in settings.items() if name != "batch_invariant"]
         return
     assert isinstance(answer, str)
     faults = answer.splitlines()[1:]

@@ -14,14 +14,24 @@ import pyarrow as pa
 import pytest
 
 from criticrm_training.critiques.endpoint_writer import EndpointWriter
-from criticrm_training.critiques.writers import Conversation, Draft, Request, Sampling, Streaming, Task, WriterError
+from criticrm_training.critiques.writers import (
+    Conversation,
+    Draft,
+    Request,
+    Sampling,
+    Streaming,
+    WriterError,
+    WritingTask,
+)
 from criticrm_training.endpoint import Endpoint, EndpointError
 from criticrm_training.evaluation import scoring
-from criticrm_training.evaluation.items import Item
+from criticrm_training.evaluation.items import EvaluationItem
 from criticrm_training.evaluation.policies import policy as policy_module
 from criticrm_training.evaluation.policies.policy import Asked, PolicySettings
 from criticrm_training.evaluation.scoring import score_items
 from criticrm_training.parts import read_parts, stream_in_parts
+
+pytestmark = pytest.mark.slow
 
 SCHEMA = pa.schema([("number", pa.int64())])
 Rows = Generator[list[dict[str, Any]], None, None]
@@ -123,7 +133,7 @@ def test_requests_of_the_next_parts_are_in_flight_with_those_of_this_one(
         return 200, {"results": [result(text, body["critique"]) for text in body["responses"]]}
 
     monkeypatch.setattr(scoring, "_ITEMS_PER_PART", 1)
-    items = [Item(str(i), ({"role": "user", "content": "Q"},), (f"r{i}",), 1, "s", "q") for i in range(8)]
+    items = [EvaluationItem(str(i), ({"role": "user", "content": "Q"},), (f"r{i}",), 1, "s", "q") for i in range(8)]
     with Answers(answer) as url:
         rows = score_items(items, Endpoint(url, concurrency=8), samples=2, out=tmp_path, run={})
     assert [row["greedy_critique"] for row in rows] == [f"of r{i}" for i in range(8)]
@@ -187,7 +197,10 @@ def test_an_exit_that_a_signal_handler_raises_in_the_loop_is_an_exit(
 def test_a_request_that_fails_is_named_by_its_prompt(tmp_path: Path) -> None:
     """A lone surrogate, as broken data has it, can't be sent; the third item has one."""
     texts = ["fine", "fine too", "broken \ud800"]
-    items = [Item(f"p{i}", ({"role": "user", "content": "Q"},), (text,), 1, "s", "q") for i, text in enumerate(texts)]
+    items = [
+        EvaluationItem(f"p{i}", ({"role": "user", "content": "Q"},), (text,), 1, "s", "q")
+        for i, text in enumerate(texts)
+    ]
 
     def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return 200, {"results": [result(text, body["critique"]) for text in body["responses"]]}
@@ -206,7 +219,7 @@ def test_a_request_that_fails_is_named_by_its_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_an_answer_of_another_size_is_an_error(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    items = [Item("0", ({"role": "user", "content": "Q"},), ("r",), 1, "s", "q")]
+    items = [EvaluationItem("0", ({"role": "user", "content": "Q"},), ("r",), 1, "s", "q")]
     with Answers(lambda _: (200, change)) as url, pytest.raises(EndpointError, match=message):
         score_items(items, Endpoint(url), samples=0, out=tmp_path, run={})
 
@@ -227,7 +240,7 @@ def asked(seed: int, n: int = 1, label: str = "") -> Request:
     messages = ({"role": "user", "content": "Q"},)
     if seed % 2:
         return Request(Conversation(messages, seed, label), Sampling(n, 0.7, 9))  # type: ignore[arg-type]
-    return Request(Task(messages, "R", "I", seed, label=label), Sampling(n, 0.7, 9))  # type: ignore[arg-type]
+    return Request(WritingTask(messages, "R", "I", seed, label=label), Sampling(n, 0.7, 9))  # type: ignore[arg-type]
 
 
 def test_an_endpoint_is_asked_for_the_next_groups_before_one_has_ended() -> None:
@@ -267,7 +280,7 @@ def test_groups_are_read_no_further_than_requests_can_start() -> None:
     ("fault", "error", "message"),
     [
         ((422, "too long"), EndpointError, "^pair 'g5': .* answered 422"),
-        ((200, {"choices": []}), WriterError, "^pair 'g5': .* answered 200, but gave 0 choices"),
+        ((200, {"choices": []}), WriterError, "^pair 'g5': .* answered 200, but returned 0 choices"),
     ],
 )
 def test_a_request_of_a_later_group_is_named(fault: tuple[int, Any], error: type[Exception], message: str) -> None:

@@ -16,7 +16,7 @@ from criticrm_training.commands.report import Report
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation import probes
 from criticrm_training.evaluation.probes import FILLER, KEYS
-from scripted import CALIBRATION, Scripted, in_place_of_a_service
+from support.scripted import CALIBRATION, Scripted, in_place_of_a_service
 
 # Characters of the chosen and of the rejected response.
 LENGTHS = [(1, 5), (20, 10), (30, 40), (50, 50)]

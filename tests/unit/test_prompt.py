@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from criticrm_model import ConversationError, PromptTooLong, UnsupportedModel
-from criticrm_model.prompt import Message, Renderer
-from tiny import CHATML, INSTRUCTION, STYLES, make_tokenizer
+from criticrm_model.contents import ContentTokenizer
+from criticrm_model.prompt import Message, Rendered, Renderer, Role
+from support.tiny import CHATML, INSTRUCTION, STYLES, add_plain_token, make_tokenizer
 
 LONG: list[Message] = [
     {"role": "user", "content": "first " * 20},
@@ -238,13 +241,13 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 def test_a_long_conversation_renders_like_a_short_one(renderer: Renderer) -> None:
     """Beyond what is worth caching, too."""
-    turns: list[Message] = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(201)]
+    turns: list[Message] = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(1201)]
     text = renderer.tokenizer.decode(
         renderer.open(turns).render("end", max_model_len=10**5, max_critique_tokens=1).token_ids
     )
     assert text.startswith("<|im_start|>user\nturn 0<|im_end|>\n<|im_start|>assistant\nturn 1<|im_end|>\n")
-    assert "turn 200<|im_end|>\n<|im_start|>assistant\nend<|im_end|>" in text
-    assert text.count("<|im_end|>") == 203
+    assert "turn 1200<|im_end|>\n<|im_start|>assistant\nend<|im_end|>" in text
+    assert text.count("<|im_end|>") == 1203
 
 
 def test_a_conversation_can_be_rendered_again_after_a_truncation(renderer: Renderer) -> None:
@@ -252,3 +255,123 @@ def test_a_conversation_can_be_rendered_again_after_a_truncation(renderer: Rende
     before = opened.render("answer", max_model_len=4096, max_critique_tokens=8)
     opened.render("answer", max_model_len=120, max_critique_tokens=8, truncate=True)
     assert opened.render("answer", max_model_len=4096, max_critique_tokens=8) == before
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call"])
+def test_calls_of_tools_are_refused_by_name(renderer: Renderer, name: str) -> None:
+    """Read by their content alone, they would be empty turns."""
+    call: Any = {"role": "assistant", "content": "", name: [{"name": "f", "arguments": "{}"}]}
+    conversation: list[Message] = [{"role": "user", "content": "Q"}, call]
+    for render in (renderer.open, renderer.render_conversation):
+        with pytest.raises(ConversationError, match=f"message 1: {name} would be lost"):
+            render(conversation)
+    call[name] = None
+    renderer.open(conversation)
+
+
+def test_a_long_list_of_roles_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template's pieces are tokenised once, and a sequence of roles goes through the template once."""
+    renderer = Renderer(make_tokenizer(), INSTRUCTION)
+    tokenized = templated = 0
+    tokenizer = renderer.tokenizer
+    tokenize, template = type(tokenizer).__call__, type(tokenizer).apply_chat_template
+
+    def count_tokenized(*arguments: Any, **options: Any) -> Any:
+        nonlocal tokenized
+        tokenized += 1
+        return tokenize(*arguments, **options)
+
+    def count_templated(*arguments: Any, **options: Any) -> Any:
+        nonlocal templated
+        templated += 1
+        return template(*arguments, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", count_tokenized)
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", count_templated)
+    roles: list[Role] = ["user", "assistant", "user", "tool", "assistant", "system"]
+    for shift in range(3):
+        turns: list[Message] = [{"role": roles[(i + i // 7 * shift) % 6], "content": ""} for i in range(900)]
+        for _ in range(5):
+            renderer.open(turns, most_tokens=512)
+    assert tokenized < 60
+    assert templated == 3
+
+
+def test_of_many_roles_that_are_refused_the_first_are_named() -> None:
+    styled = Renderer(make_tokenizer("gemma"), INSTRUCTION)
+    with pytest.raises(ConversationError, match=r"user, and 893 more\]") as caught:
+        styled.open([{"role": "system", "content": "s"}, *[{"role": "user", "content": "q"}] * 900])
+    assert len(str(caught.value)) < 500
+
+
+class Counting:
+    """A renderer whose tokenised characters are counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.characters = 0
+        tokenize = ContentTokenizer.tokenize_all
+
+        def counted(tokenizer: ContentTokenizer, texts: list[str]) -> list[list[int]]:
+            self.characters += sum(map(len, texts))
+            return tokenize(tokenizer, texts)
+
+        monkeypatch.setattr(ContentTokenizer, "tokenize_all", counted)
+
+
+WORDS = "".join(f"word {i} " for i in range(100_000))  # over a million characters
+MOST = 512
+HUGE: dict[str, tuple[list[Message], str]] = {
+    "question": ([{"role": "user", "content": WORDS}], "answer"),
+    "response": ([{"role": "user", "content": "question"}], WORDS),
+    "older turn": ([{"role": "system", "content": WORDS}, {"role": "user", "content": "question"}], "answer"),
+    "many turns": (
+        [{"role": "user", "content": WORDS[i * 50_000 : (i + 1) * 50_000]} for i in range(20)],
+        "answer",
+    ),
+    "all": ([{"role": "system", "content": WORDS}, {"role": "user", "content": WORDS}], WORDS),
+    "no user": ([{"role": "system", "content": WORDS}], "answer"),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+@pytest.mark.slow
+def test_what_can_not_fit_is_tokenised_in_part_only(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    conversation, response = HUGE[kind]
+    exact = renderer.open(conversation).render(response, max_model_len=MOST, max_critique_tokens=8, truncate=True)
+    counting = Counting(monkeypatch)
+    opened = renderer.open(conversation, most_tokens=MOST)
+    assert opened.render(response, max_model_len=MOST, max_critique_tokens=8, truncate=True) == exact
+    assert len(exact.token_ids) == MOST - 8
+    assert counting.characters < 100_000
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_it_is_refused_with_what_was_counted(renderer: Renderer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    conversation, response = HUGE[kind]
+    counting = Counting(monkeypatch)
+    with pytest.raises(PromptTooLong, match="at least") as caught:
+        renderer.open(conversation, most_tokens=MOST).render(response, max_model_len=MOST, max_critique_tokens=8)
+    assert counting.characters < 100_000
+    assert caught.value.prompt_tokens > caught.value.limit == MOST - 8
+    assert "lower bound" in str(caught.value.details[0]["message"])
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 40_000, "a" * 40_000, "\u65e5" * 40_000, "\U0001f600" * 40_000, "e\u0301" * 20_000]
+)
+def test_the_same_is_cut_whatever_it_is_made_of(renderer: Renderer, text: str) -> None:
+    def rendered(most_tokens: int | None) -> Rendered:
+        opened = renderer.open([{"role": "user", "content": text}], most_tokens=most_tokens)
+        return opened.render("answer", max_model_len=MOST, max_critique_tokens=8, truncate=True)
+
+    assert rendered(MOST) == rendered(None)
+
+
+def test_few_tokens_of_many_characters_fit() -> None:
+    tokenizer = make_tokenizer()
+    add_plain_token(tokenizer, "x" * 1000)
+    renderer = Renderer(tokenizer, INSTRUCTION)
+    opened = renderer.open([{"role": "user", "content": "x" * 200_000}], most_tokens=MOST)
+    assert not opened.render("answer", max_model_len=MOST, max_critique_tokens=8).truncated

@@ -10,6 +10,8 @@ import pytest
 
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.report import Report
+from criticrm_training.critiques.critique_task import TaskError
+from criticrm_training.critiques.verdict import VerdictRule
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.evaluation import evaluate
 from criticrm_training.evaluation.reasoning import (
@@ -21,8 +23,9 @@ from criticrm_training.evaluation.reasoning import (
     VERDICT,
     reasoning_report,
 )
-from scripted import Scripted, in_place_of_a_service
+from support.scripted import Scripted, in_place_of_a_service
 
+RULES = {"math": VerdictRule()}
 SAME, OTHER = "Same answer: the reply is right.", "Different answer: the reply is wrong."
 
 
@@ -46,7 +49,7 @@ CRITIQUES = [
 
 
 def test_by_hand() -> None:
-    found = reasoning_report([pair(0), pair(1), pair(2), pair(3, reference=None)], CRITIQUES)
+    found = reasoning_report([pair(0), pair(1), pair(2), pair(3, reference=None)], CRITIQUES, RULES)
     assert {name: (a["value"], a["n"]) for name, a in found.items()} == {
         OWN_ANSWER: (pytest.approx(5 / 6), 6),
         BESIDE_RIGHT: (pytest.approx(2 / 3), 3),
@@ -59,7 +62,7 @@ def test_by_hand() -> None:
 
 
 def test_a_verdict_that_prefers_the_rejected_reply_is_wrong() -> None:
-    found = reasoning_report([pair(0)], [f"Mine: 13. Reply: 12. {OTHER}", f"Mine: 13. Reply: 13. {SAME}"])
+    found = reasoning_report([pair(0)], [f"Mine: 13. Reply: 12. {OTHER}", f"Mine: 13. Reply: 13. {SAME}"], RULES)
     assert found[VERDICT]["value"] == 0
     assert found[COPIED]["value"] == 1
     assert found[BESIDE_RIGHT]["value"] == found[BESIDE_WRONG]["value"] == 0
@@ -69,13 +72,13 @@ def test_which_reply_is_right_is_read_from_it_not_from_its_label() -> None:
     both_right = PreferencePair(
         "0", ({"role": "user", "content": "Q"},), "#### 12", "#### 12", "m", "q", reference="#### 12"
     )
-    found = reasoning_report([both_right], [f"Mine: 12. Reply: 12. {SAME}"] * 2)
+    found = reasoning_report([both_right], [f"Mine: 12. Reply: 12. {SAME}"] * 2, {"m": VerdictRule()})
     assert found[BESIDE_RIGHT]["n"] == 2
     assert BESIDE_WRONG not in found
 
 
 def test_without_a_reference_there_is_nothing_to_report() -> None:
-    assert reasoning_report([pair(0, reference=None)], ["Mine: 1.", "Mine: 2."]) == {}
+    assert reasoning_report([pair(0, reference=None)], ["Mine: 1.", "Mine: 2."], RULES) == {}
 
 
 class Critic(Scripted):
@@ -111,3 +114,57 @@ def test_evaluate_and_report_show_both(
     text = page.read_text()
     assert f"<td>{BESIDE_WRONG}</td><td>1.000 <span class=interval>0.510 to 1.000</span></td>" in text
     assert "&lt;critic&gt;: 4 of 8 responses (50.0%) were scored with their prompt or text cut" in text
+
+
+OURS = """
+instruction: Is it right?
+max_tokens: 9
+verdict: {comparison: "Ours: {own} | Theirs: {reply} | {closing}", right: "ACCEPT", wrong: "REFUSE"}
+"""
+
+
+class OurCritic(Scripted):
+    """Its critiques find 12 whatever they see, and say so as the task `OURS` asks."""
+
+    def _result(self, text: str, critique: Any) -> dict[str, Any]:
+        found = super()._result(text, critique)
+        for written in found["critiques"]:
+            right = "12" in text
+            written["text"] = f"Ours: 12 | Theirs: {12 if right else 13} | {'ACCEPT' if right else 'REFUSE'}"
+        return found
+
+
+def test_critiques_are_read_by_the_rule_that_they_were_asked_for_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By category; a task without a rule has nothing to report; nothing is scored anew for another rule."""
+    service = OurCritic(len)
+    monkeypatch.setattr(evaluate, "scoring_service", in_place_of_a_service(service))
+    rows = [
+        {"prompt": f"Q{i}", "chosen": "The answer is 12.", "rejected": "The answer is 13.", "reference": "#### 12"}
+        | {"category": "sums" if i % 4 else "products"}
+        for i in range(8)
+    ]
+    data, task = tmp_path / "pairs.jsonl", tmp_path / "ours.yaml"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    task.write_text(OURS)
+
+    def reasoning(*options: str) -> dict[str, tuple[float, int]]:
+        assert Evaluate(_cli_parse_args=[str(data), "--out", str(tmp_path / "out"), *options]).run() == 0
+        report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        return {name: (a["value"], a["n"]) for name, a in report.get("reasoning", {}).items()}
+
+    assert reasoning()[OWN_ANSWER] == reasoning()[READABLE] == (0, 16)  # by the rule of the packaged `reasoning`
+    asked = len(service.bodies)
+    found = reasoning(f"--task={task}")
+    assert found[OWN_ANSWER] == found[READABLE] == (1, 16)
+    assert found[BESIDE_RIGHT] == found[BESIDE_WRONG] == found[VERDICT] == (1, 8)
+    assert reasoning(f"--task=sums={task}", "--task=default=general")[VERDICT] == (1, 6)
+    assert reasoning("--task=general") == {}
+    for options, words in (
+        ([f"--task=sums={task}"], "no task for the category 'products'"),
+        (["--task=resoning"], "no critique task 'resoning'"),
+    ):
+        with pytest.raises(TaskError, match=words):
+            reasoning(*options)
+    assert len(service.bodies) == asked

@@ -16,17 +16,20 @@ from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.rounds import Rounds
 from criticrm_training.commands.train import Train
 from criticrm_training.critiques.critique_task import load_task
-from criticrm_training.critiques.records import read_critiques
+from criticrm_training.critiques.records import Critique, read_critiques
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
+from criticrm_training.evaluation.reasoning import BESIDE_WRONG, VERDICT
 from criticrm_training.rounds import run as run_module
 from criticrm_training.rounds.config import RoundsConfig
 from criticrm_training.rounds.plan import Folders, steps
-from criticrm_training.rounds.table import REWARD, as_lines
+from criticrm_training.rounds.table import REWARD, as_lines, measure
 from criticrm_training.training import config as config_module
 from criticrm_training.training.config import ConfigError
 from criticrm_training.training.run import training_arguments
-from tiny import make_model, make_tokenizer
+from support.tiny import make_model, make_tokenizer
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("logging_as_before")]
 
 CONFIGS = Path(config_module.__file__).parents[1] / "configs"
 TRAIN = {
@@ -137,28 +140,30 @@ def test_two_rounds(inputs: Path, tmp_path: Path, commands: list[Sequence[str]])
     assert commands == []
 
 
-@pytest.mark.parametrize("cut", [0, 2, 3, 5, 8])
-def test_a_run_that_was_stopped_ends_with_the_files_of_one_that_was_not(
-    inputs: Path, tmp_path: Path, commands: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch, cut: int
+def test_a_run_that_is_stopped_before_each_command_ends_with_the_files_of_one_that_was_not(
+    inputs: Path, tmp_path: Path, commands: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a command nothing is lost either: tests/unit/test_killed.py."""
     path, runs = config(inputs), run_module.run_command
-    ended = tmp_path / "whole"
+    ended, out = tmp_path / "whole", tmp_path / "out"
     rounds(path, ended)
+    assert len(commands) == 9
+    stopped_before: list[Sequence[str]] = []
 
     class Stopped(Exception): ...
 
-    def stopped(arguments: Sequence[str]) -> int:
-        if len(commands) == 9 + cut:
-            raise Stopped
-        return runs(arguments)
+    def stop_once(arguments: Sequence[str]) -> int:
+        if arguments in stopped_before:
+            return runs(arguments)
+        stopped_before.append(arguments)
+        raise Stopped
 
-    monkeypatch.setattr(run_module, "run_command", stopped)
-    out = tmp_path / "out"
-    with pytest.raises(Stopped):
-        rounds(path, out)
-    monkeypatch.setattr(run_module, "run_command", runs)
+    monkeypatch.setattr(run_module, "run_command", stop_once)
+    for _ in range(9):
+        with pytest.raises(Stopped):
+            rounds(path, out)
     rounds(path, out)
+    assert len(commands) == 2 * 9  # none was run a second time
     assert json.loads((out / "rounds.json").read_text()) == json.loads((ended / "rounds.json").read_text())
     for name in ("sampled", "filtered", "validated"):
         assert read_critiques(out / "round-2" / name) == read_critiques(ended / "round-2" / name)
@@ -191,6 +196,36 @@ def test_rounds_out_of_fold(inputs: Path, tmp_path: Path) -> None:
     assert json.loads((out / "rounds.json").read_text())[2]["kept"]["sampled"] == sum(map(len, pairs)) * 2 * 3
 
 
+def test_more_folds_than_questions_are_refused_before_the_first_step(
+    inputs: Path, tmp_path: Path, commands: list[Sequence[str]]
+) -> None:
+    with pytest.raises(DataError, match=r"no pair is in fold \d+/30: there are too few questions"):
+        rounds(config(inputs, folds=30), tmp_path / "out")
+    with pytest.raises(DataError, match=r"no pair is in fold \d/2: there are too few questions"):
+        rounds(config(inputs, folds=2, limit=1), tmp_path / "out")
+    assert commands == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_verdicts_are_read_by_the_rules_of_the_tasks(inputs: Path) -> None:
+    rule = {"comparison": "Ours: {own} | Theirs: {reply} | {closing}", "right": "ACCEPT", "wrong": "REFUSE"}
+    (inputs / "task.yaml").write_text(yaml.safe_dump({"instruction": "Right?", "max_tokens": 24, "verdict": rule}))
+    pairs = [
+        PreferencePair("0", ({"role": "user", "content": "Q"},), "#### 4", "#### 5", category, "q", reference="#### 4")
+        for category in ("all", "chat")
+    ]
+    critiques = [
+        Critique("0", "chosen", 0, "Ours: 4 | Theirs: 4 | ACCEPT", None, "stop", 9),
+        Critique("0", "rejected", 0, "Ours: 4 | Theirs: 5 | REFUSE", None, "stop", 9),
+    ]
+    tasks = {"default": str(inputs / "task.yaml"), "chat": "general"}
+    loaded = RoundsConfig.read(config(inputs, tasks=tasks, train=TRAIN | {"instruction": "Right?"})).loaded_tasks
+    found = [measure(critiques, [pair], loaded, by_reward=False) for pair in pairs]
+    assert found[0][VERDICT]["value"] == found[0][BESIDE_WRONG]["value"] == 1
+    assert found[0]["ended"] == found[1]["ended"] == 1
+    assert VERDICT not in found[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -213,6 +248,13 @@ def test_a_config_that_is_shipped_is_taken(path: Path, tmp_path: Path) -> None:
     for number in range(1, shipped.rounds + 1):
         arguments = training_arguments(shipped.training(number), tmp_path, scalar=False)
         assert arguments.max_critique_tokens > (shipped.sample.max_tokens or longest)
+
+
+def test_the_first_critiques_are_the_bases(inputs: Path, tmp_path: Path) -> None:
+    """`default` is the embedded critic where it writes, and that critic's base where it is trained from."""
+    plan = dict(steps(RoundsConfig.read(config(inputs, base="default")), tmp_path, inputs, inputs))
+    for step in (*plan[0], plan[1][0]):
+        assert "--model=default-base" in step.arguments
 
 
 def test_several_tasks_need_one_instruction(inputs: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_common_prefix_ends_between_words(chosen: str, rejected: str, prompt: 
 
 @pytest.mark.parametrize(("chosen", "rejected"), [("Theory", "Theme"), ("天", "地"), ("a b", "c d"), ("x", "")])
 def test_no_common_prefix(chosen: str, rejected: str) -> None:
-    with pytest.raises(ValueError, match="no prompt, and chosen and rejected do not begin with the same words"):
+    with pytest.raises(ValueError, match="no prompt, and chosen and rejected do not begin with the same text"):
         read_row({"chosen": chosen, "rejected": rejected})
 
 

@@ -15,7 +15,7 @@ from criticrm_training.training.collator import Example, PairCollator
 from criticrm_training.training.dataset import as_dataset
 from criticrm_training.training.sampler import LengthSampler
 from criticrm_training.training.trainer import JointTrainer
-from joint import EXAMPLES, fit, with_more_critiques
+from support.joint import EXAMPLES, fit, with_more_critiques
 
 LENGTHS = torch.randint(10, 500, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -45,6 +45,7 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     assert list(first) == list(again)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_within_an_epoch_takes_the_batches_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

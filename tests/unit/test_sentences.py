@@ -7,7 +7,7 @@ import pytest
 from criticrm_model.prompt import Renderer
 from criticrm_training.critiques.records import Critique, critique_tokens
 from criticrm_training.critiques.sentences import sentence_ends, whole_sentences
-from tiny import make_tokenizer
+from support.tiny import make_tokenizer
 
 
 @pytest.mark.parametrize(

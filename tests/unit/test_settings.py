@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from criticrm_server.serve import Serve
+from criticrm_server.commands.serve import Serve
 from criticrm_server.settings import Settings
 
 
@@ -39,7 +39,7 @@ def test_all_conflicts_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "::", "rewards.example.org", ""])
 def test_what_is_not_loopback_is_public(host: str) -> None:
-    with pytest.raises(ValidationError, match="can be reached by others"):
+    with pytest.raises(ValidationError, match="can be reached from other machines, but there are no API keys"):
         Settings(host=host)
 
 
@@ -66,12 +66,43 @@ def test_variables_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "keys"), [("one", ["one"]), ("", []), ("one,two", ["one", "two"]), ('["a,b"]', ["a,b"])]
+    ("value", "keys"),
+    [
+        ("one", ["one"]),
+        ("", []),
+        ("one,two", ["one", "two"]),
+        (" one,\ttwo\n", ["one", "two"]),
+        ('["one\\n", " two"]', ["one", "two"]),
+        ('["a,b"]', ["a,b"]),
+    ],
 )
 def test_keys_as_people_write_them(monkeypatch: pytest.MonkeyPatch, value: str, keys: list[str]) -> None:
     monkeypatch.setenv("CRITICRM_API_KEYS", value)
     assert [key.get_secret_value() for key in Settings().api_keys] == keys
     assert [key.get_secret_value() for key in Settings(_cli_parse_args=["--api-keys", value]).api_keys] == keys
+
+
+@pytest.mark.parametrize("value", ["sek\nrit", "one,sek\x00rit", '["sek\\nrit"]'])
+def test_a_key_that_no_header_carries(value: str) -> None:
+    with pytest.raises(ValidationError, match="control character") as refused:
+        Settings(api_keys=value)
+    assert "rit" not in str(refused.value)
+    with pytest.raises(ValidationError, match="control character"):
+        Settings(engine="remote", remote_urls="http://a", remote_api_key="sek\nrit")
+
+
+@pytest.mark.parametrize("value", [",", "one,,two", "one,", '[" "]'])
+def test_an_empty_key_is_no_key(value: str) -> None:
+    with pytest.raises(ValidationError, match="empty key"):
+        Settings(api_keys=value)
+
+
+def test_no_error_prints_a_key_or_a_password() -> None:
+    for options in ({"host": "0.0.0.0", "port": "x"}, {"critique_tokens": 9999}, {"remote_urls": "http://k:SECRET@a"}):
+        with pytest.raises(ValidationError) as refused:
+            Settings(api_keys="SECRET", **options)
+        assert "SECRET" not in str(refused.value)
+    assert Settings(engine="remote", remote_urls="http://a", remote_api_key="\n").remote_api_key is None
 
 
 def test_keys_are_not_printed() -> None:
@@ -92,7 +123,7 @@ def test_the_gateway_is_told_its_servers(monkeypatch: pytest.MonkeyPatch) -> Non
         Settings(engine="remote", dtype="float32", tensor_parallel_size=2, data_parallel_size=2)
     for word in (
         "engine remote needs remote_urls",
-        "dtype float32 is the servers' to choose",
+        "dtype float32 has no effect in a gateway: start the vLLM servers with --dtype",
         "tensor_parallel_size 2 needs engine vllm, not remote",
         "data_parallel_size 2 needs engine vllm, not remote",
     ):

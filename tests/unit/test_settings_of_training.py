@@ -6,17 +6,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from criticrm_training import CriticConfig, CriticTrainer
 from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.run import train, training_arguments
 from criticrm_training.training.settings import critic_config
-from joint import fit, make_joint, weights
-from runs import write_config
+from support.joint import fit, make_joint, weights
+from support.runs import write_config
+
+pytestmark = pytest.mark.slow
 
 REFUSED = {
     "label_smoothing_factor": 0.1,
@@ -45,6 +49,8 @@ REFUSED = {
     "resume_from_checkpoint": "x",
     "do_train": True,
     "do_predict": True,
+    "debug": "tpu_metrics_debug",
+    "dataloader_persistent_workers": True,
     "parallelism_config": {"tp_size": 2},
     "save_strategy": "best",
     "train_sampling_strategy": "batch_rebalance",
@@ -65,20 +71,45 @@ LIMITS: dict[str, list[Any]] = {
     "learning_rate": [0, -1.0, "abc", "1e-3", None, True, float("nan")],
     "head_learning_rate": [0.0, -1],
     "num_train_epochs": [0, "x"],
+    "max_steps": ["abc", 2.5, None],
     "per_device_train_batch_size": [0, "8", 2.5],
     "per_device_eval_batch_size": [0],
     "gradient_accumulation_steps": [0],
+    "eval_accumulation_steps": [0, "x"],
     "max_grad_norm": [-1],
     "adam_beta1": [1, 2.0],
+    "adam_epsilon": ["x", -1],
+    "weight_decay": ["x", -1],
+    "head_weight_decay": ["x", -1],
+    "warmup_steps": ["abc", -1, None, float("nan")],
     "neftune_noise_alpha": [-5],
-    "seed": [-1],
+    "seed": [-1, 2**40],
+    "data_seed": ["x", -1, 2**70],
     "fresh_critique_pairs": [-1],
     "max_critique_tokens": [0],
     "metric_for_best_model": ["f1"],
     "log_level": ["loud"],
+    "ddp_backend": ["bad", "fake"],
+    "log_level_replica": ["loud"],
     "train_sampling_strategy": ["by_size"],
     "overlong": ["cut"],
-    "report_to": ["nobody"],
+    "report_to": ["nobody", 5],
+    "bf16": ["false", 1],
+    "use_cpu": ["yes"],
+    "optim_args": [3],
+    "eval_steps": ["x"],
+    "logging_steps": ["x", None],
+    "save_total_limit": ["x"],
+    "eval_delay": ["x"],
+    "hub_model_id": [5],
+    "dataloader_num_workers": [-1, "2", 1.5],
+    "dataloader_prefetch_factor": [0, 2],
+    "dataloader_multiprocessing_context": ["spawn", "thread"],
+    "lr_scheduler_kwargs": [{"unknown": 1}, {"last_epoch": 3}, "abc", "{bad", '{"unknown": 1}', [1]],
+    "gradient_checkpointing_kwargs": [{"foo": 1}, "abc"],
+    "accelerator_config": ["missing.json", [1]],
+    "fsdp_config": ["missing.json", [1]],
+    "debug": ["underflow_overflow"],
 }
 
 
@@ -86,6 +117,62 @@ LIMITS: dict[str, list[Any]] = {
 def test_a_value_that_no_run_could_go_on_with_is_named(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"\n  {name}: "):
         critic_config({"output_dir": "out", name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("constant", {"num_cycles": 2}, "nothing takes num_cycles; there are none"),
+        ("linear", {"num_cycles": 2, "power": 1}, "nothing takes num_cycles, power; there are none"),
+        ("cosine", {"power": 2}, "nothing takes power; there are num_cycles"),
+        ("polynomial", {"cycles": 2}, "nothing takes cycles; there are lr_end, power"),
+        ("reduce_lr_on_plateau", {"pace": 2}, "nothing takes pace; there are cooldown, "),
+    ],
+)
+def test_options_that_a_schedule_does_not_take(kind: str, options: dict[str, Any], words: str) -> None:
+    values = {"output_dir": "out", "schedule": "additive", "lr_scheduler_type": kind}
+    with pytest.raises(ConfigError, match=f"\n  lr_scheduler_kwargs: {words}"):
+        critic_config(values | {"lr_scheduler_kwargs": options})
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_rate_that_follows_the_reward_needs_one(kind: str) -> None:
+    values = {"output_dir": "out", "lr_scheduler_type": kind}
+    with pytest.raises(ConfigError, match="\n  lr_scheduler_type: this objective trains no reward"):
+        critic_config(values | {"schedule": "critique"})
+    critic_config(values | {"schedule": "constant"})
+
+
+def test_the_best_by_accuracy_needs_critiques_at_an_evaluation(base: Path, data: Path, tmp_path: Path) -> None:
+    """But of a scalar, which has one reward, that is meant: one file is for both."""
+    trainer = {"metric_for_best_model": "accuracy", "fresh_critique_pairs": 0, "max_steps": 5, "eval_steps": 5}
+    changes = {"validation_critiques": None, "trainer": trainer}
+    with pytest.raises(ConfigError, match="metric_for_best_model: accuracy is that after critiques, and evaluations"):
+        train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+    for name, folder in (("without", None), ("with", data / "critiques")):
+        changes = {"validation_critiques": folder and str(folder), "trainer": dict(trainer)}
+        train(write_config(tmp_path / "d.yaml", base, data, **changes), tmp_path / name, scalar=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 2},
+        {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "fork"},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 0.4}},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycles": 0.4}'},
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5}},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"accelerator_config": AcceleratorConfig(even_batches=False)},
+        {"output_dir": Path("out"), "num_train_epochs": np.int64(2), "learning_rate": np.float32(1e-3)},
+        {"seed": 2**32 - 1, "data_seed": 0, "eval_accumulation_steps": 1, "warmup_steps": 0, "weight_decay": 0},
+        {"include_num_input_tokens_seen": "non_padding", "report_to": "none", "log_level_replica": "warning"},
+        {"ddp_backend": "gloo"},
+    ],
+)
+def test_what_is_right_is_taken(values: dict[str, Any]) -> None:
+    critic_config({"output_dir": "out", "schedule": "additive"} | values)
 
 
 def test_values_at_their_limits_are_taken() -> None:
@@ -99,13 +186,34 @@ def test_values_at_their_limits_are_taken() -> None:
     [
         ({"optim": "lomo"}, "optim: .*lomo"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs: .*min_lr"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": "x"}}, "lr_scheduler_kwargs: .*'x'"),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "lr_scheduler_kwargs: .*zero"),
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"foo": 1}}}, "trainer: .*'foo'"),
+        ({"fsdp": True}, "trainer: .*fsdp only works in distributed training"),
     ],
 )
-def test_an_optimizer_or_a_schedule_that_can_not_be_made(
+def test_what_is_known_only_when_it_is_made_is_named_too(
     base: Path, data: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         train(write_config(tmp_path / "c.yaml", base, data, trainer=changes), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [
+        ({"r": 0}, "`r` should be a positive integer"),
+        ({"r": "x"}, "'str' and 'int'"),
+        ({"target_modules": ["nope"]}, "Target modules .*nope.* not found"),
+        ({"bias": "x"}, "Requested bias: x"),
+        ({"lora_dropout": 2}, "dropout probability"),
+    ],
+)
+def test_adapters_that_can_not_be_made(
+    base: Path, data: Path, tmp_path: Path, lora: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"lora: .*{words}"):
+        train(write_config(tmp_path / "c.yaml", base, data, lora=lora), tmp_path / "out")
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
@@ -155,7 +263,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 data: 1e3
 lora: {r: 4, lora_dropout: 5e-2, lora_alpha: 1e1}
 objective: {schedule: additive, weight: 1e-1, center_rewards_coefficient: 1E-2}
-trainer: {learning_rate: 1e-3, max_steps: 1e2, weight_decay: -1.5e+1, adam_epsilon: .1e-7, run_name: "1e3"}
+trainer: {learning_rate: 1e-3, max_steps: 1e2, eval_delay: -1.5e+1, adam_epsilon: .1e-7, run_name: "1e3"}
 """
     assert yaml.safe_load(text)["trainer"]["learning_rate"] == "1e-3"
     (tmp_path / "c.yaml").write_text(text.replace("data: 1e3", 'data: "1e3"'))
@@ -165,7 +273,7 @@ trainer: {learning_rate: 1e-3, max_steps: 1e2, weight_decay: -1.5e+1, adam_epsil
     assert config.objective.center_rewards_coefficient == 0.01
     assert config.lora == {"r": 4, "lora_dropout": 0.05, "lora_alpha": 10}
     arguments = training_arguments(config, tmp_path, scalar=False)
-    assert (arguments.learning_rate, arguments.max_steps, arguments.weight_decay) == (1e-3, 100, -15)
+    assert (arguments.learning_rate, arguments.max_steps, arguments.eval_delay) == (1e-3, 100, -15)
     assert isinstance(arguments.max_steps, int)
     assert arguments.run_name == "1e3"
     assert yaml.safe_load("1e-3") == "1e-3"  # nobody else's YAML is changed
@@ -173,7 +281,7 @@ trainer: {learning_rate: 1e-3, max_steps: 1e2, weight_decay: -1.5e+1, adam_epsil
 
 def test_what_is_said_twice_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "c.yaml", base, data, trainer={"max_model_len": 9, "output_dir": "x"})
-    with pytest.raises(ConfigError, match="trainer: max_model_len, output_dir: these are said outside of"):
+    with pytest.raises(ConfigError, match="trainer: max_model_len, output_dir: set these outside of"):
         train(config, tmp_path / "out")
 
 

@@ -14,19 +14,22 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
-import sharded
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_training.base import load_base, logit_scale
+from criticrm_model.logits import logit_scale
+from criticrm_training.base import load_base
 from criticrm_training.training import config as config_module
 from criticrm_training.training import run as train_module
 from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.run import train
 from criticrm_training.training.sharded import load_trained, trained_weights
-from joint import make_joint
-from runs import write_config
-from tiny import make_model
+from support import sharded
+from support.joint import make_joint
+from support.runs import write_config
+from support.tiny import make_model
+
+pytestmark = pytest.mark.slow
 
 CONFIGS = Path(config_module.__file__).parents[1] / "configs"
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -98,7 +101,7 @@ def test_a_config_that_is_shipped_is_taken(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # set by the plugin; put back at the end
     config = shipped(name)
     if config.lora is not None:
-        assert train_module.lora_config(config.lora).r == 16
+        assert train_module.lora_config(config.lora).r == config.lora["r"]
     if not HAS_DEEPSPEED:
         config.trainer.pop("deepspeed", None)
     arguments = train_module.training_arguments(config, tmp_path, scalar=False)

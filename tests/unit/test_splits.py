@@ -50,6 +50,13 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
     assert list(near_duplicates(["?!", "...", ""])) == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("12 + 7", "12 - 7"), ("3*4", "3 ÷ 4"), ("2^(1+1)", "2-(1+1)"), ("5 < 6", "5 > 6")]
+)
+def test_another_sign_of_arithmetic_is_another_question(one: str, other: str) -> None:
+    assert list(near_duplicates([f"What is {one}?", f"What is {other}?", f"what is {one}"])) == [(0, 2)]
+
+
 def test_recall_over_many() -> None:
     texts = []
     for _ in range(300):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
+from collections.abc import Iterator
 
 import pytest
 import uvicorn
@@ -13,13 +15,20 @@ from conftest import MAX_MODEL_LEN, Running, StartApp
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.app import create_app
 from criticrm_server.engines.fake import FakeEngine
-from criticrm_server.serve import _Server, bind
+from criticrm_server.serve import _Server
 from criticrm_server.settings import Settings
+from criticrm_server.sockets import bind
 
 BODY = b'{"prompt": "Q", "responses": ["A"]}'
 HEADERS = b"Host: test\r\nContent-Type: application/json\r\nContent-Length: %d" % len(BODY)
 REQUEST = b"POST /score HTTP/1.1\r\n" + HEADERS + b"\r\n\r\n" + BODY
 GOOD = {"prompt": "Q", "responses": ["A"]}
+
+
+@pytest.fixture(autouse=True)
+def _collect_again() -> Iterator[None]:
+    yield
+    gc.unfreeze()
 
 
 async def answer(connection: socket.socket) -> bytes:
@@ -39,7 +48,7 @@ async def test_requests_on_their_way_are_answered(opened_checkpoint: Checkpoint)
     app = create_app(
         Settings(engine="fake"),
         opened_checkpoint,
-        lambda checkpoint, _: (FakeEngine(checkpoint.renderer.stop_token_ids[0]), MAX_MODEL_LEN),
+        FakeEngine(opened_checkpoint.renderer.stop_token_ids[0], max_model_len=MAX_MODEL_LEN),
     )
     listener = bind("127.0.0.1", 0)
     address = listener.getsockname()
@@ -63,6 +72,30 @@ async def test_requests_on_their_way_are_answered(opened_checkpoint: Checkpoint)
                 assert b"connection: close" in told
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
+
+
+async def test_what_is_loaded_when_it_starts_is_collected_no_more(
+    opened_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a full collection, over all of vLLM's objects, would stop the event loop for half a second."""
+    done: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: done.append("collect"))
+    monkeypatch.setattr(gc, "freeze", lambda: done.append("freeze"))
+
+    class Recorded(FakeEngine):
+        async def start(self) -> None:
+            done.append("engine")
+
+    engine = Recorded(opened_checkpoint.renderer.stop_token_ids[0], max_model_len=MAX_MODEL_LEN)
+    app = create_app(Settings(engine="fake"), opened_checkpoint, engine)
+    config = uvicorn.Config(app, log_config=None, access_log=False)
+    config.load()
+    server = _Server(config, lambda: app.state.service)
+    server.lifespan = config.lifespan_class(config)
+    listener = bind("127.0.0.1", 0)
+    await server.startup(sockets=[listener])
+    assert done == ["engine", "collect", "freeze"]
+    await server.shutdown(sockets=[listener])
 
 
 def leaving(running: Running) -> _Server:

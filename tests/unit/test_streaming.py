@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from criticrm_model.prompt import Renderer
-from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
-from criticrm_training.critiques.records import read_critiques
+from criticrm_training.critiques.blind import sample_blind
+from criticrm_training.critiques.critique_task import CritiqueTask, Tasks, load_tasks
+from criticrm_training.critiques.records import SIDES, Critique, read_critiques
+from criticrm_training.critiques.refine import Method, refine
 from criticrm_training.critiques.sample import SampleSettings, sample
 from criticrm_training.critiques.vllm_writer import VLLMWriter
 from criticrm_training.critiques.writers import (
@@ -21,11 +23,11 @@ from criticrm_training.critiques.writers import (
     Request,
     Sampling,
     Streaming,
-    Task,
+    WritingTask,
     drafts_in_order,
 )
 from criticrm_training.data.pairs import PreferencePair
-from tiny import make_tokenizer
+from support.tiny import make_tokenizer
 
 SEATS = 8
 
@@ -96,7 +98,7 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[VLLMWriter]:
 
 
 def request(seed: int, **sampling: Any) -> Request:
-    task = Task(({"role": "user", "content": "Q"},), "R", "Review it.", seed)
+    task = WritingTask(({"role": "user", "content": "Q"},), "R", "Review it.", seed)
     return Request(task, Sampling(**{"n": 1, "temperature": 0.7, "max_tokens": 9} | sampling))
 
 
@@ -160,11 +162,87 @@ def test_parts_are_sampled_in_a_stream(writer: VLLMWriter, tmp_path: Path) -> No
     assert writer._llm.count - asked == 128
 
 
+def short_steps(writer: VLLMWriter) -> int:
+    """How many steps of the engine had fewer sequences than it has seats; they are forgotten."""
+    seats, writer._llm.llm_engine.seats_taken = writer._llm.llm_engine.seats_taken, []
+    assert seats
+    return sum(taken < SEATS for taken in seats)
+
+
+@pytest.mark.parametrize("method", ["summ", "rank"])
+def test_parts_are_refined_in_a_stream(
+    writer: VLLMWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method
+) -> None:
+    """Greedy, so that each request takes a step: 63 or 3 * 63 of a part, 147 or 3 * 147 of all, in eight seats."""
+    monkeypatch.setattr(writer._renderer, "decode", lambda _: "Score: 5" if method == "rank" else "It is right.")
+    pairs = [
+        PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), f"a {i}", "b", "all", f"q{i}")
+        for i in range(150)
+    ]
+    contested = [pair.id for i, pair in enumerate(pairs) if i % 64]
+    critiques = [
+        Critique(pair.id, side, k, f"It is {k}.", 5, "stop", 4)
+        for pair in pairs
+        for side in SIDES
+        for k in range(3 if side == "chosen" and pair.id in contested else 1)
+    ]
+
+    def refined() -> list[Critique]:
+        refine(pairs, critiques, writer, method=method, top_k=2, max_tokens=9, out=tmp_path, run={})
+        return read_critiques(tmp_path)
+
+    streamed = refined()
+    assert short_steps(writer) == 1  # the last one
+    kept = 2 if method == "rank" else 1
+    assert [(c.pair_id, c.side) for c in streamed] == [
+        (pair.id, side)
+        for pair in pairs
+        for side in SIDES
+        for _ in range(kept if side == "chosen" and pair.id in contested else 1)
+    ]
+
+    (tmp_path / "part-000001.parquet").unlink()
+    asked = writer._llm.count
+    assert refined() == streamed
+    assert writer._llm.count - asked == (63 if method == "summ" else 3 * 63)
+
+
+def test_explanations_are_written_in_a_stream(
+    writer: VLLMWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each pair, whose rejected answer is wrong."""
+    decode = Renderer(writer._tokenizer, "").decode
+    monkeypatch.setattr(
+        writer._renderer, "decode", lambda ids: f"{decode(ids[:-1])} {ids[-1]}." if ids[:-1] else "The answer is 4."
+    )
+    pairs = [
+        PreferencePair(str(i), ({"role": "user", "content": f"Q{i}"},), "#### 4", f"#### {5 + i}", "all", f"q{i}")
+        for i in range(150)
+    ]
+
+    def explained() -> list[Critique]:
+        settings = SampleSettings(1, 0.7)
+        sample_blind(pairs, writer, load_tasks(["reasoning"]), settings, explain_tokens=9, out=tmp_path, run={})
+        return read_critiques(tmp_path)
+
+    streamed = explained()
+    assert [(c.pair_id, c.side) for c in streamed] == [(pair.id, side) for pair in pairs for side in SIDES]
+    explanations = [c.text.partition("The first wrong step of the reply is")[2] for c in streamed]
+    assert [bool(text) for text in explanations] == [False, True] * 150
+    assert len(set(explanations)) > 100  # each is of its own seed
+    assert short_steps(writer) <= 2 * 7  # at the end of the derivations, and at the end
+
+    (tmp_path / "part-000001.parquet").unlink()
+    asked = writer._llm.count
+    assert explained() == streamed
+    assert writer._llm.count - asked == 64
+
+
 def test_writers_that_cannot_stream_are_asked_group_by_group() -> None:
     class Plain:
         name = "plain"
 
-        def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+        def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
             return [[Draft(f"{task.seed}, {sampling.max_tokens}", "stop", 1)] for task in tasks]
 
         def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:

@@ -17,7 +17,8 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
 from criticrm_training.critiques.records import SCHEMA, SIDES, read_critiques
-from criticrm_training.data.pairs import read_pairs, split_by_prompt
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.splits import split_by_prompt
 from criticrm_training.parts import PartsError, write_in_parts
 from criticrm_training.training import critic_trainer
 from criticrm_training.training import export as export_module
@@ -26,8 +27,10 @@ from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.run import train
 from criticrm_training.training.trainer import JointTrainer
-from runs import write_config
-from tiny import INSTRUCTION, card, reward_vector
+from support.runs import write_config
+from support.tiny import INSTRUCTION, card, reward_vector
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 8, "target_modules": "all-linear"}], ids=["full", "lora"])
@@ -175,7 +178,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     monkeypatch.setattr(export_module, "assemble", assemble)
     train(config, tmp_path / "resumed")
     whole, resumed = (Checkpoint.open(tmp_path / name).manifest for name in ("whole", "resumed"))
-    assert resumed.reward_row_sha256 == whole.reward_row_sha256
+    assert resumed.reward.sha256 == whole.reward.sha256
     assert resumed.calibration == whole.calibration
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "resumed")]
     for key in ("critique_loss", "reward_loss", "accuracy"):  # averaged over the same steps

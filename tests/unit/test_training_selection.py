@@ -11,13 +11,16 @@ import pytest
 
 from criticrm_training.critiques.records import SCHEMA, SIDES, read_critiques
 from criticrm_training.data.folds import Fold
-from criticrm_training.data.pairs import in_question_order, read_pairs, split_by_prompt
+from criticrm_training.data.pairs import read_pairs
+from criticrm_training.data.splits import in_question_order, split_by_prompt
 from criticrm_training.data.trained_questions import trained_pairs
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training import run as run_module
 from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.run import train
-from runs import write_config
+from support.runs import write_config
+
+pytestmark = pytest.mark.slow
 
 ONE_STEP = {"max_steps": 1, "warmup_steps": 0, "eval_strategy": "no", "save_strategy": "no"}
 FAST: dict[str, Any] = {"trainer": ONE_STEP | {"load_best_model_at_end": False}, "lora": {"r": 2}}

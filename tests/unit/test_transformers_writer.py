@@ -11,8 +11,8 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 from criticrm_training.critiques import decoding
 from criticrm_training.critiques.transformers_writer import TransformersWriter
-from criticrm_training.critiques.writers import Conversation, Sampling, Task, WriterError
-from tiny import INSTRUCTION, make_checkpoint, make_model, make_tokenizer
+from criticrm_training.critiques.writers import Conversation, Sampling, WriterError, WritingTask
+from support.tiny import INSTRUCTION, make_checkpoint, make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def writer(folder: Path) -> TransformersWriter:
     return TransformersWriter(str(folder), max_model_len=512, dtype="float32")
 
 
-def task(response: str, seed: int = 0, prefix: str = "") -> Task:
-    return Task(({"role": "user", "content": "Why is the sky blue?"},), response, INSTRUCTION, seed, prefix)
+def task(response: str, seed: int = 0, prefix: str = "") -> WritingTask:
+    return WritingTask(({"role": "user", "content": "Why is the sky blue?"},), response, INSTRUCTION, seed, prefix)
 
 
 TASKS = [task("Air scatters blue light." * k, seed) for seed, k in enumerate((1, 9, 3, 5, 2))]

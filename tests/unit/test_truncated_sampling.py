@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from criticrm_training.commands.critiques import Critiques, Refine, Sample
+from criticrm_training.commands.critiques import Critiques
+from criticrm_training.commands.critiques.refine import Refine
+from criticrm_training.commands.critiques.sample import Sample
 from criticrm_training.critiques.critique_task import CritiqueTask, Tasks
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, read_critiques
 from criticrm_training.critiques.summary import sample_summary
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.parts import write_in_parts
-from tiny import INSTRUCTION
+from support.tiny import INSTRUCTION
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,14 @@ import pytest
 import yaml
 
 from criticrm_training.answers import answer_text, equal, stated_answer
-from criticrm_training.critiques.critique_task import TaskError, load_task, load_tasks, task_names
+from criticrm_training.commands.critiques.filter import Filter
+from criticrm_training.critiques.critique_task import CritiqueTask, TaskError, load_task, load_tasks, task_names
+from criticrm_training.critiques.filter import FilterError, check_solved, filter_critiques
+from criticrm_training.critiques.records import SCHEMA, Critique, SideName, read_critiques
 from criticrm_training.critiques.verdict import VerdictRule, own_answer, verdict
+from criticrm_training.data.pairs import PreferencePair
+from criticrm_training.data.sources import DataError
+from criticrm_training.parts import write_in_parts
 
 RIGHT, WRONG = "Same answer: the reply is right.", "Different answer: the reply is wrong."
 REPLY = "5 boxes of 9. The answer is 45."
@@ -155,3 +162,62 @@ def test_a_task_that_is_no_mapping(tmp_path: Path, text: str, words: str) -> Non
     (tmp_path / "task.yaml").write_text(text)
     with pytest.raises(TaskError, match=words):
         load_task(str(tmp_path / "task.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("own", "side", "kept"),
+    [
+        ("45", "chosen", True),
+        ("45", "rejected", True),
+        ("44", "rejected", False),  # right about the reply, by luck
+        (None, "rejected", False),  # it says "wrong", and why can't be told
+    ],
+)
+def test_a_critique_that_has_not_solved_the_problem_is_not_kept(own: str | None, side: SideName, kept: bool) -> None:
+    pair = PreferencePair(
+        "1", ({"role": "user", "content": "5 boxes of 9?"},), REPLY, "The answer is 54.", "boxes", "q"
+    )
+    closing = RIGHT if side == "chosen" else WRONG
+    text = f"Mine: {own}. Reply: {stated_answer(pair.response(side))[-1]}. {closing}" if own else closing
+    critique = Critique("1", side, 0, text, None, "stop", 20, side == "chosen")
+    solved = check_solved([pair], {"boxes": VerdictRule()})
+    found = filter_critiques([critique], by="verdict", per_side=True, solved=solved)
+    assert found.kept == ([critique] if kept else [])
+    assert found.critiques["its own answer is not the chosen response's"] == (0 if kept else 1)
+    assert filter_critiques([critique], by="verdict", per_side=True).kept == [critique]
+
+
+def test_where_nothing_can_be_solved_the_verdict_alone_counts() -> None:
+    pair = PreferencePair("1", ({"role": "user", "content": "Hello"},), "Hi!", "Go away.", "chat", "q")
+    critique = Critique("1", "chosen", 0, RIGHT, None, "stop", 9, True)
+    for rule in (VerdictRule(), None):
+        assert filter_critiques(
+            [critique], by="verdict", per_side=True, solved=check_solved([pair], {"chat": rule})
+        ).kept
+    stranger = Critique("2", "chosen", 0, RIGHT, None, "stop", 9, True)
+    with pytest.raises(DataError, match="no such pair: is it other data"):
+        filter_critiques([stranger], by="verdict", per_side=True, solved=check_solved([pair], {"chat": None}))
+
+
+def test_two_folders_that_ask_in_different_ways(tmp_path: Path) -> None:
+    """Each folder's critiques are read by the rule of its own task, and one category has one rule."""
+    pair = {"id": "1", "prompt": "5 boxes of 9?", "chosen": REPLY, "rejected": "The answer is 54."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
+    critique = Critique("1", "chosen", 0, f"Mine: 45. Reply: 45. {RIGHT}", None, "stop", 9, True).row()
+    for name, right in (("a", RIGHT), ("b", RIGHT), ("c", "YES")):
+        task = {"instruction": f"Right, {name}?", "max_tokens": 9, "verdict": {"right": right}}
+        run = {"tasks": {"default": CritiqueTask.model_validate(task).model_dump()}}
+        write_in_parts(tmp_path / name, run, [[critique]], list, SCHEMA, "critiques")
+
+    def kept(*folders: str, **options: Any) -> list[Critique]:
+        out = tmp_path / "-".join(folders)
+        solved = str(tmp_path / "pairs.jsonl")
+        values = {"by": "verdict", "per_side": True, "solved": solved, "out": out, "least_words": 0} | options
+        Filter(critiques=[tmp_path / folder for folder in folders], **values).run()
+        return read_critiques(out)
+
+    assert len(kept("a", "b")) == 2
+    with pytest.raises(FilterError, match="have another rule than those before it"):
+        kept("a", "c")
+    with pytest.raises(FilterError, match="--solved goes with --by verdict"):
+        kept("a", by="score")

@@ -15,28 +15,31 @@ from criticrm_model import CriticRMError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 from criticrm_server import verify
-from criticrm_server.engines.base import Job, Output
-from criticrm_server.verify import Verify, agreement, read_conversations
-from references import load_reference
+from criticrm_server.agreement import Rewards, agreement
+from criticrm_server.commands import verify as verify_command
+from criticrm_server.commands.verify import Verify
+from criticrm_server.conversations import read_conversations
+from criticrm_server.engines.base import Facts, Job, Output
+from support.references import load_reference
 
 ROW: dict[str, Any] = {"prompt": "Q?", "responses": ["first", "second"]}
 
 
 def test_agreement_by_hand() -> None:
     # Of the three pairs, (1, 2) and (1, 4) keep their order; (2, 4) changes it.
-    found = agreement([1.0, 4.5, 4.0], [1.0, 2.0, 4.0])
+    found = agreement(Rewards([1.0, 4.5, 4.0], [1.0, 2.0, 4.0]))
     assert (found.n, found.max_abs_diff) == (3, 2.5)
     assert found.mean_signed_diff == pytest.approx(2.5 / 3)
     assert found.rank_agreement == pytest.approx(2 / 3)
 
 
 def test_a_drift_shows_in_its_sign() -> None:
-    assert agreement([0.9, 1.9], [1.0, 2.0]).mean_signed_diff == pytest.approx(-0.1)
-    assert agreement([1.1, 1.9], [1.0, 2.0]).mean_signed_diff == pytest.approx(0.0)
+    assert agreement(Rewards([0.9, 1.9], [1.0, 2.0])).mean_signed_diff == pytest.approx(-0.1)
+    assert agreement(Rewards([1.1, 1.9], [1.0, 2.0])).mean_signed_diff == pytest.approx(0.0)
 
 
 def test_equal_rewards_have_no_order_to_agree_on() -> None:
-    assert agreement([1.0, 2.0], [3.0, 3.0]).rank_agreement == 1.0
+    assert agreement(Rewards([1.0, 2.0], [3.0, 3.0])).rank_agreement == 1.0
 
 
 def test_the_embedded_conversations_are_enough_for_the_bar() -> None:
@@ -78,15 +81,17 @@ class Served:
     def __init__(self, checkpoint: Checkpoint, off_by: tuple[float, float]) -> None:
         self.reference = load_reference(checkpoint)
         self.off_by = off_by
-        self.max_tokens: list[int] = []
+        self.facts = Facts(exact=True, described={"runner": "V0"})
+        self.max_model_len = 256
+        self.jobs: list[Job] = []
+
+    async def start(self) -> None: ...
 
     async def run(self, job: Job) -> Output:
-        self.max_tokens.append(job.max_tokens)
-        [completion], _ = self.reference.critique([job.token_ids], max_tokens=job.max_tokens)
+        self.jobs.append(job)
+        written, _ = self.reference.critique([job.token_ids] * job.n, max_tokens=job.max_tokens)
         direct, score = self.off_by
-        return Output(
-            [replace(completion, direct_score=completion.direct_score + direct, score=completion.score + score)]
-        )
+        return Output([replace(c, direct_score=c.direct_score + direct, score=c.score + score) for c in written])
 
     async def check_health(self) -> None: ...
 
@@ -97,9 +102,9 @@ class Served:
 def serve_off_by(opened_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
     def serve(direct: float, score: float) -> Served:
         engine = Served(opened_checkpoint, (direct, score))
-        monkeypatch.setattr(verify, "configure_logging", lambda *_: None)
-        monkeypatch.setattr(verify, "require_engine", lambda _: None)
-        monkeypatch.setattr(verify, "start_engine", lambda *_: (engine, 256))
+        monkeypatch.setattr(verify_command, "configure_logging", lambda *_: None)
+        monkeypatch.setattr(verify_command, "require_engine", lambda _: None)
+        monkeypatch.setattr(verify, "create_engine", lambda *_: engine)
         return engine
 
     return serve
@@ -134,7 +139,33 @@ def test_critiques_are_as_long_as_the_service_writes_them(
 ) -> None:
     engine = serve_off_by(0.0, 0.0)
     Verify(model=str(tiny_checkpoint), limit=2, max_critique_tokens=3).run()  # the checkpoint's own limit is 24
-    assert engine.max_tokens == [3, 3]
+    assert [(job.n, job.max_tokens) for job in engine.jobs] == [(1, 3), (1, 3), (1, 1), (1, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(("share", "code"), [(0.1, 0), (0.2, 1)])
+def test_in_bfloat16_what_rounding_does_not_explain_fails(
+    tiny_checkpoint: Path,
+    serve_off_by: Callable[..., Served],
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    code: int,
+) -> None:
+    engine = serve_off_by(0.0, share * 4.0)  # the deviation of its score
+    engine.facts = Facts(described={"dtype": "bfloat16"})
+    assert Verify(model=str(tiny_checkpoint), limit=2, critique_tokens=4, dtype="bfloat16").run() == code
+    assert ("FAILED: score: root mean square" in capsys.readouterr().out) == bool(code)
+
+
+def test_the_page_holds_the_table_and_the_pictures(
+    tiny_checkpoint: Path, serve_off_by: Callable[..., Served], tmp_path: Path
+) -> None:
+    serve_off_by(0.0, 0.0)
+    page = tmp_path / "deep" / "page.html"
+    assert Verify(model=str(tiny_checkpoint), limit=2, critique_tokens=4, report=page).run() == 0
+    written = page.read_text()
+    assert written.count("data:image/svg+xml") == 2
+    assert "runner V0" in written
+    assert "score, sampled" in written
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -1,11 +1,11 @@
-"""Grading: the final answer of a solution, and whether two of them are equal.
+r"""Grading: the final answer of a solution, and whether two of them are equal.
 
 What is graded is the answer at the end, not the way to it: a right number after wrong reasoning is right. `math-verify`
 reads and compares (numbers, fractions, percentages, units, thousands separators, LaTeX and its expressions); here is
 only what it doesn't know of GSM8K and of prices. In this order an answer is
 
 1. what follows the last `####` of a line, if that is a number (GSM8K, arXiv 2110.14168),
-2. what stands in `\\boxed{}`, or follows "the answer is" or the like,
+2. what stands in `\boxed{}`, or follows "the answer is" or the like,
 3. the last number or formula of the text.
 
 `stated_answer` is stricter: an answer that the text calls its answer (1 and 2), or a text that is a formula alone. What
@@ -48,9 +48,9 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def final_answer(text: str) -> Answer:
-    """The answer of a solution; empty where it gives none.
+    r"""The answer of a solution; empty where it gives none.
 
-    >>> final_answer("She sells 9 eggs at $2.\\n#### 18")[0]
+    >>> final_answer("She sells 9 eggs at $2.\n#### 18")[0]
     18
     >>> final_answer("I do not know.")
     []
@@ -76,8 +76,9 @@ def stated_answer(text: str) -> Answer:
 
 
 def equal(reference: Answer, answer: Answer) -> bool:
-    """Decimals are compared to six digits. What can't be compared within five seconds, or holds a power above 1,000, is
-    not equal.
+    """Whether both are the same answer; decimals are compared to six digits.
+
+    What can't be compared within five seconds, or holds a power above 1,000, is not equal.
     """
     if not all(map(_bounded, (*reference, *answer))):
         return False
@@ -113,7 +114,7 @@ def _read(text: str, targets: Any) -> Answer:
     if marked := _MARKED.findall(text):
         text, targets = marked[-1], _ANYWHERE
     # Models escape a price's dollar sign, which math-verify takes for the start of a formula.
-    text = _MIXED.sub(_improper, text.replace("\\$", ""))
+    text = _MIXED.sub(_to_improper, text.replace("\\$", ""))
     found: Answer = parse(text, targets, parsing_timeout=_limit_s())
     return found
 
@@ -132,6 +133,6 @@ def _bounded(value: Any) -> bool:
     return all(not p.exp.has(sympy.Pow) and not (p.exp.is_number and abs(p.exp) > _GREATEST_EXPONENT) for p in powers)
 
 
-def _improper(mixed: re.Match[str]) -> str:
+def _to_improper(mixed: re.Match[str]) -> str:
     whole, part, parts = (int(group) for group in mixed.groups())
     return f"{whole * parts + part}/{parts}" if part < parts else mixed[0]

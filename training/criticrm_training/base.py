@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from criticrm_model import CheckpointError, Manifest
-from criticrm_model.checkpoint import measure_logit_scale
 from criticrm_model.default import BASE_NAME, load_default_base
 from criticrm_model.gguf import load_gguf
-from criticrm_model.manifest import DEFAULT_NAME, MANIFEST_NAME
+from criticrm_model.manifest import DEFAULT_BASE_NAME, DEFAULT_NAME, MANIFEST_NAME
+
+_DEFAULT = (DEFAULT_NAME, DEFAULT_BASE_NAME)
 
 
 def load_base(
     name: str, dtype: torch.dtype, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`default` (SmolLM2-135M-Instruct from its package), a folder, a GGUF file, or a hub name.
+    """`default` (the embedded checkpoint's base, also `default-base`), a folder, a GGUF file, or a hub name.
 
     Args:
         device: the GPU if there is one, unless given; "auto" spreads it over all of them.
@@ -28,10 +28,15 @@ def load_base(
     """
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = device or best
-    if name == DEFAULT_NAME or name.endswith(".gguf"):
-        model, tokenizer = load_default_base(dtype) if name == DEFAULT_NAME else load_gguf(Path(name), dtype)
+    if name in _DEFAULT or name.endswith(".gguf"):
+        model, tokenizer = load_default_base(dtype) if name in _DEFAULT else load_gguf(Path(name), dtype)
         torch.nn.Module.to(model, torch.device(best if device == "auto" else device))
         return model, tokenizer
+    if (Path(name) / MANIFEST_NAME).is_file() and not Manifest.load(Path(name)).lm_head:
+        raise CheckpointError(
+            f"the base {name} was imported from a classifier without an LM head, so it can't write: import it again "
+            "with --lm-head and the language model that it was trained from"
+        )
     try:
         # ZeRO-3 splits a model while it is loaded, and takes no device map.
         device_map = None if device == "cpu" else device
@@ -46,8 +51,9 @@ def load_base(
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this machine computes in bfloat16: a GPU, or a CPU with the instructions. Others are several times
-    faster in float32.
+    """Whether this machine computes in bfloat16: a GPU, or a CPU with the instructions.
+
+    Others are several times faster in float32.
     """
     return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -60,20 +66,4 @@ def base_name(name: str) -> str:
     """
     if (Path(name) / MANIFEST_NAME).is_file():
         return Manifest.load(Path(name)).base_model
-    return BASE_NAME if name == DEFAULT_NAME else name
-
-
-def logit_scale(lm: PreTrainedModel) -> float:
-    """What the architecture multiplies its logits with (Granite, Cohere), else 1.
-
-    Measured on a model of the same architecture without layers: the weights of `lm` may be on other processes.
-    """
-    config = copy.deepcopy(lm.config)
-    text = config.get_text_config()
-    text.vocab_size, text.num_hidden_layers = 64, 0
-    if getattr(text, "layer_types", None):
-        text.layer_types = []
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # outside that vocabulary
-        setattr(config, name, None)
-        setattr(text, name, None)
-    return measure_logit_scale(type(lm)(config), token_id=0)
+    return BASE_NAME if name in _DEFAULT else name

@@ -61,8 +61,9 @@ def _moments(scores: torch.Tensor, position: str, reference_set: str) -> Moments
     mean, std = scores.mean().item(), scores.std().item()
     if not 0 < std < math.inf:  # NaN is neither
         raise CalibrationError(
-            f"the reward {position} has mean {mean:g} and standard deviation {std:g} over {reference_set}: it tells no "
-            "responses apart. Was it trained (reward_weight_times_rate in the log), and is its rate not too high?"
+            f"the reward {position} has mean {mean:g} and standard deviation {std:g} over {reference_set}: "
+            "it does not distinguish responses. Was it trained (reward_weight_times_rate in the log), and is its rate "
+            "not too high?"
         )
     return Moments(mean=mean, std=std)
 
@@ -77,13 +78,13 @@ def model_card(
         summary: of the run (`summary.json`).
     """
     kind = "scalar reward model" if summary["scalar"] else "critic and reward model" if card else "critic"
-    head = {
+    front_matter = {
         "base_model": base,
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["critic-rm", "reward-model"] if card else ["critic-rm"],
     }
-    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
+    lines = ["---", yaml.safe_dump(front_matter, sort_keys=False).strip(), "---", "", f"# {name}", ""]
     if adapter:
         lines.append(
             f"A LoRA adapter of `{base}`; with `reward.safetensors`, the reward vector, it makes a {kind}. The merged "
@@ -109,7 +110,7 @@ def model_card(
     if card:
         rows += [(f"data: {d.name}", f"{d.pairs:,} pairs, sha256 `{d.sha256[:12]}`") for d in card.training_data]
         rows.append(("longest critique", f"{card.max_critique_tokens} tokens"))
-        rows.append(("asked for a critique by", f'"{card.critique_instruction}"'))
+        rows.append(("critique instruction", f'"{card.critique_instruction}"'))
         if card.calibration:
             after, before = card.calibration.score, card.calibration.direct_score
             rows += [

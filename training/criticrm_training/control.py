@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import json
 import logging
-import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.files import write_json, write_text
 
-from .answers import answer_text, equal, final_answer, stated_answer
-from .critiques.records import SCHEMA, SIDES, Critique, SideName
-from .critiques.verdict import DEFAULT_RULE, VerdictRule
-from .data.pairs import PreferencePair, content_sha256, in_question_order, pair_row, read_pairs
-from .data.sources import DataError
-from .data.splits import split_by_prompt
+from .control_critiques import (
+    Rules,
+    blind_critiques,
+    empty_critiques,
+    kept_by_label,
+    oracle_critiques,
+    shuffled,
+    uninformed_verdicts,
+    usable_pairs,
+)
+from .critiques.critique_task import TaskError, Tasks
+from .critiques.records import SCHEMA, Critique
+from .data.overlong import render_pairs
+from .data.pairs import PreferencePair, content_sha256, pair_row, read_pairs
+from .data.splits import in_question_order, split_by_prompt
 from .evaluation.teacher_forced import teacher_forced_margins
 from .parts import same_run, write_in_parts
 from .stats import Estimate, difference, outcomes, pair_accuracy
@@ -67,7 +73,7 @@ class Arm:
         return {place: critiques for place, critiques in places.items() if critiques}
 
 
-def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) -> dict[str, Any]:
+def control(config: TrainConfig, out: Path, tasks: Tasks) -> dict[str, Any]:
     """Train five small models, measure their rewards teacher-forced, and write `out/control.json`.
 
     - `scalar`: no critiques.
@@ -84,29 +90,35 @@ def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) ->
 
     Args:
         config: its base, data and training; its critiques, shares and folds are not used. The pairs need a `reference`;
-            those whose answers can't be read, or whose label it contradicts, are left out and counted.
+            those whose answers can't be read, or whose label it contradicts, are left out and counted, and so are those
+            that are too long where `overlong` is "drop".
+        tasks: by whose rules the critiques are written.
 
     Raises:
-        ConfigError: no pairs are held out, or critiques of the rule are longer than `max_critique_tokens`.
+        ConfigError: no pairs are held out, or critiques of the rules are longer than `max_critique_tokens`.
         DataError: a pair has no reference, or none can be used.
         PartsError: `out` holds another run.
+        TaskError: there is no task for a pair's category, or it has no rule.
     """
     if not config.validation_share:
         raise ConfigError("validation_share: the controls are measured on held-out pairs; give it a share above 0")
-    usable = _usable(read_pairs(config.data))
+    usable = usable_pairs(read_pairs(config.data))
+    rules = _rules(usable, tasks)
     unused = {"data", "critiques", "reward_critiques", "training_share", *_NOT_USED}
     settings = config.model_dump(mode="json", exclude=unused)
-    same_run(out, {"config": settings, "pairs": content_sha256(usable), "rule": rule.model_dump()})
+    described = {category: rule.model_dump() for category, rule in sorted(rules.items())}
+    same_run(out, {"config": settings, "pairs": content_sha256(usable), "rules": described})
     write_text(out / _PAIRS, "".join(json.dumps(pair_row(pair)) + "\n" for pair in usable))
     config = config.model_copy(update={"data": str(out / _PAIRS)})
     training, held_out = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
-    arms = _arms(training, held_out, rule)
+    arms = _arms(training, held_out, rules)
     logger.info("controls on %d training and %d held-out pairs", len(training), len(held_out))
     margins: dict[str, dict[str, list[float]]] = {}
     for name, arm in arms.items():
         _fit(config, out / name, arm)
-        if name == "scalar":  # the first checkpoint, whose tokenizer says how long critiques are
+        if name == "scalar":  # the first checkpoint, whose tokenizer says how long critiques and prompts are
             _require_room(out / name, (c for other in arms.values() for c in (*other.learned, *other.judged)))
+            training, held_out = (_fitting(pairs, out / name, config) for pairs in (training, held_out))
         margins[name] = {
             place: _margins(out / name, place, training if place == SEEN else held_out, critiques)
             for place, critiques in arm.measured.items()
@@ -131,106 +143,31 @@ def control(config: TrainConfig, out: Path, rule: VerdictRule = DEFAULT_RULE) ->
     return report
 
 
-def oracle_critiques(pairs: Sequence[PreferencePair], rule: VerdictRule = DEFAULT_RULE) -> list[Critique]:
-    """What a critic that knows the reference would write; of both responses.
-
-    Raises:
-        DataError: a pair has no reference, an answer can't be read, or the reference contradicts the label.
-    """
-    found = []
-    for pair in pairs:
-        if fault := _fault(pair):
-            raise DataError(f"pair {pair.id!r}: {fault}")
-        right = final_answer(pair.reference or "")
-        for side in SIDES:
-            reply = stated_answer(pair.response(side))
-            text = f"The answer is {answer_text(right)}.\n{rule.line(right, reply)}"
-            found.append(_critique(pair.id, side, 0, text, equal(right, reply)))
-    return found
+def _rules(pairs: Sequence[PreferencePair], tasks: Tasks) -> Rules:
+    """Raises TaskError: there is no task for a pair's category, or it has no rule."""
+    rules = tasks.rules(pair.category for pair in pairs)
+    if without := [repr(category) for category, rule in rules.items() if rule is None]:
+        raise TaskError(
+            f"the task of the category {', '.join(without)} has no verdict, by whose rule the controls are written; "
+            "choose another --task for it, such as reasoning"
+        )
+    return {category: rule for category, rule in rules.items() if rule is not None}
 
 
-def _fault(pair: PreferencePair) -> str:
-    """Why no controls can be made from the pair; empty if they can."""
-    if pair.reference is None:
-        return "no `reference`, which the controls are made from"
-    right = final_answer(pair.reference)
-    if not right:
-        return "`reference` holds no answer that can be read"
-    for side in SIDES:
-        reply = stated_answer(pair.response(side))
-        if not reply:
-            return f"the {side} response states no answer"
-        if equal(right, reply) != (side == "chosen"):
-            return f"by its reference the {side} response is {'wrong' if side == 'chosen' else 'right'}"
-    return ""
-
-
-def _usable(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """Those that controls can be made from; the others are counted in the log.
-
-    Raises:
-        DataError: a pair has no reference, or none is left.
-    """
-    faults = {pair.id: fault for pair in pairs if (fault := _fault(pair))}
-    without = next((pair for pair in pairs if pair.reference is None), None)
-    if without is not None or len(faults) == len(pairs):
-        first = pairs[0] if without is None else without
-        raise DataError(f"pair {first.id!r}: {faults[first.id]}")
-    for fault, n in Counter(faults.values()).items():
-        logger.warning("%d of %d pairs are left out: %s", n, len(pairs), fault)
-    return [pair for pair in pairs if pair.id not in faults]
-
-
-def shuffled(pairs: Sequence[PreferencePair], critiques: Sequence[Critique], seed: int = 0) -> list[Critique]:
-    """The same texts handed out anew, one a response of the pairs, so that a verdict tells nothing of its response."""
-    draw = random.Random(seed)
-    texts = {}
-    for verdict in (True, False):
-        those = [c.text for c in critiques if c.verdict == verdict]
-        texts[verdict] = cycle(draw.sample(those, len(those)))
-    return [
-        _critique(pair_id, side, 0, next(texts[verdict]), verdict)
-        for (pair_id, side), verdict in _uninformed_verdicts(pairs).items()
-    ]
-
-
-def blind_critiques(pairs: Sequence[PreferencePair], rule: VerdictRule = DEFAULT_RULE) -> list[Critique]:
-    """Two critiques of each response by a critic that knows nothing: as often right as wrong."""
-    return [
-        _critique(pair.id, side, i, rule.right if verdict else rule.wrong, verdict)
-        for pair in pairs
-        for side in SIDES
-        for i, verdict in enumerate((True, False))
-    ]
-
-
-def _arms(
-    training: Sequence[PreferencePair], held_out: Sequence[PreferencePair], rule: VerdictRule
-) -> Mapping[str, Arm]:
-    oracle, unseen_oracle = oracle_critiques(training, rule), oracle_critiques(held_out, rule)
+def _arms(training: Sequence[PreferencePair], held_out: Sequence[PreferencePair], rules: Rules) -> Mapping[str, Arm]:
+    oracle, unseen_oracle = oracle_critiques(training, rules), oracle_critiques(held_out, rules)
     mixed, unseen_mixed = shuffled(training, oracle), shuffled(held_out, unseen_oracle)
-    everything, unseen_all = blind_critiques(training, rule), blind_critiques(held_out, rule)
-    kept, unseen_kept = _kept_by_label(everything), _kept_by_label(unseen_all)
-    drawn_verdicts = _uninformed_verdicts(held_out)
+    everything, unseen_all = blind_critiques(training, rules), blind_critiques(held_out, rules)
+    kept, unseen_kept = kept_by_label(everything), kept_by_label(unseen_all)
+    drawn_verdicts = uninformed_verdicts(held_out)
     drawn = [c for c in unseen_all if c.verdict == drawn_verdicts[c.pair_id, c.side]]
     return {
-        "scalar": Arm([], [], _empty(training), _empty(held_out)),
+        "scalar": Arm([], [], empty_critiques(training), empty_critiques(held_out)),
         "oracle": Arm(oracle, oracle, oracle, unseen_oracle),
         "shuffled": Arm(mixed, mixed, mixed, unseen_mixed),
         "coupled": Arm(kept, kept, kept, drawn, unseen_kept),
         "decoupled": Arm(kept, everything, kept, drawn, unseen_kept),
     }
-
-
-def _uninformed_verdicts(pairs: Sequence[PreferencePair]) -> dict[tuple[str, SideName], bool]:
-    """One a response: of each four pairs they call both responses right, both wrong, the chosen one alone right, and
-    the rejected one alone. A coin would, on average.
-    """
-    return {(pair.id, side): bool(i >> j & 1) for i, pair in enumerate(pairs) for j, side in enumerate(SIDES)}
-
-
-def _kept_by_label(critiques: Sequence[Critique]) -> list[Critique]:
-    return [c for c in critiques if c.verdict == (c.side == "chosen")]
 
 
 def _fit(config: TrainConfig, folder: Path, arm: Arm) -> None:
@@ -261,6 +198,18 @@ def _require_room(folder: Path, critiques: Iterable[Critique]) -> None:
         )
 
 
+def _fitting(pairs: Sequence[PreferencePair], folder: Path, config: TrainConfig) -> list[PreferencePair]:
+    """Those that a training keeps, which says in its log how many it leaves out: others are not measured either."""
+    return render_pairs(
+        pairs,
+        Checkpoint.open(folder).renderer,
+        max_model_len=config.max_model_len,
+        max_critique_tokens=config.max_critique_tokens,
+        overlong=config.overlong,
+        name="measured pairs",
+    ).pairs
+
+
 def _margins(folder: Path, place: str, pairs: Sequence[PreferencePair], critiques: Sequence[Critique]) -> list[float]:
     written = _keep(folder / f"{place}-critiques", critiques)
     run = {"pairs": content_sha256(pairs)}
@@ -288,12 +237,3 @@ def _checks(accuracies: Accuracies, margins: Mapping[str, Sequence[float]], grou
 def _keep(folder: Path, critiques: Sequence[Critique]) -> Path:
     write_in_parts(folder, {}, [[c.row() for c in critiques]], list, SCHEMA, folder.name)
     return folder
-
-
-def _critique(pair_id: str, side: SideName, sample: int, text: str, verdict: bool | None) -> Critique:
-    return Critique(pair_id, side, sample, text, None, "stop", 0, verdict)
-
-
-def _empty(pairs: Sequence[PreferencePair]) -> list[Critique]:
-    """After an empty critique the reward is the one before any."""
-    return [_critique(pair.id, side, 0, "", None) for pair in pairs for side in SIDES]

@@ -34,14 +34,17 @@ class Endpoint:
     """A service at a URL.
 
     Args:
-        key: sent as a bearer token.
+        key: sent as a bearer token, without the white space around it.
         concurrency: requests in flight.
         timeout_s: of one attempt.
     """
 
     def __init__(self, url: str, *, key: str | None = None, concurrency: int = 32, timeout_s: float = 300) -> None:
         self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        key = (key or "").strip()
+        if not key.isprintable():
+            raise EndpointError("the key holds a control character, which no HTTP header can carry")
+        self._headers = {b"Authorization": f"Bearer {key}".encode()} if key else {}
         self._concurrency = concurrency
         self._timeout_s = timeout_s
 

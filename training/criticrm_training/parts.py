@@ -57,8 +57,9 @@ def stream_in_parts(
     label: str,
     unit: str = "pair",
 ) -> None:
-    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended, so that an engine or a
-    service is never idle between parts.
+    """As `write_in_parts`, of work that may begin a chunk before the one before it has ended.
+
+    So an engine or a service is never idle between parts.
 
     Args:
         work: is given the chunks whose parts are not there yet, and gives the rows of each, in order; those of a chunk

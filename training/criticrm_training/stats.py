@@ -136,12 +136,12 @@ def weighted_sum(cells: Sequence[Cell], groups: Sequence[str], seed: int = 0) ->
             least, greatest = least + ends[0], greatest + ends[1]
             of_groups = total[size > 0].mean(axis=1) / size[size > 0]
             if np.ptp(of_groups) < _SAME:
-                extra += np.square(_unseen(cell.weight * of_groups[0], (ends[0], ends[1]), len(of_groups)))
+                extra += np.square(_bound_unseen(cell.weight * of_groups[0], (ends[0], ends[1]), len(of_groups)))
     value = sum(c.weight * float(t.mean(axis=1).sum() / s.sum()) for c, t, s in zip(cells, sums, sizes, strict=True))
     low, high = _quantiles(cells, sums, sizes, seed)
     low, high = value - np.hypot(value - low, np.sqrt(extra[0])), value + np.hypot(high - value, np.sqrt(extra[1]))
     if all(cell.bounds for cell in cells) and high - low < _SAME:
-        below, above = _unseen(value, (least, greatest), len(names))
+        below, above = _bound_unseen(value, (least, greatest), len(names))
         low, high = value - below, value + above
     if all(cell.bounds for cell in cells):  # runs' weights may be negative, and sums of weights have rounding errors
         value, low, high = (min(max(number, least), greatest) for number in (value, low, high))
@@ -175,7 +175,7 @@ def rank_correlation(x: Any, y: Any, groups: Sequence[str]) -> Estimate | None:
     resampled = np.concatenate([correlation(weights @ sums) for weights in _resamples(len(names), 0)])
     low, high = (float(end) for end in np.quantile(resampled, [0.025, 0.975]))
     if high - low < 1e-9:
-        below, above = _unseen(value, (-1.0, 1.0), len(names))
+        below, above = _bound_unseen(value, (-1.0, 1.0), len(names))
         low, high = value - below, value + above
     return Estimate(value, low, high, len(a))
 
@@ -187,7 +187,7 @@ def _complete(values: Any) -> Floats:
     return found
 
 
-def _unseen(value: float, bounds: Bounds, n: int) -> tuple[float, float]:
+def _bound_unseen(value: float, bounds: Bounds, n: int) -> tuple[float, float]:
     """How far a mean may lie below and above a `value` that all n groups have.
 
     At most a share of z² / (n + z²) of what was not seen is different (Wilson's upper end for 0 of n), and may be

@@ -32,8 +32,9 @@ def accuracy_report(
 def preference_report(
     pairs: Sequence[PreferencePair], preferences: Mapping[str, Floats], critiques_ended: float | None
 ) -> dict[str, Any]:
-    """As `accuracy_report`, from how often each method prefers the chosen response of a pair: 1, 0, 0.5 for a tie, or
-    an expectation of that.
+    """As `accuracy_report`, from how often each method prefers the chosen response of a pair.
+
+    1, 0, 0.5 for a tie, or an expectation of that.
     """
     longer = outcomes([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
     preferences = {LONGER: longer, **preferences}

@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from criticrm_client.arguments import Options
 from criticrm_client.client import CriticRM
 from criticrm_client.rewards import environment
 from criticrm_client.rewards.core import scorer_of_environment
-from criticrm_client.rewards.pairs import Pair, item_of
-from criticrm_client.types import Options
+from criticrm_client.rewards.samples import Sample, item_of
 
 DEADLINE_S = 12.0
 
@@ -61,8 +61,8 @@ async def async_reward_fn(
     return (await scorer_of_environment().one(_pair(prompt, completions, messages))).score
 
 
-def _pair(prompt: str, completions: str, messages: Any) -> Pair:
-    return Pair(prompt if messages is None else messages, completions, templated=True)
+def _pair(prompt: str, completions: str, messages: Any) -> Sample:
+    return Sample(prompt if messages is None else messages, completions, templated=True)
 
 
 @cache

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from ..arguments import Options
 from ..async_client import AsyncCriticRM
 from ..errors import APIError, InvalidRequestError
-from ..types import Item, ItemScores, Options
+from ..outcomes import ItemScores
+from ..schemas import Item
 from . import environment
-from .pairs import Pair, item_of
+from .samples import Sample, item_of
 
 DEFAULT_CONCURRENCY = 64
 
@@ -26,7 +27,7 @@ class Reward:
         score: after the critique; several are averaged. Without critiques, `direct_score`.
         direct_score: before any critique.
         truncated: something was cut to fit (`on_overflow="truncate"`).
-        critique: several are separated by an empty line; empty where none was asked for.
+        critique: several are separated by an empty line; empty where none was requested.
     """
 
     score: float
@@ -35,26 +36,20 @@ class Reward:
     critique: str
 
 
-class Scorer:
-    """Scores samples, with one client for each event loop that calls it: a connection belongs to its loop.
-
-    `asyncio.run` closes the client as it ends. A loop that is only stopped leaves that to the end of the process.
+class SampleScorer:
+    """Scores samples.
 
     Args:
-        make_client: called once a loop.
         options: of every request.
         concurrency: requests in flight in one call; a sample is a request, so that it fails alone.
     """
 
-    def __init__(
-        self, make_client: Callable[[], AsyncCriticRM], options: Options, concurrency: int = DEFAULT_CONCURRENCY
-    ) -> None:
-        self._make_client = make_client
+    def __init__(self, client: AsyncCriticRM, options: Options, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        self._client = client
         self._options = options
         self._concurrency = concurrency
-        self._open: dict[asyncio.AbstractEventLoop, tuple[AsyncCriticRM, AsyncGenerator[AsyncCriticRM]]] = {}
 
-    async def __call__(self, pairs: Sequence[Pair]) -> list[Reward | Failure]:
+    async def __call__(self, pairs: Sequence[Sample]) -> list[Reward | Failure]:
         """For each sample its reward, or why it has none: an APIError, or the ValueError of what is no text.
 
         Raises:
@@ -73,9 +68,10 @@ class Scorer:
             else:
                 places.append(place)
         if items:
-            client = await self._client()
             in_flight = min(self._concurrency, len(items))
-            scored = await client.score_many(items, concurrency=in_flight, pack=1, progress=False, **self._options)
+            scored = await self._client.score_many(
+                items, concurrency=in_flight, pack=1, progress=False, **self._options
+            )
             for place, scores in zip(places, scored, strict=True):
                 failure = scores.failure
                 if failure is not None and _is_of_options(failure):
@@ -88,38 +84,20 @@ class Scorer:
         """Whether any are asked for."""
         return self._options.get("critique", True) is not False
 
-    async def one(self, pair: Pair) -> Reward:
+    async def one(self, pair: Sample) -> Reward:
         """Of one sample. Raises why it has none."""
         (reward,) = await self([pair])
         if isinstance(reward, Exception):
             raise reward
         return reward
 
-    async def _client(self) -> AsyncCriticRM:
-        loop = asyncio.get_running_loop()
-        if loop not in self._open:
-            for ended in [other for other in self._open if other.is_closed()]:
-                del self._open[ended]
-            keeper = self._keep(loop)
-            # Nothing in `_keep` waits before it yields, so no other coroutine of this loop comes in between.
-            self._open[loop] = (await anext(keeper), keeper)
-        return self._open[loop][0]
-
-    async def _keep(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[AsyncCriticRM]:
-        """A loop that ends in order closes its generators, and so this client."""
-        async with self._make_client() as client:
-            try:
-                yield client
-            finally:
-                del self._open[loop]
-
 
 @cache
-def scorer_of_environment() -> Scorer:
+def scorer_of_environment() -> SampleScorer:
     """One a process. Raises ValueError for a variable that is missing or wrong; it is read again at the next call."""
     urls, key, options = environment.urls(), environment.key(), environment.options()
     version = environment.model_version()
-    return Scorer(lambda: AsyncCriticRM(urls, key=key, model_version=version), options)
+    return SampleScorer(AsyncCriticRM(urls, key=key, model_version=version), options)
 
 
 def _is_of_options(failure: APIError) -> bool:

@@ -9,42 +9,27 @@ CRITICRM_REWARD_OPTIONS  as JSON: {"critique": {"n": 4, "seed": 1}, "on_overflow
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import ValidationError
 
-from ..types import CritiqueOptions, Options
+from .. import environment
+from ..arguments import Options
+from ..environment import KEY, URL, key
+from ..fields import field_name
+from ..schemas import ScoreOptions
 
-URL, KEY, REWARD_OPTIONS = "CRITICRM_URL", "CRITICRM_KEY", "CRITICRM_REWARD_OPTIONS"
-MODEL_VERSION = "CRITICRM_MODEL_VERSION"
+__all__ = ["KEY", "MODEL_VERSION", "REWARD_OPTIONS", "URL", "key", "model_version", "options", "urls"]
 
-
-class _Options(BaseModel):
-    """`types.Options`, strictly: a misspelt one would train on another reward."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    critique: Annotated[
-        Annotated[bool, Tag("<flag>")] | Annotated[CritiqueOptions, Tag("<options>")],
-        Discriminator(lambda value: "<options>" if isinstance(value, dict | CritiqueOptions) else "<flag>"),
-    ] = True
-    on_overflow: Literal["error", "truncate"] = "error"
-    normalize: bool = False
+REWARD_OPTIONS, MODEL_VERSION = "CRITICRM_REWARD_OPTIONS", "CRITICRM_MODEL_VERSION"
 
 
 def urls() -> list[str]:
     """Raises ValueError where none is told: a run must not train on whatever answers on this machine."""
-    found = [url.strip() for url in os.environ.get(URL, "").split(",") if url.strip()]
+    found = environment.urls()
     if not found:
         raise ValueError(f"{URL} is not set: the address of the Critic-RM service, such as http://127.0.0.1:8000")
-    for url in found:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{URL}: {url!r} does not begin with http:// or https://")
     return found
-
-
-def key() -> str | None:
-    return os.environ.get(KEY) or None
 
 
 def model_version() -> str | None:
@@ -57,10 +42,10 @@ def options() -> Options:
     if not told:
         return Options()
     try:
-        found = _Options.model_validate_json(told)
+        found = ScoreOptions.model_validate_json(told)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = "".join(f".{part}" for part in fault["loc"] if part not in ("<flag>", "<options>"))
+        where = f".{field_name(fault['loc'])}" if fault["loc"] else ""
         raise ValueError(f"{REWARD_OPTIONS}{where}: {fault['msg']}") from error
     given: dict[str, Any] = found.model_dump(exclude_unset=True)
     return cast(Options, given)

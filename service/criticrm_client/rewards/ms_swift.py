@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from criticrm_client.rewards.core import Reward, scorer_of_environment
-from criticrm_client.rewards.pairs import Pair
+from criticrm_client.rewards.samples import Sample
 
 
 class CriticRMORM:
     """Scores completions, with the service that the variables name (`rewards.environment`).
 
-    swift sums rewards by `nansum`: a sample that it is told to leave out counts as 0 (swift/rl_core/advantage.py).
-    So there is no leaving out here: a sample without a reward is an exception.
+    swift sums rewards by `nansum`, so a NaN for one sample would count as 0 (swift/rl_core/advantage.py). A sample
+    without a reward is therefore an exception here.
     """
 
     def __init__(self, args: Any = None, **_: Any) -> None:
@@ -38,7 +38,7 @@ class CriticRMORM:
         """
         if messages is None:
             raise ValueError("swift passed no messages: the prompts are unknown")
-        pairs = [Pair(told[:-1], completion) for told, completion in zip(messages, completions, strict=True)]
+        pairs = [Sample(told[:-1], completion) for told, completion in zip(messages, completions, strict=True)]
         return [_score(reward) for reward in await scorer_of_environment()(pairs)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from criticrm_client.rewards.core import Reward, scorer_of_environment
-from criticrm_client.rewards.pairs import Pair
+from criticrm_client.rewards.samples import Sample
 
 
 async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
@@ -28,7 +28,7 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
         ValueError: a message that is no text, or a variable that is missing or wrong.
     """
     samples = sample if isinstance(sample, list) else [sample]
-    found = await scorer_of_environment()([Pair(one.prompt, one.response, templated=True) for one in samples])
+    found = await scorer_of_environment()([Sample(one.prompt, one.response, templated=True) for one in samples])
     rewards = [_told(args, reward) for reward in found]
     return rewards if isinstance(sample, list) else rewards[0]
 

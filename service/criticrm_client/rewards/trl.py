@@ -8,17 +8,18 @@ of the data set with `log_extra(column, values)` and `log_metric(name, value)` (
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
 import httpx
 
+from ..arguments import Options
 from ..async_client import AsyncCriticRM
 from ..retries import DEFAULT_RETRIES, Retries
-from ..types import Options
+from ..sessions import HTTPClient
 from . import environment
-from .core import DEFAULT_CONCURRENCY, Reward, Scorer, scorer_of_environment
-from .pairs import Pair
+from .core import DEFAULT_CONCURRENCY, Reward, SampleScorer, scorer_of_environment
+from .samples import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ def critic_rm_reward(
     deadline_s: float | None = None,
     model_version: str | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    headers: Mapping[str, str] | None = None,
+    http_client: HTTPClient | None = None,
     **options: Unpack[Options],
 ) -> TRLReward:
     """As `critic_rm`, told by arguments. What is not given is read from the variables, at once.
@@ -79,7 +82,8 @@ def critic_rm_reward(
     Args:
         name: in TRL's logs, and of the column with the critiques (`NAME/critique`).
         concurrency: requests in flight a rank.
-        url, key, retries, timeout_s, deadline_s, model_version, transport: as those of `AsyncCriticRM`.
+        url, key, retries, timeout_s, deadline_s, model_version, transport, headers, http_client: as those of
+            `AsyncCriticRM`.
         options: as those of `AsyncCriticRM.score`.
 
     Raises:
@@ -89,18 +93,18 @@ def critic_rm_reward(
     key = environment.key() if key is None else key
     version = model_version or environment.model_version()
 
-    def make_client() -> AsyncCriticRM:
-        return AsyncCriticRM(
-            urls,
-            key=key,
-            retries=retries,
-            timeout_s=timeout_s,
-            deadline_s=deadline_s,
-            model_version=version,
-            transport=transport,
-        )
-
-    scorer = Scorer(make_client, options or environment.options(), concurrency)
+    client = AsyncCriticRM(
+        urls,
+        key=key,
+        retries=retries,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
+        model_version=version,
+        transport=transport,
+        headers=headers,
+        http_client=http_client,
+    )
+    scorer = SampleScorer(client, options or environment.options(), concurrency)
 
     async def reward(
         prompts: Sequence[Any],
@@ -115,9 +119,9 @@ def critic_rm_reward(
 
 
 async def _rewards(
-    scorer: Scorer, name: str, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]
+    scorer: SampleScorer, name: str, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]
 ) -> list[float | None]:
-    found = await scorer([Pair(*pair) for pair in zip(prompts, completions, strict=True)])
+    found = await scorer([Sample(*pair) for pair in zip(prompts, completions, strict=True)])
     rewards = [reward if isinstance(reward, Reward) else None for reward in found]
     failures = [failure for failure in found if isinstance(failure, Exception)]
     if failures:

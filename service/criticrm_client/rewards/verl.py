@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from criticrm_client.rewards.core import scorer_of_environment  # absolute: verl may load this file by its path
-from criticrm_client.rewards.pairs import Pair
+from criticrm_client.rewards.samples import Sample
 
 PROMPT_KEYS = ("prompt", "raw_prompt", "question")  # of `extra_info`; verl's own GSM8K script writes `question`
 
@@ -39,7 +39,7 @@ async def compute_score(
         APIError: no reward. verl has no way to leave a sample out, and a number would be trained on.
         ValueError: no prompt, or a variable that is missing or wrong.
     """
-    pair = Pair(_prompt(extra_info or {}, prompt_key), solution_str)
+    pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
     return asdict(await scorer_of_environment().one(pair))
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from criticrm_model import Completion
+
+from ..errors import NotHere
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from criticrm_model.checkpoint import Checkpoint
+
+BAN = -1e4  # below any logit, and within every dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine is asked for.
+    """One piece of work for an engine: n completions of one prompt.
 
     Attributes:
         token_ids: `[prompt_len]`, rendered.
@@ -19,6 +29,8 @@ class Job:
         temperature: 0 is greedy.
         seed: of the sampling; completion k of n uses its own, derived from it.
         group: the same for responses to one conversation, whose prompts begin alike.
+        ban: the bias that keeps the reward token from being written, which the reward must not show; None where
+            the tokens are not returned.
     """
 
     token_ids: list[int]
@@ -27,6 +39,7 @@ class Job:
     temperature: float
     seed: int | None
     group: int = 0
+    ban: float | None = BAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +53,74 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What an engine returns: `completions` holds n; `cached_tokens` of the prompt were found in the cache."""
+    """What an engine returns.
+
+    Attributes:
+        completions: `[n]`.
+        cached_tokens: tokens of the prompt that were read from the prefix cache.
+        reused: of an identical greedy job, not computed again (`GreedyResults`).
+    """
 
     completions: list[Completion]
     cached_tokens: int = 0
     timings: Timings | None = None
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """How an engine computes.
+
+    Attributes:
+        exact: weights, activations and rewards are float32.
+        float32_head: the LM head gives float32, whatever the body's precision.
+        step_tokens: longer prompts are prefilled in chunks; None where none are.
+        cache_block: tokens of a block of the prefix cache, which finds whole blocks only.
+        described: the parts of it that a wrong reward may come from, by name: runner, attention backend and so on.
+    """
+
+    exact: bool = False
+    float32_head: bool = False
+    step_tokens: int | None = None
+    cache_block: int = 128
+    described: dict[str, str] = field(default_factory=dict)
+
+
+class Unchanging:
+    """An engine whose weights stay as and where they are."""
+
+    why = "this engine can't"
+
+    async def reload(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - the protocol's
+        raise NotHere(f"{self.why} take other weights in place: restart it with the other checkpoint")
+
+    async def sleep(self) -> None:
+        raise NotHere(f"{self.why} sleep")
+
+    async def wake(self) -> None:
+        raise NotHere(f"{self.why} sleep")
 
 
 class Engine(Protocol):
-    """Runs jobs concurrently. A cancelled `run` frees what it held in the engine."""
+    """Runs jobs concurrently. A cancelled `run` frees what it held in the engine.
+
+    Attributes:
+        facts: how it computes; known once it has started.
+        max_model_len: the longest prompt with its critique, in tokens; known once it has started.
+    """
+
+    facts: Facts
+    max_model_len: int
+
+    async def start(self) -> None:
+        """Load the weights, or find the servers; once, in the event loop that runs the jobs.
+
+        What can be refused without that is refused by the constructor.
+
+        Raises:
+            CriticRMError: why it can't start.
+        """
+        ...
 
     async def run(self, job: Job) -> Output:
         """Raises EngineDead, EngineFailed, NoServer, NonFiniteReward."""
@@ -58,4 +130,22 @@ class Engine(Protocol):
         """Raises EngineDead, NoServer."""
         ...
 
-    async def close(self) -> None: ...
+    async def reload(self, checkpoint: Checkpoint) -> None:
+        """Take another checkpoint's weights in place; no job runs meanwhile. Raises NotHere, EngineFailed."""
+        ...
+
+    async def sleep(self) -> None:
+        """Give away the memory of weights and cache; no job runs meanwhile. Raises NotHere."""
+        ...
+
+    async def wake(self) -> None:
+        """Take it back. Raises NotHere."""
+        ...
+
+    async def close(self) -> None:
+        """Free what it holds, also where `start` failed."""
+        ...
+
+    def collectors(self) -> Sequence[Collector]:
+        """Prometheus metrics of its own, beside those that vLLM registers globally."""
+        ...

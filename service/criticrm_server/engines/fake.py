@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import zlib
 from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from criticrm_model import Completion
 
 from ..errors import EngineDead
-from .base import Job, Output, Timings
+from .base import Facts, Job, Output, Timings
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from criticrm_model.checkpoint import Checkpoint
 
 
 class FakeEngine:
     """Deterministic in the job; `delay_s` a job. `die` is what a killed engine looks like."""
 
-    def __init__(self, stop_token_id: int, delay_s: float = 0.0) -> None:
+    def __init__(self, stop_token_id: int, delay_s: float = 0.0, max_model_len: int = 4096) -> None:
         self.stop_token_id = stop_token_id
         self.delay_s = delay_s
         self.running = 0
+        self.facts = Facts()
+        self.max_model_len = max_model_len
         self._death = asyncio.Event()
+
+    async def start(self) -> None: ...
 
     async def run(self, job: Job) -> Output:
         await self.check_health()
@@ -33,19 +44,40 @@ class FakeEngine:
             pass  # the delay is over
         finally:
             self.running -= 1
-        direct = zlib.crc32(array("q", job.token_ids)) / 2**31 - 1
+        direct = made_up_reward(job.token_ids)
         completions = []
         for k in range(job.n):
-            text = job.token_ids[-(job.max_tokens - 1) :] if job.max_tokens > 1 else []
-            shift = 0.25 * (k + 1) if text else 0.0
-            completions.append(Completion([*text, self.stop_token_id], "stop", direct, direct + shift))
+            text = made_up_critique(job.token_ids, job.max_tokens, k)
+            score = made_up_reward([*job.token_ids, *text]) if text else direct
+            completions.append(Completion([*text, self.stop_token_id], "stop", direct, score))
         return Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
 
     async def check_health(self) -> None:
         if self._death.is_set():
             raise EngineDead("the fake engine was killed")
 
+    async def reload(self, checkpoint: Checkpoint) -> None:
+        """Rewards are made up as before."""
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
     async def close(self) -> None: ...
+
+    def collectors(self) -> Sequence[Collector]:
+        return ()
 
     def die(self) -> None:
         self._death.set()
+
+
+def made_up_reward(token_ids: list[int]) -> float:
+    """Between -1 and 1, of the position after these tokens."""
+    return zlib.crc32(array("q", token_ids)) / 2**31 - 1
+
+
+def made_up_critique(token_ids: list[int], max_tokens: int, k: int) -> list[int]:
+    """The end of the prompt, rotated by k, so that critiques differ."""
+    text = token_ids[-(max_tokens - 1) :] if max_tokens > 1 else []
+    return [*text[k:], *text[:k]]

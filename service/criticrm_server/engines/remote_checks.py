@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from pydantic_core import from_json, to_json
 
-from .base import Job
+from ..checks import SelfCheckFailed
+from ..logs import printable
+from ..self_check import Run, fits_bfloat16, self_check
+from .backends import Backend
+from .base import Facts, Job
 from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, sampling_parameters
-from .servers import Server
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
+logger = logging.getLogger(__name__)
+
+_FLOAT32_HEAD = {"hf_overrides": json.dumps({"head_dtype": "float32"})}
 GENERATE = "/inference/v1/generate"
-_PROMPTS = 8
-_PROMPT_TOKENS = 256  # the longest of them
 _BAN = -1000.0
 _APART = 0.15  # standard deviations of the direct score; float32 and bfloat16 are 0.07 apart (docs/adr/0009)
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
+_SELF_CHECK_S = 120.0
 _FIRST_STEP_TIMEOUT = aiohttp.ClientTimeout(total=120)  # a server under load answers in its turn
 
 
@@ -43,7 +48,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Probe:
     """What a server that passed says of itself.
 
     Attributes:
@@ -70,7 +75,7 @@ def server_command(checkpoint: Checkpoint) -> str:
         **ENGINE_ARGUMENTS,
     }
     on_cpu = " ".join(vllm_flags(CPU_ENGINE_ARGUMENTS))
-    on_gpu = " ".join(vllm_flags({"hf_overrides": json.dumps({"head_dtype": "float32"})}))
+    on_gpu = " ".join(vllm_flags(_FLOAT32_HEAD))
     command = " ".join(["python -m vllm.entrypoints.openai.api_server", *vllm_flags(arguments)])
     return f"{command}\nadding on a GPU: {on_gpu}\nadding on a CPU: {on_cpu}"
 
@@ -110,27 +115,24 @@ class Checks:
 
     Args:
         max_model_len: the longest sequence that every server must take, in tokens.
+        head_float32: whether a server whose LM head computes in bfloat16 is refused; None: only logged.
     """
 
-    def __init__(self, checkpoint: Checkpoint, max_model_len: int | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, max_model_len: int | None, head_float32: bool | None = None) -> None:
         self.max_model_len = max_model_len
         self.expected: list[float] | None = None
+        self._head_float32 = head_float32
+        from criticrm_model.references import fixed_prompts
+
+        self._checkpoint = checkpoint
         self._name = served_name(checkpoint)
         self._reward_token_id = checkpoint.manifest.reward_token_id
         self._stop_token_ids = checkpoint.renderer.stop_token_ids
         self._least_log_probability = -math.log(checkpoint.config.vocab_size)
-        calibration = checkpoint.manifest.calibration
-        self._tolerance = _APART * (calibration.direct_score.std if calibration else 1.0)
-        longest = min(_PROMPT_TOKENS, max_model_len or _PROMPT_TOKENS)
-        rows = files("criticrm_server").joinpath("conversations.jsonl").read_text(encoding="utf-8").splitlines()
-        self._prompts = [
-            checkpoint.renderer.open(row["prompt"])
-            .render(row["responses"][0], max_model_len=longest, max_critique_tokens=1, truncate=True)
-            .token_ids
-            for row in map(json.loads, rows[:_PROMPTS])
-        ]
+        self._tolerance = _APART * checkpoint.manifest.direct_std
+        self._prompts = fixed_prompts(checkpoint.renderer)
 
-    async def alive(self, session: aiohttp.ClientSession, server: Server) -> int:
+    async def alive(self, session: aiohttp.ClientSession, server: Backend) -> int:
         """Whether it still is well and still has the checkpoint's name; its longest sequence, in tokens.
 
         Raises:
@@ -139,29 +141,34 @@ class Checks:
         try:
             async with session.get(f"{server.url}/health", timeout=_TIMEOUT) as health:
                 if health.status >= 500:
-                    raise Unreachable(f"/health answers {health.status}")
+                    raise Unreachable(f"/health returns {health.status}")
             async with session.get(f"{server.url}/v1/models", timeout=_TIMEOUT) as models:
                 if models.status == 401:
-                    raise Unfit("it does not take our key: set CRITICRM_REMOTE_API_KEY to its --api-key")
+                    raise Unfit("it refuses the gateway's key: set CRITICRM_REMOTE_API_KEY to its --api-key")
                 if models.status != 200:
-                    raise Unfit(f"/v1/models answers {models.status}: this is no vLLM server")
+                    raise Unfit(f"/v1/models returns {models.status}: this is no vLLM server")
                 served = {model["id"]: model["max_model_len"] for model in from_json(await models.read())["data"]}
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(words(error)) from error
+            raise Unreachable(describe_error(error)) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise Unfit("/v1/models does not answer as vLLM does") from error
+            raise Unfit("/v1/models does not return what vLLM returns") from error
         if self._name not in served:
             raise Unfit(
-                f"it serves {', '.join(map(repr, served))} and not {self._name!r}: another checkpoint, or it was "
+                f"it serves {', '.join(map(repr, served))} and not {self._name!r}: it has another checkpoint, or was "
                 "started without --served-model-name"
             )
         length = int(served[self._name])
         if self.max_model_len and length < self.max_model_len:
-            raise Unfit(f"its max_model_len {length} is less than ours, {self.max_model_len}: raise --max-model-len")
+            raise Unfit(
+                f"its max_model_len {length} is less than the gateway's, {self.max_model_len}: raise --max-model-len"
+            )
         return length
 
-    async def look(self, session: aiohttp.ClientSession, server: Server) -> Look:
+    async def probe(self, session: aiohttp.ClientSession, server: Backend, run: Run) -> Probe:
         """All that can be checked of one server.
+
+        Args:
+            run: has it do a job.
 
         Raises:
             Unreachable
@@ -186,13 +193,26 @@ class Checks:
             faults.append(f"its rewards are not finite: {rewards}")
         elif apart := self.apart(rewards):
             faults.append(apart)
+        if all(map(fits_bfloat16, rewards)) and self._head_float32 is not False:
+            rounded = f"its rewards are rounded to bfloat16: start it with {' '.join(vllm_flags(_FLOAT32_HEAD))}"
+            if self._head_float32:
+                faults.append(rounded)
+            else:
+                logger.warning("%s: %s, or start this gateway with --head-float32 false", server.url, rounded)
         if faults:
             raise Unfit(*faults)
-        return Look(length, rewards)
+        try:
+            async with asyncio.timeout(_SELF_CHECK_S):
+                await self_check(run, Facts(), self._checkpoint, length)
+        except SelfCheckFailed as error:
+            raise Unfit(*error.faults) from error
+        except TimeoutError as error:
+            raise Unreachable(f"its self-check took more than {_SELF_CHECK_S:g} s") from error
+        return Probe(length, rewards)
 
     def apart(self, rewards: Sequence[float]) -> str:
         """How these differ from the expected rewards, if they do by more than precision explains."""
-        if self.expected is None:
+        if self.expected is None or self._checkpoint.manifest.references is not None:  # those say it better
             return ""
         distance = math.dist(rewards, self.expected) / math.sqrt(len(rewards))
         if distance <= self._tolerance:
@@ -203,7 +223,7 @@ class Checks:
         )
 
     async def _first_step(
-        self, session: aiohttp.ClientSession, server: Server, token_ids: list[int]
+        self, session: aiohttp.ClientSession, server: Backend, token_ids: list[int]
     ) -> tuple[float, float]:
         """The logits of the token that is written after a prompt, and of the reward."""
         job = Job(token_ids, n=1, max_tokens=1, temperature=0.0, seed=None)
@@ -218,11 +238,11 @@ class Checks:
             ) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(words(error)) from error
+            raise Unreachable(describe_error(error)) from error
         if answer.status in (403, 404):
             raise Unfit(f"{GENERATE} answers {answer.status}: start it with --enable-scale-out")
         if answer.status == 401:
-            raise Unfit("it does not take our key: set CRITICRM_REMOTE_API_KEY to its --api-key")
+            raise Unfit("it refuses the gateway's key: set CRITICRM_REMOTE_API_KEY to its --api-key")
         if answer.status >= 500:
             raise Unreachable(f"{GENERATE} answers {answer.status}: {excerpt(content)}")
         if answer.status != 200:
@@ -239,11 +259,11 @@ class Checks:
 
 
 def excerpt(content: bytes) -> str:
-    return content[:300].decode(errors="replace")
+    return printable(content[:300].decode(errors="replace"))
 
 
-def words(error: Exception) -> str:
-    """What went wrong with a connection; aiohttp's words begin with how it was to be made."""
+def describe_error(error: Exception) -> str:
+    """What went wrong with a connection; aiohttp's message begins with how it was to be made."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return str(error.os_error.strerror or error.os_error)
     return str(error) or type(error).__name__

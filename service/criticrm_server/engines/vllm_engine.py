@@ -9,55 +9,71 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import shutil
 import signal
 import uuid
-import warnings
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
-from criticrm_model import Completion, CriticRMError
+from prometheus_client.registry import Collector
+
+from criticrm_model import Completion
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.cores import compute_on_all_cores
 
-from ..errors import EngineDead, EngineFailed
+from ..errors import EngineDead, EngineFailed, NotHere
 from ..settings import Settings
-from .base import Job, Output, Timings
-from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, read_completion, sampling_parameters
+from ..tracing import current_request_id
+from .backends import Backends
+from .base import Facts, Job, Output, Timings
+from .readout import read_completion, sampling_parameters
+from .vllm_arguments import engine_arguments
+from .vllm_environment import prepare_environment
 
-# vLLM's warnings are a line a weight for a float32 checkpoint in bfloat16.
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
+prepare_environment()
 
-import torch
-from vllm import AsyncEngineArgs, SamplingParams, envs
+from vllm import AsyncEngineArgs, SamplingParams, __version__
+from vllm.config import VllmConfig
 from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.utils.cpu_resource_utils import get_visible_memory_node
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-logger = logging.getLogger(__name__)
-
-_CPU_MAX_MODEL_LEN = 4096
 
 
 class VLLMEngine:
     """One engine, one copy of the weights, one KV cache."""
 
-    def __init__(self, llm: AsyncLLM, reward_token_id: int, stop_token_ids: tuple[int, ...]) -> None:
-        self._llm = llm
-        self._reward_token_id = reward_token_id
-        self._stop_token_ids = stop_token_ids
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        """Raises CriticRMError: the platform can't do what is asked, or there are not enough GPUs."""
+        self.facts = Facts()
+        self._arguments = engine_arguments(checkpoint, settings)
+        self.max_model_len: int = self._arguments["max_model_len"]
+        self._batch_invariant = settings.batch_invariant
+        self._llm: AsyncLLM | None = None
+        # Copies of the model, each with a prefix cache of its own: a conversation's jobs go to the same one.
+        self._ranks = Backends([str(rank) for rank in range(settings.data_parallel_size)])
+        for rank in self._ranks.all:
+            rank.up = True
+        self._reward_token_id = checkpoint.manifest.reward_token_id
+        self._stop_token_ids = checkpoint.renderer.stop_token_ids
 
-    @classmethod
-    def start(cls, checkpoint: Checkpoint, settings: Settings) -> VLLMEngine:
-        """Load the weights; half a minute and more. Needs a running event loop."""
-        arguments = engine_arguments(checkpoint, settings)
+    @property
+    def llm(self) -> AsyncLLM:
+        """vLLM's engine, once this one has started."""
+        assert self._llm is not None
+        return self._llm
+
+    async def start(self) -> None:
+        """Load the weights; half a minute and more, in which the event loop does nothing else."""
+        arguments = self._arguments
+        if self._batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"  # read when a kernel's module is imported, in the workers
+        if current_platform.is_cpu():
+            compute_on_all_cores()
         if current_platform.is_cpu() and arguments["enforce_eager"] and not shutil.which(os.environ.get("CXX", "g++")):
             # Eager or not, vLLM 0.32 compiles parts of its sampler at the first request (v1/sample/ops/logprobs.py),
             # and without a compiler the engine dies of that request.
@@ -66,10 +82,13 @@ class VLLMEngine:
         resource_tracker.ensure_running()  # it lifts the mask when it starts
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            # On a GPU the sizes of a step are those that vLLM's own server has there.
+            self._llm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        return cls(llm, checkpoint.manifest.reward_token_id, checkpoint.renderer.stop_token_ids)
+        self.facts = _facts(self._llm.vllm_config)
 
     async def run(self, job: Job) -> Output:
         params = SamplingParams(
@@ -78,9 +97,17 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = None
+        rank = self._ranks.choose(job.group)
+        assert rank is not None
         try:
-            async for output in self._llm.generate(tokens_input(job.token_ids), params, uuid.uuid4().hex):
-                final = output
+            with self._ranks.working(rank, job.group, job.n):
+                async for output in self.llm.generate(
+                    tokens_input(job.token_ids),
+                    params,
+                    _job_id(),
+                    data_parallel_rank=int(rank.url) if len(self._ranks.all) > 1 else None,
+                ):
+                    final = output
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
         except EngineGenerateError as error:
@@ -89,107 +116,92 @@ class VLLMEngine:
         if final is None or not final.finished:
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
-            completions=[self._completion(completion) for completion in final.outputs],
+            completions=[self._completion(completion, job.ban) for completion in final.outputs],
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
 
     async def check_health(self) -> None:
         try:
-            await self._llm.check_health()
+            await self.llm.check_health()
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
 
+    async def reload(self, checkpoint: Checkpoint) -> None:
+        """Stop and reward tokens are the same: `weights.reload` has compared them."""
+        if current_platform.is_cpu():
+            # Layers multiply with packed copies (dispatch_cpu_unquantized_gemm), and vLLM 0.32 leaves that of a tied
+            # LM head as it was.
+            raise NotHere("vLLM can't reload weights in place on a CPU: restart the server with the other checkpoint")
+        try:
+            await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint.folder)})
+            await self.llm.reset_prefix_cache()
+        except EngineDeadError as error:
+            raise EngineDead("the engine died while it took other weights; this server is about to exit") from error
+        except Exception as error:
+            raise EngineFailed(f"the engine could not take these weights: {error}") from error
+
+    async def sleep(self) -> None:
+        self._check_sleeps()
+        await self.llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        self._check_sleeps()
+        await self.llm.wake_up()
+        await self.llm.reset_prefix_cache()
+
+    def _check_sleeps(self) -> None:
+        if not current_platform.is_sleep_mode_available():
+            raise NotHere(f"vLLM has no sleep mode on this platform ({current_platform.device_name})")
+        if not self.llm.vllm_config.model_config.enable_sleep_mode:
+            raise NotHere("sleep mode is off: start the server with --sleep-mode")
+
     async def close(self) -> None:
+        if self._llm is None:
+            return
         self._llm.shutdown()
         await asyncio.sleep(0)  # its output task ends
-        del self._llm
+        self._llm = None
         gc.collect()  # now: its finaliser fails with a traceback in an interpreter that is being taken down
 
-    def _completion(self, completion: Any) -> Completion:
-        # Two entries a step: the sampled token's, then the reward token's.
-        flat = completion.logprobs
-        steps = zip(flat.token_ids[1::2], flat.logprobs[1::2], strict=True)
-        rewards = [logit for token_id, logit in steps if token_id == self._reward_token_id]
-        return read_completion(list(completion.token_ids), completion.finish_reason, rewards, self._reward_token_id)
+    def collectors(self) -> Sequence[Collector]:
+        return ()  # vLLM's own are in the global registry
+
+    def _completion(self, completion: Any, ban: float | None) -> Completion:
+        # Two entries a step: the written token's, then the reward token's.
+        flat, token_ids = completion.logprobs, list(completion.token_ids)
+        if list(flat.token_ids[::2]) != token_ids:
+            raise EngineFailed("the engine returned logits of other tokens than it wrote")
+        entries = list(zip(flat.token_ids[1::2], flat.logprobs[1::2], strict=True))
+        return read_completion(token_ids, completion.finish_reason, entries, self._reward_token_id, ban)
 
 
-def engine_arguments(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
-    """vLLM's engine arguments for these settings; the readout's needs and the machine's limits are met here.
-
-    Raises:
-        CriticRMError: the model can't be shared between processes in this way, or there are not enough GPUs.
-    """
-    on_cpu = current_platform.is_cpu()
-    if faults := _parallelism_faults(checkpoint, settings):
-        raise CriticRMError("\n  ".join(["this model can't be shared like this here:", *faults]))
-    max_model_len = max_model_len_for(checkpoint, settings)
-    arguments: dict[str, Any] = {
-        "model": str(checkpoint.folder),
-        "dtype": settings.dtype,
-        "max_model_len": max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "pipeline_parallel_size": settings.pipeline_parallel_size,
-        "data_parallel_size": settings.data_parallel_size,
-        "enable_prefix_caching": settings.prefix_caching,
-        "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
-        "trust_remote_code": settings.trust_remote_code,
-        "use_tqdm_on_load": False,
-        **ENGINE_ARGUMENTS,
-    }
-    if settings.head_float32 or (settings.head_float32 is None and not on_cpu):
-        arguments["hf_overrides"] = {"head_dtype": "float32"}
-    if on_cpu:
-        # Given in bytes, vLLM neither asks for a share of all memory nor fails where that share is not free.
-        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-        arguments |= CPU_ENGINE_ARGUMENTS
-        # The longest prompt fits in a step beside a decode of every other sequence, or it would wait for all to end.
-        arguments["max_num_batched_tokens"] = max(max_model_len + settings.max_num_seqs, 4096)
-    elif settings.gpu_memory_utilization:
-        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
-    return arguments
+def _facts(config: VllmConfig) -> Facts:
+    model, scheduler, compilation = config.model_config, config.scheduler_config, config.compilation_config
+    head, body = (str(dtype).removeprefix("torch.") for dtype in (model.head_dtype, model.dtype))
+    attention = config.attention_config.backend
+    return Facts(
+        exact=body == "float32",
+        float32_head=head == "float32",
+        cache_block=config.cache_config.block_size,
+        step_tokens=scheduler.max_num_batched_tokens if scheduler.enable_chunked_prefill else None,
+        described={
+            "vllm": __version__,
+            "platform": current_platform.device_name,
+            "runner": "V2" if config.use_v2_model_runner else "V1",
+            "dtype": body,
+            "head_dtype": head,
+            "attention": "chosen by vLLM" if attention is None else attention.name,
+            "cuda_graphs": "none" if compilation.cudagraph_mode is None else compilation.cudagraph_mode.name.lower(),
+            "async_scheduling": "on" if scheduler.async_scheduling else "off",
+            "chunked_prefill": "on" if scheduler.enable_chunked_prefill else "off",
+        },
+    )
 
 
-def _parallelism_faults(checkpoint: Checkpoint, settings: Settings) -> list[str]:
-    """All of what vLLM would fail at one after the other, after a minute, in a process whose words are lost."""
-    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
-    workers = tensor * pipeline * settings.data_parallel_size
-    config = checkpoint.config
-    heads: int = getattr(config, "num_attention_heads", tensor)  # Mamba has none
-    key_value_heads: int = getattr(config, "num_key_value_heads", None) or heads
-    faults = []
-    if heads % tensor:
-        faults.append(f"tensor_parallel_size {tensor} does not divide the model's {heads} attention heads")
-    if max(key_value_heads, tensor) % min(key_value_heads, tensor):
-        faults.append(
-            f"tensor_parallel_size {tensor} neither divides nor is a multiple of the {key_value_heads} key-value heads"
-        )
-    if pipeline > config.num_hidden_layers:
-        faults.append(f"pipeline_parallel_size {pipeline} exceeds the model's {config.num_hidden_layers} layers")
-    product = "tensor_parallel_size x pipeline_parallel_size x data_parallel_size"
-    if current_platform.is_cpu():
-        if pipeline > 1:
-            # CPUWorker skips the dummy run that would allocate what stages hand on (intermediate_tensors is None).
-            faults.append(
-                f"pipeline_parallel_size {pipeline} needs GPUs: vLLM 0.32 dies of its first request with it on a CPU"
-            )
-        nodes = len(get_visible_memory_node())
-        if workers > nodes and envs.VLLM_CPU_OMP_THREADS_BIND == "auto":
-            faults.append(
-                f"{product} is {workers}, and without GPUs vLLM puts each of these on a NUMA node of its own; this "
-                f"machine has {nodes}. To share a node, say which cores each gets: VLLM_CPU_OMP_THREADS_BIND='0-3|4-7'"
-            )
-    elif workers > (gpus := torch.cuda.device_count()):  # does not initialise CUDA, which forked workers could not use
-        faults.append(f"{product} is {workers}, but there are {gpus} GPUs")
-    return faults
-
-
-def max_model_len_for(checkpoint: Checkpoint, settings: Settings) -> int:
-    """The longest prompt with its critique, in tokens."""
-    if settings.max_model_len:
-        return settings.max_model_len
-    return min(checkpoint.max_model_len, _CPU_MAX_MODEL_LEN) if current_platform.is_cpu() else checkpoint.max_model_len
+def _job_id() -> str:
+    """Unique, and found again by the id of its request."""
+    return "-".join(filter(None, (current_request_id.get(), uuid.uuid4().hex)))
 
 
 def _timings(stats: Any) -> Timings | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
+from .options import RULE
+
 
 class Control(BaseSettings):
     """Check a training configuration with critiques whose worth is known, before a long experiment.
@@ -23,10 +25,13 @@ class Control(BaseSettings):
 
     config: CliPositionalArg[Path] = Field(description="YAML file of `criticrm train`.")
     out: Path = Field(description="Folder for the five runs and control.json.")
+    task: list[str] = Field(["reasoning"], description=RULE)
 
     def run(self) -> int:
         from ..control import control
+        from ..critiques.critique_task import load_tasks
         from ..training.config import TrainConfig
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        return 0 if all(control(TrainConfig.read(self.config), self.out)["checks"].values()) else 1
+        report = control(TrainConfig.read(self.config), self.out, load_tasks(self.task))
+        return 0 if all(report["checks"].values()) else 1

@@ -20,8 +20,8 @@ class Correct(PolicyOptions):
 
     samples: NonNegativeInt = Field(
         0,
-        description="Also revise after each of so many sampled critiques of an answer, and report the mean: what a "
-        "critique is worth without the luck of one draw. Each costs a revision more.",
+        description="Also revise after each of this many sampled critiques of an answer, and report the mean, which "
+        "depends less on chance than one critique does. Each costs one more revision.",
     )
 
     def run(self) -> int:

@@ -33,7 +33,7 @@ class Decontaminate(BaseSettings):
     )
     against: list[str] = Field(
         min_length=1,
-        description=f"What must not be trained on, in any format with prompts: {_SOURCE}. May be given several times.",
+        description=f"Evaluation data that must not be trained on, in any format with prompts: {_SOURCE}. Repeatable.",
     )
     out: Path | None = Field(
         None,
@@ -41,13 +41,15 @@ class Decontaminate(BaseSettings):
         "--dry-run.",
     )
     ngram: NonNegativeInt = Field(
-        13, description="Words in a row that make a passage (0: do not look for passages). Fewer find more by chance."
+        13,
+        description="Consecutive words that make a passage (0: no search for passages). With fewer words, more "
+        "matches are by chance.",
     )
     common: NonNegativeInt = Field(
-        10, description="Passages in rows of more than so many different questions of the data do not count."
+        10, description="Ignore passages that occur in rows of more than this many different questions of the data."
     )
     exact_only: CliImplicitFlag[bool] = Field(
-        False, description="The same question alone: no near-duplicates and no passages."
+        False, description="Compare whole questions only: no near-duplicates and no passages."
     )
     dry_run: CliImplicitFlag[bool] = Field(False, description="Write nothing.")
 

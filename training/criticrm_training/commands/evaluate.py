@@ -7,14 +7,14 @@ from pathlib import Path
 from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from .options import AGAINST, SAMPLES, NamedFolders, PairOptions, by_name
+from .options import AGAINST, RULE, SAMPLES, NamedFolders, PairOptions, by_name
 
 
 class Evaluate(PairOptions):
     """Measure a Critic-RM on preference pairs it has not seen: before a critique, after it, and over several.
 
-    The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
-    inputs goes on where the first stopped.
+    --model is served for the time of the run; --url uses a service that runs already. A second run with the same
+    inputs continues where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_EVALUATE_", frozen=True, cli_kebab_case=True)
@@ -26,11 +26,14 @@ class Evaluate(PairOptions):
         "critiques. Needs --model, not --url.",
     )
     direct_only: CliImplicitFlag[bool] = Field(
-        False, description="No critiques: all that there is to a scalar baseline, and much faster."
+        False,
+        description="Measure the score before any critique only: all that a scalar baseline has, and much faster.",
     )
+    task: list[str] = Field(["reasoning"], description=RULE)
     against: NamedFolders = Field((), description=AGAINST)
 
     def run(self) -> int:
+        from ..critiques.critique_task import load_tasks
         from ..evaluation.evaluate import evaluate
 
         evaluate(
@@ -39,6 +42,7 @@ class Evaluate(PairOptions):
             **self.service(),
             samples=self.samples,
             against=by_name(self.against),
+            tasks=load_tasks(self.task),
             teacher_forced=self.teacher_forced,
             critiques=not self.direct_only,
         )

@@ -29,17 +29,18 @@ class FitHead(BaseSettings):
     out: Path = Field(description="Folder for the checkpoint (or for the row alone, with --head-only).")
     base: str = Field(
         DEFAULT_NAME,
-        description="Folder or hub name of an instruction-tuned causal LM; 'default' is SmolLM2-135M-Instruct.",
+        description="Folder or hub name of an instruction-tuned causal LM; 'default' is the embedded checkpoint's.",
     )
     heldout: str | None = Field(None, description="Pairs for reporting only; never fitted on.")
-    instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="What asks the model for a critique.")
+    instruction: str = Field(DEFAULT_CRITIQUE_INSTRUCTION, description="Instruction for a critique.")
     max_critique_tokens: PositiveInt = Field(
         64, description="Longest critique, in tokens; becomes the service's default for this checkpoint."
     )
     critique_pairs: int = Field(
         0,
         ge=0,
-        description="Write critiques for only so many pairs of each set (0: all); the rest only fit the direct score.",
+        description="Write critiques for only this many pairs of each set (0: all); the others only fit the direct "
+        "score.",
     )
     folds: int = Field(
         10,
@@ -53,15 +54,15 @@ class FitHead(BaseSettings):
     overlong: Overlong = Field("drop", description=f"{OVERLONG} Held-out pairs are always truncated.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Precision of the frozen body.")
     work_dir: Path | None = Field(
-        None, description="Where finished batches are kept for a resume; OUT/features unless given."
+        None, description="Folder for finished batches, from which a second run resumes. Default: OUT/features."
     )
     head_only: CliImplicitFlag[bool] = Field(
         False, description="Write reward.safetensors and reward.json, not the model."
     )
 
     def run(self) -> int:
-        from ..linear_probe.fit import fit
+        from ..linear_probe.fit import FitSettings, fit
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        fit(self)
+        fit(FitSettings(**dict(self)))
         return 0

@@ -25,7 +25,8 @@ class Judge(BaseSettings):
     against: NamedFolders = Field((), description=AGAINST)
 
     def run(self) -> int:
-        from ..data.pairs import in_question_order, read_pairs
+        from ..data.pairs import read_pairs
+        from ..data.splits import in_question_order
         from ..evaluation.judge import judge
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")

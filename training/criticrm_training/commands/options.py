@@ -27,15 +27,20 @@ QUESTIONS = (
     "prompt and reference, a solution that ends in its answer; optional id. Others are left out."
 )
 SAMPLES = (
-    "Also report the mean reward over m sampled critiques of a response, for each m given: --samples 1,4,8 samples 8 "
-    "and reports what a mean of 1, 4 and 8 of these is expected to get right."
+    "Also report the accuracy of the mean reward over m sampled critiques of a response, for each m of the list: "
+    "--samples 1,4,8 samples 8 critiques and reports the expected accuracy of a mean over 1, 4 and 8 of them."
 )
-SAMPLES_ONE = "Also use the mean reward over so many sampled critiques of a response, beside the greedy one (0: none)."
+SAMPLES_ONE = "Also use the mean reward over this many sampled critiques of a response, besides the greedy one (0: no)."
+RULE = (
+    "The critique task, whose rule parses answers and verdicts from critiques: 'reasoning', 'general' (without a rule) "
+    "or the path of your own .yaml file. CATEGORY=TASK sets it for the pairs of one category, 'default' for all "
+    "others; repeat the option for several."
+)
 AGAINST = (
-    "A finished `evaluate` or `judge` of the same pairs to compare with pair by pair, under a name: "
-    "--against scalar=FOLDER; may be given several times. Folders under one name are training runs of one arm: the "
-    "interval then covers runs as well as questions. Like is compared with like: a method with the same method of the "
-    "other, and the headline of each (a critic's greedy critique, a scalar's direct score, a judge's mean)."
+    "Another finished `evaluate` or `judge` of the same pairs, with a name, for a comparison pair by pair: "
+    "--against scalar=FOLDER. Repeatable. Folders with one name are training runs of one arm: the interval then covers "
+    "runs as well as questions. Each method is compared with the same method of the other, and so are the headline "
+    "numbers (a critic's greedy critique, a scalar's direct score, a judge's mean)."
 )
 
 
@@ -45,7 +50,7 @@ def _check_named(folders: tuple[str, ...]) -> tuple[str, ...]:
         if not (name and separator and path):
             raise ValueError(f"{folder!r} is not NAME=FOLDER")
     if twice := {folder for folder in folders if folders.count(folder) > 1}:
-        raise ValueError(f"given twice: {', '.join(sorted(twice))}; one run would count as two")
+        raise ValueError(f"duplicate folders: {', '.join(sorted(twice))}; one run would count as two")
     return folders
 
 
@@ -72,7 +77,7 @@ class ServiceOptions(BaseSettings):
     model: str = Field(DEFAULT_NAME, description="The Critic-RM: 'default', a checkpoint folder or a hub name.")
     url: str | None = Field(None, description="Address of a `criticrm serve` that runs already, instead of --model.")
     key: SecretStr | None = Field(None, description="API key for the service at --url.")
-    concurrency: PositiveInt = Field(32, description="Requests to a service at a time.")
+    concurrency: PositiveInt = Field(32, description="Most requests in flight to the service.")
 
     def service(self) -> dict[str, Any]:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -86,10 +91,13 @@ class PairOptions(ServiceOptions):
 
     data: CliPositionalArg[str] = Field(description=PAIRS)
     out: Path = Field(description="Folder for the scores and the report.")
-    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+    limit: NonNegativeInt = Field(
+        0, description="Use only this many pairs, chosen by the hash of their question (0: all)."
+    )
 
     def pairs(self) -> list[PreferencePair]:
-        from ..data.pairs import in_question_order, read_pairs
+        from ..data.pairs import read_pairs
+        from ..data.splits import in_question_order
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")  # reading counts what it drops
         pairs = in_question_order(read_pairs(self.data))
@@ -100,15 +108,18 @@ class PolicyOptions(ServiceOptions):
     """Who answers, and who judges."""
 
     data: CliPositionalArg[str] = Field(description=QUESTIONS)
-    out: Path = Field(description="Folder for every stage and the report; a second run goes on where the first ended.")
+    out: Path = Field(
+        description="Folder for every stage and the report; a second run continues where the first stopped."
+    )
     policy_endpoint: str | None = Field(
-        None, description="OpenAI-style address up to /v1 that serves the policy, instead of vLLM on this machine."
+        None,
+        description="URL, up to /v1, of an OpenAI-compatible server of the policy, instead of vLLM on this machine.",
     )
     policy_key: SecretStr | None = Field(None, description="API key for --policy-endpoint.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the policy.")
     max_model_len: PositiveInt = Field(4096, description="Longest conversation of the policy, in tokens.")
     max_tokens: PositiveInt = Field(512, description="Longest answer of the policy, in tokens.")
-    limit: NonNegativeInt = Field(0, description="Only so many questions, drawn by hash (0: all).")
+    limit: NonNegativeInt = Field(0, description="Use only this many questions, chosen by hash (0: all).")
 
     def settings_of(self, policy: str) -> PolicySettings:
         from ..evaluation.policies.policy import PolicySettings
@@ -127,29 +138,33 @@ class WriterOptions(BaseModel):
     """Who writes."""
 
     model: str = Field(
-        DEFAULT_NAME, description="The model that writes: 'default', a folder or a hub name; with --endpoint, its name."
+        DEFAULT_NAME,
+        description="The model that writes: 'default', 'default-base' (what that was trained from), a folder or a hub "
+        "name; with --endpoint, its name.",
     )
     endpoint: str | None = Field(
-        None, description="OpenAI-style address up to /v1, instead of vLLM in this process: a bigger model can write."
+        None, description="URL, up to /v1, of an OpenAI-compatible server that writes, instead of vLLM in this process."
     )
-    key: SecretStr | None = Field(None, description="Key for the endpoint.")
+    key: SecretStr | None = Field(None, description="API key for --endpoint.")
     writer: Literal["vllm", "transformers"] | None = Field(
         None,
-        description="What runs the model in this process: vllm, or transformers where that is not installed (slower). "
-        "vllm, if it is there.",
+        description="Library that runs the model in this process; transformers is slower. Default: vllm "
+        "where it is installed, else transformers.",
     )
-    concurrency: PositiveInt = Field(32, description="Requests to the endpoint at a time.")
+    concurrency: PositiveInt = Field(32, description="Most requests in flight to the endpoint.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the model.")
     max_model_len: PositiveInt = Field(
         4096,
-        description="Longest prompt with its critique, in tokens; longer ones are cut as the service does, counted and "
-        "reported. A model that was made for fewer needs a smaller number.",
+        description="Longest prompt plus critique, in tokens. Longer prompts are cut as in the service, counted and "
+        "reported. A model with a shorter limit needs a smaller number.",
     )
-    out: Path = Field(description="Folder for the Parquet parts; a second run goes on where the first stopped.")
-    limit: NonNegativeInt = Field(0, description="Only so many pairs, drawn by the hash of their question (0: all).")
+    out: Path = Field(description="Folder for the Parquet parts; a second run continues where the first stopped.")
+    limit: NonNegativeInt = Field(
+        0, description="Use only this many pairs, chosen by the hash of their question (0: all)."
+    )
 
     def critic(self) -> Writer:
-        from ..critiques.writers import open_writer
+        from ..critiques.open_writer import open_writer
 
         return open_writer(
             self.model,
@@ -169,7 +184,8 @@ class WriterOptions(BaseModel):
         return here | {"pairs": pairs_sha256(pairs)}
 
     def pairs(self, data: str) -> list[PreferencePair]:
-        from ..data.pairs import in_question_order, read_pairs
+        from ..data.pairs import read_pairs
+        from ..data.splits import in_question_order
 
         pairs = in_question_order(read_pairs(data))
         return pairs[: self.limit] if self.limit else pairs

@@ -13,8 +13,8 @@ class Probe(PairOptions):
 
     Each pair takes 17 critiques, and 17 for each of --samples.
 
-    The model is served for as long as it takes, or a service that runs is asked (--url). A second run with the same
-    inputs goes on where the first stopped.
+    --model is served for the time of the run; --url uses a service that runs already. A second run with the same
+    inputs continues where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_PROBE_", frozen=True, cli_kebab_case=True)

@@ -20,9 +20,9 @@ class Report(BaseSettings):
     evaluations: NamedFolders = Field(
         (),
         description="Folders of `criticrm evaluate` and `judge`, by the name of their arm: --evaluations "
-        "critic=FOLDER, may be given several times. Folders under one name are training runs of one arm, and its "
-        "intervals then cover runs as well as questions. Every arm is compared with the first. Arms that are named "
-        "SERIES@ANYTHING are drawn as one line against their training pairs.",
+        "critic=FOLDER. Repeatable. Folders with one name are training runs of one arm, and its intervals then cover "
+        "runs as well as questions. Every arm is compared with the first. Arms named SERIES@ANYTHING are drawn as one "
+        "line over the number of their training pairs.",
     )
     runs: NamedFolders = Field(
         (),
@@ -35,7 +35,7 @@ class Report(BaseSettings):
 
     @field_validator("best_of_n", "probes")
     @classmethod
-    def _one_each(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_one_each(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
         if several := sorted(name for name, paths in by_name(folders).items() if len(paths) > 1):
             raise ValueError(f"{', '.join(several)}: several folders under one name; give each its own")
         return folders

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, S
 class Train(BaseSettings):
     """Train a Critic-RM on preference pairs and their critiques.
 
-    CONFIG is a YAML file; `criticrm_training/configs/smollm2-135m.yaml` is one to start from. `critiques` are those
+    CONFIG is a YAML file; `criticrm_training/configs/laptop.yaml` is one to start from. `critiques` are those
     that the model learns to write, `reward_critiques` those that the reward is read after: filtered ones for the
     first, a fresh sample for the second. A second run with the same arguments goes on where the first stopped.
     """
@@ -20,9 +20,7 @@ class Train(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)
 
     config: CliPositionalArg[Path] = Field(description="YAML file that describes the run.")
-    out: Path = Field(
-        description="Folder for the checkpoint; its subfolder `trainer` is what a second run goes on from."
-    )
+    out: Path = Field(description="Folder for the checkpoint; a second run continues from its subfolder `trainer`.")
     scalar: CliImplicitFlag[bool] = Field(
         False,
         description="Train the matched scalar baseline: the same pairs, optimizer steps and weights of the reward "

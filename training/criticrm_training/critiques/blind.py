@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,14 @@ from criticrm_model.prompt import Message
 
 from ..answers import stated_answer
 from ..data.pairs import PreferencePair
-from ..parts import in_chunks, read_parts, stream_in_parts, write_in_parts
+from ..parts import in_chunks, read_parts, stream_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
-from .records import SCHEMA, SIDES, Critique, SideName
+from .records import SCHEMA, SIDES, Critique
 from .sample import SampleSettings, described, task_seed
 from .sentences import whole_sentences
 from .verdict import closing_verdict
 from .verdict import verdict as read_verdict
-from .writers import Conversation, Draft, Request, Sampling, Task, Writer, drafts_in_order
+from .writers import Conversation, Draft, Request, Sampling, Writer, WritingTask, drafts_in_order
 
 # As many sequences as in a part of ordinary critiques.
 _PAIRS_PER_PART, _PROMPTS_PER_PART = 64, 128
@@ -41,7 +43,7 @@ DERIVATION_SCHEMA = pa.schema(
         ("tokens", pa.int32()),
     ]
 )
-Derivations = Mapping[str, Sequence[Draft]]  # by prompt_sha256
+Compared = Sequence[tuple[PreferencePair, CritiqueTask, Critique]]
 
 
 def sample_blind(
@@ -100,19 +102,22 @@ def sample_blind(
     stream_in_parts(out / DERIVATIONS, run, chunks, derive, DERIVATION_SCHEMA, "derivations", "prompt")
     derivations = read_derivations(out)
 
-    def compare(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-        compared = [
+    def compared(chunk: Sequence[PreferencePair]) -> Compared:
+        return [
             (pair, by_category[pair.category], critique)
             for pair in chunk
             for critique in critiques_of(pair, derivations[prompt_sha256(pair.prompt)], by_category[pair.category])
         ]
-        if explain_tokens:
-            return [c.row() for c in _explained(compared, writer, settings, explain_tokens)]
-        return [critique.row() for _, _, critique in compared]
 
-    write_in_parts(
-        out, run | {"explain_tokens": explain_tokens}, in_chunks(pairs, _PAIRS_PER_PART), compare, SCHEMA, "critiques"
-    )
+    def compare(chunks: Sequence[Sequence[PreferencePair]]) -> Iterator[list[dict[str, Any]]]:
+        if not explain_tokens:
+            return ([c.row() for _, _, c in compared(chunk)] for chunk in chunks)
+        ahead, behind = tee(map(compared, chunks))
+        requests = (_explanations(found, settings, explain_tokens) for found in ahead)
+        return map(_explained, behind, drafts_in_order(writer, requests))
+
+    run |= {"explain_tokens": explain_tokens}
+    stream_in_parts(out, run, in_chunks(pairs, _PAIRS_PER_PART), compare, SCHEMA, "critiques")
 
 
 def blind_task(tasks: Tasks, category: str, explain_tokens: int = 0) -> CritiqueTask:
@@ -133,11 +138,25 @@ def prompt_sha256(prompt: Sequence[Message]) -> str:
 
 
 def asking_to_derive(prompt: Sequence[Message], task: CritiqueTask) -> tuple[Message, ...]:
-    """The prompt with the request for a derivation at the end of its last user turn, or as one."""
+    """The prompt with the request for a derivation at the end of its last user turn, or as one.
+
+    Before it, after a system message, come the task's examples as turns.
+    """
+    begins = 1 if prompt[0]["role"] == "system" else 0
+    shown = [
+        message
+        for example in task.examples
+        for message in (
+            Message(role="user", content=f"{example.prompt}\n\n{task.derive}"),
+            Message(role="assistant", content=example.derivation),
+        )
+    ]
     last = prompt[-1]
-    if last["role"] != "user":
-        return (*prompt, Message(role="user", content=str(task.derive)))
-    return (*prompt[:-1], Message(role="user", content=f"{last['content']}\n\n{task.derive}"))
+    if last["role"] == "user":
+        asked = (*prompt[begins:-1], Message(role="user", content=f"{last['content']}\n\n{task.derive}"))
+    else:
+        asked = (*prompt[begins:], Message(role="user", content=str(task.derive)))
+    return (*prompt[:begins], *shown, *asked)
 
 
 def read_derivations(out: Path) -> dict[str, list[Draft]]:
@@ -168,41 +187,55 @@ def derived_answer(draft: Draft) -> list[Any]:
     return stated_answer(draft.text) if draft.finish_reason == "stop" else []
 
 
-def _explained(
-    compared: Sequence[tuple[PreferencePair, CritiqueTask, Critique]],
-    writer: Writer,
-    settings: SampleSettings,
-    explain_tokens: int,
-) -> list[Critique]:
-    """The same critiques, those that call their response wrong with the first wrong step."""
-    wrong = [(pair, task, c) for pair, task, c in compared if not c.verdict]
-    asked = [
-        Task(
-            pair.prompt,
-            pair.response(c.side),
-            task.instruction,
-            task_seed(settings.seed, "explain", pair.id, c.side, c.sample),
-            prefix=f"{c.text} {task.explain}",
-            label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
+def _explanations(found: Compared, settings: SampleSettings, explain_tokens: int) -> list[Request]:
+    """To name the first wrong step, of each critique that calls its response wrong."""
+    sampling = Sampling(1, settings.temperature, explain_tokens, "verdict")
+    return [
+        Request(
+            WritingTask(
+                pair.prompt,
+                pair.response(c.side),
+                task.instruction,
+                task_seed(settings.seed, "explain", pair.id, c.side, c.sample),
+                prefix=_before_explanation(task, c),
+                label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
+            ),
+            sampling,
         )
-        for pair, task, c in wrong
+        for pair, task, c in found
+        if not c.verdict
     ]
-    drafts = writer.write(asked, Sampling(1, settings.temperature, explain_tokens, "verdict")) if asked else []
-    explained: dict[tuple[str, SideName, int], Critique] = {}
-    for (pair, task, c), given, (draft,) in zip(wrong, asked, drafts, strict=True):
-        said = draft.text.removeprefix(given.prefix)
+
+
+def _before_explanation(task: CritiqueTask, critique: Critique) -> str:
+    return f"{critique.text} {task.explain}"
+
+
+def _explained(found: Compared, drafts: Sequence[Sequence[Draft]]) -> list[dict[str, Any]]:
+    """Rows of the same critiques, those that call their response wrong with the first wrong step.
+
+    Args:
+        drafts: of `_explanations`, in order.
+    """
+    rows, written = [], iter(drafts)
+    for pair, task, c in found:
+        if c.verdict:
+            rows.append(c.row())
+            continue
+        (draft,) = next(written)
+        prefix = _before_explanation(task, c)
+        said = draft.text.removeprefix(prefix)
         kept = said.rstrip() if draft.finish_reason == "stop" else whole_sentences(said)
-        text = f"{given.prefix}{kept}"
+        text = f"{prefix}{kept}"
         ended = draft.finish_reason == "stop" or kept != said
         assert task.verdict is not None  # or there were no critiques
         # It must not take its verdict back.
         still = closing_verdict(text, task.verdict), read_verdict(text, pair.response(c.side), task.verdict)
         if kept.strip() and ended and still == (False, False):
             tokens = None if c.tokens is None or draft.tokens is None else c.tokens + draft.tokens
-            explained[c.pair_id, c.side, c.sample] = Critique(
-                c.pair_id, c.side, c.sample, text, c.score, "stop", tokens, False, draft.truncated
-            )
-    return [explained.get((c.pair_id, c.side, c.sample), c) for _, _, c in compared]
+            c = replace(c, text=text, tokens=tokens, truncated=draft.truncated)
+        rows.append(c.row())
+    return rows
 
 
 def _row(digest: str, sample: int, draft: Draft) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,28 +25,48 @@ class TaskError(CriticRMError):
     """A critique task is missing or wrong; the message names every field that is."""
 
 
-class CritiqueTask(BaseModel):
-    """How critiques of one category are asked for, and how their verdict is read."""
+class Example(BaseModel):
+    """A problem with its solution, as it should be written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instruction: Text = Field(description="Asks for a critique, after the reply: in training and in service as well.")
-    max_tokens: PositiveInt = Field(description="Longest critique; longest derivation, if that is written blind.")
+    prompt: Text
+    derivation: Text
+
+
+class CritiqueTask(BaseModel):
+    """The prompts for critiques of one category, and the rule that parses their verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction: Text = Field(
+        description="Instruction for a critique, which follows the reply in training and in the service."
+    )
+    max_tokens: PositiveInt = Field(description="Longest critique, in tokens; with --blind, longest derivation.")
     derive: Text | None = Field(
-        None, description="Asks for a solution, after the prompt and without the reply; None: can't be written blind."
+        None,
+        description="Instruction for a solution, which follows the prompt, without the reply. None: the task does not "
+        "support --blind.",
+    )
+    examples: tuple[Example, ...] = Field(
+        (), description="Solved problems, shown as earlier turns before a derivation (few-shot)."
     )
     explain: Text | None = Field(
-        None, description="Follows a verdict of 'wrong'; the model continues it in sight of the reply (--explain)."
+        None,
+        description="Text after a verdict of 'wrong', which the model continues with the reply in its prompt "
+        "(--explain).",
     )
-    verdict: VerdictRule | None = Field(None, description="How a critique compares answers; None: it gives no verdict.")
+    verdict: VerdictRule | None = Field(
+        None, description="Rule that parses a critique's verdict. None: the task has no verdict."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """By category, `default` for the others.
+    """Critique tasks by category; `default` is for the other categories.
 
     Raises:
-        TaskError: there is no default, where a category is asked for that isn't there.
+        TaskError: a category has no task, and there is no default.
     """
 
     by_category: Mapping[str, CritiqueTask]
@@ -59,6 +79,10 @@ class Tasks:
                 f"add --task {category}=NAME or --task {DEFAULT_CATEGORY}=NAME"
             )
         return task
+
+    def rules(self, categories: Iterable[str]) -> dict[str, VerdictRule | None]:
+        """How verdicts are read, by category; None: its critiques give none. Raises TaskError."""
+        return {category: self.of(category).verdict for category in dict.fromkeys(categories)}
 
     def asking(self, instruction: str) -> Tasks:
         """The same with another instruction."""

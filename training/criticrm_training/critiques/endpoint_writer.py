@@ -15,7 +15,7 @@ from criticrm_model.prompt import Message
 from ..endpoint import Endpoint, EndpointError
 from ..faults import format_faults
 from .rendering import prefixed, require_text
-from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
+from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask
 
 _BEGINNING = 40  # characters of a prefix that a draft would not begin with by chance
 
@@ -35,7 +35,7 @@ class EndpointWriter:
         self.name = model
         self._endpoint = endpoint
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         (drafts,) = self.stream([[Request(task, sampling) for task in tasks]])
         return drafts
 
@@ -50,14 +50,14 @@ class EndpointWriter:
             WriterError, EndpointError: from where the request is that they are about; later ones may have been sent.
         """
         ahead, behind = tee(groups)
-        with closing(self._each(request for group in ahead for request in group)) as drafts:
+        with closing(self._write_each(request for group in ahead for request in group)) as drafts:
             for group in behind:
                 yield [next(drafts) for _ in group]
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _each(self, requests: Iterable[Request]) -> Generator[list[Draft], None, None]:
+    def _write_each(self, requests: Iterable[Request]) -> Generator[list[Draft], None, None]:
         sent: deque[Request] = deque()  # and not answered yet
         answered = 0
 
@@ -83,15 +83,15 @@ class EndpointWriter:
         require_text(asked)
         return {
             "model": self.name,
-            "messages": list(_asking(asked) if isinstance(asked, Task) else asked.messages),
+            "messages": list(_write_messages(asked) if isinstance(asked, WritingTask) else asked.messages),
             "n": sampling.n,
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "seed": asked.seed,
-        } | (_going_on(asked) if isinstance(asked, Task) else {})
+        } | (_going_on(asked) if isinstance(asked, WritingTask) else {})
 
     def _drafts(self, request: Request, answer: Any) -> list[Draft]:
-        prefix = request.asked.prefix if isinstance(request.asked, Task) else ""
+        prefix = request.asked.prefix if isinstance(request.asked, WritingTask) else ""
         try:
             return _drafts(answer, request.sampling.n, prefix)
         except ValueError as error:
@@ -117,7 +117,7 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def _asking(task: Task) -> tuple[Message, ...]:
+def _write_messages(task: WritingTask) -> tuple[Message, ...]:
     turns = [
         *task.prompt,
         Message(role="assistant", content=task.response),
@@ -126,7 +126,7 @@ def _asking(task: Task) -> tuple[Message, ...]:
     return (*turns, Message(role="assistant", content=task.prefix)) if task.prefix else tuple(turns)
 
 
-def _going_on(task: Task) -> dict[str, bool]:
+def _going_on(task: WritingTask) -> dict[str, bool]:
     return {"continue_final_message": True, "add_generation_prompt": False} if task.prefix else {}
 
 
@@ -138,7 +138,7 @@ def _drafts(answer: Any, n: int, prefix: str) -> list[Draft]:
         raise ValueError(f"with what is no completion ({'; '.join(format_faults(error))})") from error
     choices = sorted(completion.choices, key=lambda choice: choice.index)
     if len(choices) != n:
-        raise ValueError(f"gave {len(choices)} choices where n = {n} were asked for")
+        raise ValueError(f"returned {len(choices)} choices for n = {n}")
     # How many tokens each choice took is not reported; the share of all is.
     total = completion.usage.completion_tokens if completion.usage else None
     return [
@@ -154,8 +154,8 @@ def _text(choice: _Choice, prefix: str) -> str:
         written = ""  # cut or filtered before the first word, as finish_reason says
     if prefix and written.lstrip().startswith(prefix[:_BEGINNING]):
         raise ValueError(
-            "it began anew instead of going on from the text it was given: it doesn't know continue_final_message, "
-            "as vLLM's server does; leave out --explain, or write with --writer"
+            "it began a new message instead of continuing the last one: it does not support continue_final_message, "
+            "as vLLM's server does; omit --explain, or use --writer instead of --endpoint"
         )
     # Halves of one character, as servers send them, are joined; a half alone becomes U+FFFD, as in broken UTF-8.
     return (prefix + written).strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")

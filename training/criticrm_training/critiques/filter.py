@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Literal
 
 from criticrm_model import CriticRMError
 
+from ..answers import equal, stated_answer
+from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..evaluation.quality import names_something, repetition
 from .records import SIDES, Critique, SideName, by_response
 from .sentences import sentence_ends, whole_sentences
+from .verdict import VerdictRule, own_answer
 
 # As "out of 9" or "8/10": critics that were asked for a score speak of it before they give it.
 _SCORE_TALK = re.compile(r"\b(?:scores?|scored|rating)\b|\d\s*(?:/|out of)\s*(?:9|10)\b", re.IGNORECASE)
@@ -36,15 +39,15 @@ class Filtered:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """What a critique must be to learn from; the defaults let all through.
+class QualityBounds:
+    """Bounds that a critique must meet to be trained on; the defaults keep all.
 
     Attributes:
         least_words: a score alone teaches nothing to write.
         most_repeats: greatest share of four-word sequences that came before in the same critique.
         most_sentences: a longer critique is cut after these; small models say the same again after one or two.
-        most_alike: of critiques that open with the same six words, the first so many. What many responses get said
-            is what the trained model says of every response when it is greedy.
+        most_alike: of critiques that begin with the same six words, only this many are kept. A frequent opening
+            in the training data becomes the only one of a greedy model.
     """
 
     least_words: int = 0
@@ -63,17 +66,18 @@ class Quality:
         return "repeats itself" if repetition(critique.text) > self.most_repeats else None
 
 
-ANY_QUALITY = Quality()
+NO_BOUNDS = QualityBounds()
 By = Literal["score", "verdict"]
 
 
 def filter_critiques(
     critiques: Sequence[Critique],
-    quality: Quality = ANY_QUALITY,
+    quality: QualityBounds = NO_BOUNDS,
     *,
     by: By = "score",
     per_side: bool = False,
     ignore_labels: bool = False,
+    solved: Callable[[Critique], bool] | None = None,
     responses: Mapping[tuple[str, SideName], str] | None = None,
     instruction: str = "",
 ) -> Filtered:
@@ -93,6 +97,8 @@ def filter_critiques(
         per_side: a pair may keep critiques of one response alone.
         ignore_labels: quality alone decides. Where the scores agree with the labels by luck, keeping what agrees
             writes the labels into the critiques, and a reward that is trained after these reads them there.
+        solved: whether a critique has solved the problem (`check_solved`), beside its verdict: a wrong solution calls a
+            wrong response wrong by luck, and is nothing to learn.
         responses: by pair and side: critiques that name nothing of theirs are dropped.
         instruction: what the critiques were asked for with; to repeat it is to name nothing.
 
@@ -108,17 +114,21 @@ def filter_critiques(
     for pair_id in dict.fromkeys(c.pair_id for c in critiques):
         group = [c for side in SIDES for c in groups.get((pair_id, side), [])]
         agreeing = (
-            group if ignore_labels else _by_verdict(group, result) if by == "verdict" else _by_score(group, result)
+            group
+            if ignore_labels
+            else _by_verdict(group, solved, result)
+            if by == "verdict"
+            else _by_score(group, result)
         )
         if agreeing is None:  # for a reason that is counted
             continue
         kept = []
         for critique in agreeing:
-            c = whole(critique, quality.most_sentences) if by == "score" else critique
+            c = cut_sentences(critique, quality.most_sentences) if by == "score" else critique
             fault = (
                 quality.fault(c, of_score=by == "score")
-                or _off_topic(c, responses, instruction)
-                or _alike(c, openings, quality.most_alike)
+                or _find_off_topic(c, responses, instruction)
+                or _find_common_opening(c, openings, quality.most_alike)
             )
             if fault:
                 result.critiques[fault] += 1
@@ -136,12 +146,36 @@ def filter_critiques(
     return result
 
 
-def _by_verdict(group: Sequence[Critique], result: Filtered) -> list[Critique]:
+def check_solved(
+    pairs: Sequence[PreferencePair], rules: Mapping[str, VerdictRule | None]
+) -> Callable[[Critique], bool]:
+    """Whether a critique's own answer is that of its pair's chosen response; true where that response states none.
+
+    Args:
+        rules: of each category of the pairs, how its critiques are read (`Tasks.rules`).
+    """
+    by_id = {pair.id: (pair.category, stated_answer(pair.chosen)) for pair in pairs}
+
+    def solved(critique: Critique) -> bool:
+        if critique.pair_id not in by_id:
+            raise DataError(f"there are critiques of a pair {critique.pair_id!r}, but no such pair: is it other data?")
+        category, right = by_id[critique.pair_id]
+        rule = rules[category]
+        return not right or rule is None or equal(right, own_answer(critique.text, rule))
+
+    return solved
+
+
+def _by_verdict(
+    group: Sequence[Critique], solved: Callable[[Critique], bool] | None, result: Filtered
+) -> list[Critique]:
     readable = [c for c in group if c.verdict is not None]
     agreeing = [c for c in readable if c.verdict == (c.side == "chosen")]
+    kept = [c for c in agreeing if solved is None or solved(c)]
     result.critiques["no verdict that can be read"] += len(group) - len(readable)
     result.critiques["disagrees with the label"] += len(readable) - len(agreeing)
-    return agreeing
+    result.critiques["its own answer is not the chosen response's"] += len(agreeing) - len(kept)
+    return kept
 
 
 def _by_score(group: Sequence[Critique], result: Filtered) -> list[Critique] | None:
@@ -165,7 +199,7 @@ def _by_score(group: Sequence[Critique], result: Filtered) -> list[Critique] | N
     return None
 
 
-def whole(critique: Critique, most: int | None) -> Critique:
+def cut_sentences(critique: Critique, most: int | None) -> Critique:
     """Its first `most` whole sentences; a draft that was cut at its limit after so many has an end now."""
     ends = sentence_ends(critique.text)
     ended = critique.finish_reason == "stop" or (most is not None and len(ends) >= most)
@@ -190,7 +224,7 @@ def _agrees(critique: Critique, means: dict[SideName, float]) -> bool:
     return score > means["rejected"] if critique.side == "chosen" else score < means["chosen"]
 
 
-def _alike(critique: Critique, openings: Counter[tuple[str, ...]], most: int | None) -> str | None:
+def _find_common_opening(critique: Critique, openings: Counter[tuple[str, ...]], most: int | None) -> str | None:
     """Counts the critique among its like, if `most` lets it in."""
     opening = tuple(critique.text.lower().split()[:_OPENING_WORDS])
     if most is not None and openings[opening] >= most:
@@ -199,7 +233,7 @@ def _alike(critique: Critique, openings: Counter[tuple[str, ...]], most: int | N
     return None
 
 
-def _off_topic(
+def _find_off_topic(
     critique: Critique, responses: Mapping[tuple[str, SideName], str] | None, instruction: str
 ) -> str | None:
     if responses is None:

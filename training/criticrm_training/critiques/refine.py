@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.pairs import PreferencePair
-from ..parts import in_chunks, write_in_parts
-from .filter import ANY_QUALITY, Quality, whole
+from ..parts import in_chunks, stream_in_parts
+from .filter import NO_BOUNDS, QualityBounds, cut_sentences
 from .records import SCHEMA, SIDES, Critique, SideName, by_response
 from .sample import task_seed
 from .scores import LEAST_SCORE, greatest_score, split_score
-from .writers import Critic, Sampling, Task
+from .writers import Critic, Draft, Request, Sampling, WritingTask, drafts_in_order
 
 Method = Literal["summ", "rank"]
 RateBy = Literal["written", "expected"]
@@ -30,6 +30,9 @@ RANK = (
 )
 _PAIRS_PER_PART = 64
 
+Groups = Mapping[tuple[str, SideName], Sequence[Critique]]
+Responses = Sequence[tuple[PreferencePair, SideName]]
+
 
 def refine(
     pairs: Sequence[PreferencePair],
@@ -40,7 +43,7 @@ def refine(
     top_k: int,
     max_tokens: int,
     rate_by: RateBy = "written",
-    quality: Quality = ANY_QUALITY,
+    quality: QualityBounds = NO_BOUNDS,
     out: Path,
     run: dict[str, Any],
 ) -> Counter[bool | None]:
@@ -60,99 +63,108 @@ def refine(
     prompts: Counter[bool | None] = Counter()
     groups = by_response(critiques)
     members = [pair for pair in pairs if any((pair.id, side) in groups for side in SIDES)]
+    refinement = _Summ(groups, max_tokens, quality) if method == "summ" else _Rank(groups, top_k, rate_by)
 
-    def work(chunk: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-        responses = [(pair, side) for pair in chunk for side in SIDES if (pair.id, side) in groups]
-        if method == "summ":
-            return [c.row() for c in _summ(responses, groups, critic, max_tokens, quality, prompts)]
-        return [c.row() for c in _rank(responses, groups, critic, top_k, rate_by, prompts)]
+    def responses(chunk: Sequence[PreferencePair]) -> Responses:
+        return [(pair, side) for pair in chunk for side in SIDES if (pair.id, side) in groups]
+
+    def requests(chunk: Sequence[PreferencePair]) -> list[Request]:
+        return refinement.requests(responses(chunk))
+
+    def rows(chunk: Sequence[PreferencePair], drafts: Sequence[Sequence[Draft]]) -> list[dict[str, Any]]:
+        written = [draft for (draft,) in drafts]
+        prompts.update(draft.truncated for draft in written)
+        return [c.row() for c in refinement.read_drafts(responses(chunk), iter(written))]
+
+    def work(chunks: Sequence[Sequence[PreferencePair]]) -> Iterator[list[dict[str, Any]]]:
+        return map(rows, chunks, drafts_in_order(critic, map(requests, chunks)))
 
     described = run | {"model": critic.name, "method": method, "top_k": top_k, "max_tokens": max_tokens}
     described |= asdict(quality) if method == "summ" else {}
     if rate_by != "written":
         described["rate_by"] = rate_by
-    write_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
+    stream_in_parts(out, described, in_chunks(members, _PAIRS_PER_PART), work, SCHEMA, f"refine ({method})")
     return prompts
 
 
-Groups = dict[tuple[str, SideName], list[Critique]]
-Responses = Sequence[tuple[PreferencePair, SideName]]
+@dataclass(frozen=True, slots=True)
+class _Summ:
+    """One request for each response with several critiques: to merge them."""
+
+    groups: Groups
+    max_tokens: int
+    quality: QualityBounds
+
+    def requests(self, responses: Responses) -> list[Request]:
+        sampling = Sampling(n=1, temperature=0.0, max_tokens=self.max_tokens)
+        return [
+            Request(
+                WritingTask(
+                    pair.prompt,
+                    pair.response(side),
+                    SUMM + "\n".join(f"{i}. {c.text}" for i, c in enumerate(self.groups[pair.id, side], start=1)),
+                    task_seed("summ", pair.id, side),
+                    label=f"pair {pair.id!r}, {side}",
+                ),
+                sampling,
+            )
+            for pair, side in responses
+            if len(self.groups[pair.id, side]) > 1
+        ]
+
+    def read_drafts(self, responses: Responses, drafts: Iterator[Draft]) -> Iterator[Critique]:
+        """Args: drafts: of `requests`, in order."""
+        for pair, side in responses:
+            group = self.groups[pair.id, side]
+            if len(group) == 1:  # it has passed the filter already, by another measure perhaps
+                yield group[0]
+                continue
+            draft = next(drafts)
+            text, finish = draft.text.strip(), draft.finish_reason
+            merged = Critique(pair.id, side, 0, text, None, finish, draft.tokens, truncated=draft.truncated)
+            merged = cut_sentences(merged, self.quality.most_sentences)
+            if not self.quality.fault(merged):
+                yield merged
 
 
-def _summ(
-    responses: Responses,
-    groups: Groups,
-    critic: Critic,
-    max_tokens: int,
-    quality: Quality,
-    prompts: Counter[bool | None],
-) -> list[Critique]:
-    several = [(pair, side) for pair, side in responses if len(groups[pair.id, side]) > 1]
-    tasks = [
-        Task(
-            pair.prompt,
-            pair.response(side),
-            SUMM + "\n".join(f"{i}. {c.text}" for i, c in enumerate(groups[pair.id, side], start=1)),
-            task_seed("summ", pair.id, side),
-            label=f"pair {pair.id!r}, {side}",
-        )
-        for pair, side in several
-    ]
-    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=max_tokens))
-    prompts.update(draft.truncated for (draft,) in drafts)
-    merged = {
-        (pair.id, side): Critique(
-            pair.id, side, 0, draft.text.strip(), None, draft.finish_reason, draft.tokens, truncated=draft.truncated
-        )
-        for (pair, side), (draft,) in zip(several, drafts, strict=True)
-    }
-    found = [
-        whole(merged[pair.id, side], quality.most_sentences) if (pair.id, side) in merged else groups[pair.id, side][0]
-        for pair, side in responses
-    ]
-    # Those that weren't merged have passed already, by another measure perhaps.
-    return [c for c in found if (c.pair_id, c.side) not in merged or not quality.fault(c)]
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """One request for each critique of the responses with more than `top_k`: to rate it."""
 
+    groups: Groups
+    top_k: int
+    rate_by: RateBy
 
-def _rank(
-    responses: Responses,
-    groups: Groups,
-    critic: Critic,
-    top_k: int,
-    rate_by: RateBy,
-    prompts: Counter[bool | None],
-) -> list[Critique]:
-    contested = [
-        (pair, critique)
-        for pair, side in responses
-        if len(groups[pair.id, side]) > top_k
-        for critique in groups[pair.id, side]
-    ]
-    request = RANK.format(least=LEAST_SCORE, greatest=greatest_score(rate_by))
-    tasks = [
-        Task(
-            pair.prompt,
-            pair.response(c.side),
-            request + c.text,
-            task_seed("rank", pair.id, c.side, c.sample),
-            label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",
-        )
-        for pair, c in contested
-    ]
-    drafts = critic.write(tasks, Sampling(n=1, temperature=0.0, max_tokens=16, score_by=rate_by))
-    prompts.update(draft.truncated for (draft,) in drafts)
-    ratings = {
-        (c.pair_id, c.side, c.sample): split_score(draft.text)[1] if rate_by == "written" else draft.score
-        for (_, c), (draft,) in zip(contested, drafts, strict=True)
-    }
-    kept: list[Critique] = []
-    for pair, side in responses:
-        group = groups[pair.id, side]
-        if len(group) > top_k:  # where no rating can be read, none is kept, which the summary counts
-            rated = [(rating, c) for c in group if (rating := ratings[c.pair_id, c.side, c.sample]) is not None]
-            group = [c for _, c in sorted(rated, key=lambda pair: -pair[0])[:top_k]]
-        kept += group
-    return kept
+    def requests(self, responses: Responses) -> list[Request]:
+        request = RANK.format(least=LEAST_SCORE, greatest=greatest_score(self.rate_by))
+        sampling = Sampling(n=1, temperature=0.0, max_tokens=16, score_by=self.rate_by)
+        return [
+            Request(
+                WritingTask(
+                    pair.prompt,
+                    pair.response(side),
+                    request + c.text,
+                    task_seed("rank", pair.id, side, c.sample),
+                    label=f"pair {pair.id!r}, {side}, critique {c.sample}",
+                ),
+                sampling,
+            )
+            for pair, side in responses
+            if len(self.groups[pair.id, side]) > self.top_k
+            for c in self.groups[pair.id, side]
+        ]
+
+    def read_drafts(self, responses: Responses, drafts: Iterator[Draft]) -> Iterator[Critique]:
+        """Args: drafts: of `requests`, in order."""
+        for pair, side in responses:
+            group = self.groups[pair.id, side]
+            if len(group) > self.top_k:  # where no rating can be read, none is kept, which the summary counts
+                rated = [(rating, c) for c in group if (rating := self._rating(next(drafts))) is not None]
+                group = [c for _, c in sorted(rated, key=lambda pair: -pair[0])[: self.top_k]]
+            yield from group
+
+    def _rating(self, draft: Draft) -> float | None:
+        return split_score(draft.text)[1] if self.rate_by == "written" else draft.score
 
 
 def summary(before: Sequence[Critique], after: Sequence[Critique]) -> list[tuple[str, str]]:

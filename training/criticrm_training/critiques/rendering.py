@@ -9,7 +9,7 @@ from typing import NamedTuple
 from criticrm_model.errors import ConversationError, PromptTooLong
 from criticrm_model.prompt import Message, Renderer
 
-from .writers import Conversation, Task, WriterError
+from .writers import Conversation, WriterError, WritingTask
 
 
 class RenderedTask(NamedTuple):
@@ -26,7 +26,7 @@ class RenderedTask(NamedTuple):
     truncated: bool | None
 
 
-def render_task(renderer: Renderer, task: Task, *, max_model_len: int, max_tokens: int) -> RenderedTask:
+def render_task(renderer: Renderer, task: WritingTask, *, max_model_len: int, max_tokens: int) -> RenderedTask:
     """The prompt that asks for a critique, and the prefix of that.
 
     Args:
@@ -37,7 +37,7 @@ def render_task(renderer: Renderer, task: Task, *, max_model_len: int, max_token
         WriterError: a text is none, the chat template refuses the roles, or the template alone does not fit.
     """
     require_text(task)
-    with _of(task):
+    with _naming(task):
         prefix = renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else []
         opened = renderer.asking(task.instruction).open(task.prompt)
         prompt = opened.render(
@@ -55,7 +55,7 @@ def render_conversation(
         WriterError: a text is none, the chat template refuses the roles, or it does not fit.
     """
     require_text(conversation)
-    with _of(conversation):
+    with _naming(conversation):
         ids = renderer.render_conversation(conversation.messages)
     if len(ids) + max_tokens > max_model_len:
         raise WriterError(
@@ -65,12 +65,12 @@ def render_conversation(
     return ids
 
 
-def prefixed(asked: Task | Conversation) -> str:
+def prefixed(asked: WritingTask | Conversation) -> str:
     """What an error begins with: whose it is."""
     return f"{asked.label}: " if asked.label else ""
 
 
-def require_text(asked: Task | Conversation) -> None:
+def require_text(asked: WritingTask | Conversation) -> None:
     """Raises WriterError: a field holds a lone surrogate, half of a character, which no tokenizer takes."""
     for field, text in _texts(asked):
         try:
@@ -82,7 +82,7 @@ def require_text(asked: Task | Conversation) -> None:
             ) from error
 
 
-def _texts(asked: Task | Conversation) -> Iterator[tuple[str, str]]:
+def _texts(asked: WritingTask | Conversation) -> Iterator[tuple[str, str]]:
     if isinstance(asked, Conversation):
         yield from _contents("messages", asked.messages)
         return
@@ -96,7 +96,7 @@ def _contents(field: str, messages: Sequence[Message]) -> Iterator[tuple[str, st
 
 
 @contextmanager
-def _of(asked: Task | Conversation) -> Iterator[None]:
+def _naming(asked: WritingTask | Conversation) -> Iterator[None]:
     try:
         yield
     except (ConversationError, PromptTooLong) as error:

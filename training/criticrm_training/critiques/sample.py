@@ -15,8 +15,7 @@ from .records import SCHEMA, SIDES, Critique, SideName
 from .scores import ScoreBy, score_request, split_score
 from .verdict import VerdictRule
 from .verdict import verdict as read_verdict
-from .writers import Critic, Draft, Request, Sampling, drafts_in_order
-from .writers import Task as WritingTask
+from .writers import Critic, Draft, Request, Sampling, WritingTask, drafts_in_order
 
 # Pairs in a part: enough to keep an engine busy, few enough to lose to a crash.
 _PAIRS_PER_PART = 64
@@ -72,7 +71,7 @@ def sample(
 
     def requests(chunk: Sequence[PreferencePair]) -> list[Request]:
         return [
-            Request(_asking(pair, side, by_category[pair.category], settings), samplings[pair.category])
+            Request(_make_task(pair, side, by_category[pair.category], settings), samplings[pair.category])
             for pair in chunk
             for side in SIDES
         ]
@@ -99,7 +98,7 @@ def described(run: dict[str, Any], critic: Critic, tasks: Tasks, settings: Sampl
     return run | {"model": critic.name, "tasks": tasks.described(), **asdict(settings)}
 
 
-def _asking(pair: PreferencePair, side: SideName, task: CritiqueTask, settings: SampleSettings) -> WritingTask:
+def _make_task(pair: PreferencePair, side: SideName, task: CritiqueTask, settings: SampleSettings) -> WritingTask:
     return WritingTask(
         pair.prompt,
         pair.response(side),

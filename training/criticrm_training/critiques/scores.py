@@ -62,9 +62,9 @@ def greatest_score(score_by: ScoreBy) -> int:
 
 
 def split_score(text: str) -> tuple[str, int | None]:
-    """A critique without its score line, and the score, 1 to 10. The last line counts: some give several.
+    r"""A critique without its score line, and the score, 1 to 10. The last line counts: some give several.
 
-    >>> split_score("It is wrong: 7 is odd.\\nScore: 3")
+    >>> split_score("It is wrong: 7 is odd.\nScore: 3")
     ('It is wrong: 7 is odd.', 3)
     >>> split_score("A fine answer. Score (1-10): 9/10")
     ('A fine answer.', 9)

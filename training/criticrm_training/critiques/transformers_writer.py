@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from criticrm_model.checkpoint import longest_sequence
-from criticrm_model.manifest import REWARD_TOKEN
+from criticrm_model.default import resolve
+from criticrm_model.manifest import DEFAULT_NAME, REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
@@ -19,7 +20,7 @@ from .decoding import Decoded, decode, use_grouped_attention
 from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Request, Sampling, Task, WriterError, write_group
+from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask, write_group
 
 # Sequences in one batch at the most; what they need in memory may allow fewer.
 _ROWS = {"cuda": 2048, "cpu": 32}
@@ -48,7 +49,8 @@ class TransformersWriter:
         best = "bfloat16" if has_fast_bfloat16() else "float32"
         precision = getattr(torch, best if dtype == "auto" else dtype)
         self.name = model
-        self._model, self._tokenizer = load_base(model, precision)
+        # For a trainer `default` is a base; for a writer the critic that was trained from it.
+        self._model, self._tokenizer = load_base(str(resolve(model)) if model == DEFAULT_NAME else model, precision)
         longest = longest_sequence(self._model.config.get_text_config())
         self._max_model_len = min(max_model_len, longest or max_model_len)
         self._model.eval()
@@ -57,7 +59,7 @@ class TransformersWriter:
         self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
         self._rows = _ROWS["cuda" if cuda else "cpu"]
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         by_reward, by_expected = sampling.score_by == "reward", sampling.score_by == "expected"
         if by_reward and self._reward_token_id is None:
             raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")

@@ -53,7 +53,7 @@ class VerdictRule(BaseModel):
         return words
 
     @model_validator(mode="after")
-    def _apart(self) -> VerdictRule:
+    def _check_distinct(self) -> VerdictRule:
         right, wrong = _folded(self.right), _folded(self.wrong)
         if right in wrong or wrong in right:
             raise ValueError("right and wrong must differ, and neither may be part of the other")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from criticrm_model.checkpoint import longest_sequence
+from criticrm_model.cores import compute_on_all_cores
 from criticrm_model.default import resolve
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
@@ -20,7 +21,7 @@ from criticrm_model.reward import Dtype, finite_reward
 from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Request, Sampling, Task, WriterError
+from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask
 
 
 class VLLMWriter:
@@ -53,6 +54,7 @@ class VLLMWriter:
         config = AutoConfig.from_pretrained(folder).get_text_config()
         max_model_len = min(max_model_len, longest_sequence(config) or max_model_len)
         if current_platform.is_cpu():
+            compute_on_all_cores()
             # As the service sets them, for the same reasons (criticrm_server.engines.vllm_engine).
             engine_arguments = {
                 "enforce_eager": True,
@@ -76,7 +78,7 @@ class VLLMWriter:
         self._max_num_seqs = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self._finished: dict[str, Any] = {}  # outputs by request, until they are collected
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         return next(self.stream([[Request(task, sampling) for task in tasks]]))
 
     def answer(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[list[Draft]]:
@@ -148,8 +150,9 @@ class VLLMWriter:
     def _with_expected_scores(
         self, group: Sequence[Request], rendered: Sequence[RenderedTask], drafts: list[list[Draft]]
     ) -> list[list[Draft]]:
-        """Where they are scored by what is expected: the mean of the score that the model would write next, over the
-        digits that it may write.
+        """Where they are scored by what is expected: the mean of the score that the model would write next.
+
+        Over the digits that it may write.
         """
         from vllm import SamplingParams
 

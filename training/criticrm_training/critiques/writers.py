@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from criticrm_model import CriticRMError
 from criticrm_model.prompt import Message
-from criticrm_model.reward import Dtype
 
-from ..children import exit_on_sigterm
-from ..endpoint import Endpoint
 from .scores import ScoreBy
 
 
@@ -21,7 +17,7 @@ class WriterError(CriticRMError):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class WritingTask:
     """One response to be critiqued `n` times.
 
     Attributes:
@@ -58,7 +54,7 @@ class Draft:
         text: the task's prefix, and what the model wrote after it.
         finish_reason: "stop" where the model ended it.
         tokens: that the model wrote, its end included; the prefix is not counted. None: an endpoint doesn't say.
-        score: what the critic gives the whole text, where it was asked to.
+        score: the critic's score of the whole text; None where none was requested.
         truncated: the conversation or the response was cut to the writer's length; None: an endpoint doesn't say, and
             a conversation is never cut.
     """
@@ -82,9 +78,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a writer, and how its drafts are to be sampled."""
+    """What a writer is to write, and how its drafts are sampled."""
 
-    asked: Task | Conversation
+    asked: WritingTask | Conversation
     sampling: Sampling
 
 
@@ -93,7 +89,7 @@ class Critic(Protocol):
 
     name: str
 
-    def write(self, tasks: Sequence[Task], sampling: Sampling) -> list[list[Draft]]:
+    def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         """`n` drafts for each task, in order. Raises WriterError."""
         ...
 
@@ -137,43 +133,6 @@ def write_group(critic: Any, group: Sequence[Request]) -> list[list[Draft]]:
     found: dict[int, list[Draft]] = {}
     for kind, sampling in dict.fromkeys((type(request.asked), request.sampling) for request in group):
         places = [i for i, r in enumerate(group) if (type(r.asked), r.sampling) == (kind, sampling)]
-        write = critic.write if kind is Task else critic.answer
+        write = critic.write if kind is WritingTask else critic.answer
         found |= zip(places, write([group[i].asked for i in places], sampling), strict=True)
     return [found[i] for i in range(len(group))]
-
-
-WriterKind = Literal["vllm", "transformers"]
-
-
-def open_writer(
-    model: str,
-    *,
-    endpoint: str | None,
-    key: str | None,
-    concurrency: int,
-    max_model_len: int,
-    dtype: Dtype = "auto",
-    writer: WriterKind | None = None,
-) -> Writer:
-    """`model` at an endpoint, if one is given, or in this process, which must be a command's. Raises as they do.
-
-    Args:
-        writer: what runs the model in this process; None: vLLM where it is installed, else transformers.
-
-    Raises:
-        WriterError: both an endpoint and a writer are given.
-    """
-    if endpoint:
-        from .endpoint_writer import EndpointWriter  # these import this module
-
-        if writer:
-            raise WriterError(f"an endpoint writes by itself: give either --endpoint or --writer {writer}")
-        return EndpointWriter(Endpoint(endpoint, key=key, concurrency=concurrency), model)
-    exit_on_sigterm()
-    if (writer or ("vllm" if find_spec("vllm") else "transformers")) == "vllm":
-        from .vllm_writer import VLLMWriter
-
-        return VLLMWriter(model, max_model_len=max_model_len, dtype=dtype)
-    from .transformers_writer import TransformersWriter
-
-    return TransformersWriter(model, max_model_len=max_model_len, dtype=dtype)

@@ -149,7 +149,7 @@ def _passages(
         if rare is not None:
             place = first[np.searchsorted(values, np.uint64(rare))]
             owner = evaluation[int(np.searchsorted(ends, place, side="right"))]
-            passages[i] = (owner, _words_of(rows[i], n, rare))
+            passages[i] = (owner, _find_words(rows[i], n, rare))
     return passages
 
 
@@ -159,7 +159,7 @@ def _row_ngrams(row: SourceRow, n: int, known: dict[str, int]) -> Hashes:
     return np.concatenate([np.empty(0, np.uint64), *(ngram_hashes(w, n, known) for w in texts if len(w) >= n)])
 
 
-def _words_of(row: SourceRow, n: int, value: int) -> str:
+def _find_words(row: SourceRow, n: int, value: int) -> str:
     for text in _texts(row.values):
         words = normalized_words(text)
         if len(words) >= n:

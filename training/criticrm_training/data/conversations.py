@@ -42,9 +42,9 @@ _SAID_ELSEWHERE = (
 
 
 def as_messages(value: Any, field: str) -> tuple[Message, ...]:
-    """A prompt: text is the user's; text in turns, and messages, are what they say.
+    r"""A prompt: text is the user's; text in turns, and messages, are what they say.
 
-    A last assistant's turn that is only opened (`\\n\\nAssistant:` at the end of a text, or a message without
+    A last assistant's turn that is only opened (`\n\nAssistant:` at the end of a text, or a message without
     content) is left out: the template opens the response's turn.
 
     Raises:

@@ -50,13 +50,13 @@ class Fold:
 
     def inside(self, items: Iterable[_G]) -> list[_G]:
         """Those of this fold, in order. Raises DataError: there are none."""
-        return self._some([item for item in items if self.holds(item)], "in")
+        return self._require_some([item for item in items if self.holds(item)], "in")
 
     def outside(self, items: Iterable[_G]) -> list[_G]:
         """Those of the other folds, in order. Raises DataError: there are none."""
-        return self._some([item for item in items if not self.holds(item)], "outside")
+        return self._require_some([item for item in items if not self.holds(item)], "outside")
 
-    def _some(self, found: list[_G], where: str) -> list[_G]:
+    def _require_some(self, found: list[_G], where: str) -> list[_G]:
         if not found:
             raise DataError(f"no pair is {where} fold {self.number}/{self.n}: there are too few questions")
         return found

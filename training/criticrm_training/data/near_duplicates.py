@@ -27,11 +27,17 @@ _LEAST_COMMON = 20  # texts; in small sets there is no telling
 # Chinese, Japanese and Korean put no spaces between words: a character counts as one.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
+# Signs of arithmetic, where a number or a bracket follows: "12 + 7" and "12 - 7" are two questions.
+_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>\u2212\xd7\xf7](?=\s*[\d(.])")
 
 
 def normalized_words(text: str) -> list[str]:
     """The words of a text, Unicode forms and case folded, without punctuation; a CJK character is a word."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _words(text, _WORD)
+
+
+def _words(text: str, word: re.Pattern[str]) -> list[str]:
+    return word.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def ngram_hashes(words: Sequence[str], n: int, known: dict[str, int] | None = None) -> Hashes:
@@ -52,15 +58,15 @@ def ngram_hashes(words: Sequence[str], n: int, known: dict[str, int] | None = No
 def near_duplicates(texts: Sequence[str], label: str | None = None) -> Iterator[tuple[int, int]]:
     """Places of two texts that share at least `SIMILAR` of their word 3-grams (Jaccard); those of the same words too.
 
-    Runs of words that are in more than 5 % of the texts, and in more than 20 of them, do not count: they are a
-    template's. Pairs that others connect already are left out.
+    Signs of arithmetic count as words. Runs of words that are in more than 5 % of the texts, and in more than 20 of
+    them, do not count: they are a template's. Pairs that others connect already are left out.
 
     Args:
         label: of a progress bar; None shows none.
     """
     known: dict[str, int] = {}
     reading = tqdm(texts, desc=label, unit="text", disable=label is None)
-    grams = [np.unique(ngram_hashes(normalized_words(text), _WORDS, known)) for text in reading]
+    grams = [np.unique(ngram_hashes(_words(text, _WORD_OR_SIGN), _WORDS, known)) for text in reading]
     connected = Components(len(texts))
     by_content: dict[bytes, int] = {}
     for i, found in enumerate(grams):

@@ -33,12 +33,12 @@ class RenderedPairs:
     """Pairs that fit the model, with the token ids that their critiques are written after.
 
     Attributes:
-        pairs: those that are kept, in the order given.
+        pairs: those that are kept, in their original order.
         prompts: of each of `pairs`, of the chosen and of the rejected response: `[prompt_len]` each.
         truncated: how many of `pairs` were cut.
         dropped: how many were left out because they were too long.
         equal: how many were left out because both prompts came out the same, by cutting or because the chat template
-            strips what tells the responses apart.
+            strips the part in which the responses differ.
     """
 
     pairs: list[PreferencePair]
@@ -125,8 +125,9 @@ def log_truncated(truncated: int, total: int, *, max_model_len: int, unit: str =
 def _render(
     pair: PreferencePair, renderer: Renderer, max_model_len: int, max_critique_tokens: int, truncate: bool
 ) -> tuple[tuple[list[int], list[int]] | None, int]:
-    """Both prompts, or None where one does not fit and nothing is to be cut; and the tokens that the longer one needs
-    uncut, with its critique.
+    """Both prompts, or None where one does not fit and nothing is to be cut; and the tokens of the longer one.
+
+    Its tokens are those that it needs uncut, with its critique.
     """
     prompts: list[list[int]] = []
     needed = 0

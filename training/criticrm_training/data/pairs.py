@@ -15,10 +15,7 @@ from criticrm_model.prompt import Message
 from .labels import read_agreement, read_margin, read_reference
 from .rows import read_row
 from .sources import DataError, parsed, source_name
-from .splits import in_question_order as in_question_order  # for all that reads pairs
-from .splits import merged_groups
-from .splits import question_group as question_group
-from .splits import split_by_prompt as split_by_prompt
+from .splits import merged_groups, question_group
 
 logger = logging.getLogger(__name__)
 

@@ -49,12 +49,12 @@ class Row:
 
 
 def read_row(row: Any) -> Row:
-    """The prompt and the responses of a row, in any of these forms:
+    r"""The prompt and the responses of a row, in any of these forms.
 
     - `prompt`, `chosen`, `rejected`; or `chosen` and `rejected` alone, which then begin with the prompt;
     - each of them text, or messages (`role` and `content`, or ShareGPT's `from` and `value`); `chosen` and `rejected`
       may be the response alone or the whole conversation, as messages or as text;
-    - text in turns (`\\n\\nHuman: ...\\n\\nAssistant: ...`, as hh-rlhf has it) is read as messages;
+    - text in turns (`\n\nHuman: ...\n\nAssistant: ...`, as hh-rlhf has it) is read as messages;
     - a prompt may end by opening the assistant's turn; with words in it, the responses go on from these.
 
     Raises:
@@ -82,7 +82,7 @@ def read_row(row: Any) -> Row:
             chosen, rejected = (row[field][len(given) :] for field in ("chosen", "rejected"))
             turns = [None, None]
         for field, before in zip(("chosen", "rejected"), turns, strict=True):
-            if before and not _same(before, prompt):
+            if before and not _is_same(before, prompt):
                 raise ValueError(f"{field}: the messages before the response are not those of prompt")
         if prompt[-1]["role"] == "assistant" and not all(turns):
             begun = _begun(prompt, turns)
@@ -94,10 +94,10 @@ def read_row(row: Any) -> Row:
     elif turns == [None, None]:
         words, chosen, rejected = _common_prefix(row, chosen, rejected)
         prompt = as_messages(words, "prompt")
-    elif turns[0] and turns[1] and _same(turns[0], turns[1]):
+    elif turns[0] and turns[1] and _is_same(turns[0], turns[1]):
         prompt = as_messages([dict(turn) for turn in turns[0]], "prompt")
     else:
-        raise ValueError(f"no prompt{_misnamed(row)}, and chosen and rejected do not begin with the same turns")
+        raise ValueError(f"no prompt{_name_misnamed(row)}, and chosen and rejected do not begin with the same turns")
     if not chosen.strip():
         raise ValueError("chosen: it says nothing, so it can't be the better response")
     if chosen.strip() == rejected.strip():
@@ -116,13 +116,13 @@ def _response(row: dict[str, Any], field: str) -> tuple[tuple[Message, ...] | No
         and turns
         and isinstance(value, str)
         and not TURN.match(value)
-        and not _same(turns, as_messages(given, "prompt"))
+        and not _is_same(turns, as_messages(given, "prompt"))
     ):
         return None, value  # a reply that is a dialogue itself
     return turns, text
 
 
-def _same(turns: Sequence[Message], prompt: Sequence[Message]) -> bool:
+def _is_same(turns: Sequence[Message], prompt: Sequence[Message]) -> bool:
     return [(t["role"], t["content"].strip()) for t in turns] == [(t["role"], t["content"].strip()) for t in prompt]
 
 
@@ -155,18 +155,18 @@ def _begun(prompt: Sequence[Message], turns: Sequence[tuple[Message, ...] | None
     return prompt[-1]["content"]
 
 
-def _misnamed(row: dict[str, Any]) -> str:
+def _name_misnamed(row: dict[str, Any]) -> str:
     named = next((field for field in _OTHER_PROMPTS if row.get(field)), None)
     return f" (is {named!r} the prompt? rename it)" if named else ""
 
 
 def _common_prefix(row: dict[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:
     """What two texts begin with, up to the last end of a word, and the rest of each."""
-    if misnamed := _misnamed(row):
+    if misnamed := _name_misnamed(row):
         raise ValueError(f"no prompt{misnamed}")
     same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
     length = sum(1 for _ in same)
     end = max((m.start() for m in _BETWEEN_WORDS.finditer(chosen, 0, length)), default=0)
     if not chosen[:end].strip():
-        raise ValueError("no prompt, and chosen and rejected do not begin with the same words")
+        raise ValueError("no prompt, and chosen and rejected do not begin with the same text")
     return chosen[:end].strip(), chosen[end:], rejected[end:]

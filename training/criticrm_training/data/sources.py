@@ -111,7 +111,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def must_be_unicode(row: Any, source: Path | str, number: int) -> None:
-    """JSON can spell half of a character (\\ud83d without its second half), which no tokenizer and no file takes.
+    r"""JSON can spell half of a character (\ud83d without its second half), which no tokenizer and no file takes.
 
     Raises:
         DataError: naming the row and the field.

@@ -26,10 +26,10 @@ _G = TypeVar("_G", bound=_Grouped)
 
 
 def question_group(prompt: Sequence[Message]) -> str:
-    """Equal for conversations that begin with the same question: the first user turn, with Unicode forms (NFKC), case
-    and white space folded.
+    """Equal for conversations that begin with the same question.
 
-    Later turns answer what came before, so a conversation and its continuation belong together.
+    The question is the first user turn, with Unicode forms (NFKC), case and white space folded. Later turns answer what
+    came before, so a conversation and its continuation belong together.
     """
     question = next((m["content"] for m in prompt if m["role"] == "user"), prompt[0]["content"])
     return " ".join(unicodedata.normalize("NFKC", question).casefold().split())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from criticrm_model import CriticRMError
 from criticrm_model.files import write_json
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "trained_questions.json"
 
@@ -35,11 +38,29 @@ def read_trained_questions(checkpoint: Path) -> frozenset[str] | None:
 
 
 def trained_pairs(model: str, pairs: Sequence[_Grouped]) -> int | None:
-    """How many of the pairs ask a question that the checkpoint in the folder `model` was trained on; None where that
-    isn't known.
+    """How many of the pairs ask a question that the checkpoint in the folder `model` was trained on.
+
+    None where that isn't known.
     """
     questions = read_trained_questions(Path(model))
     return None if questions is None else sum(_digest(pair.group) in questions for pair in pairs)
+
+
+def refuse_in_sample(seen: int | None, n: int, *, by_reward: bool) -> None:
+    """Warn where the critic was trained on `seen` of the `n` pairs.
+
+    Raises:
+        InSampleError: they are to be scored by its reward.
+    """
+    if not seen:
+        return
+    about = f"{seen} of {n} pairs ask a question that this critic was trained on"
+    if by_reward:
+        raise InSampleError(
+            f"{about}: its reward has learnt their labels. Sample a fold that it was trained without (--fold), or give "
+            "--in-sample if nothing is filtered by these scores"
+        )
+    logger.warning("%s: what it says of them is not what it would say of others", about)
 
 
 def _digest(group: str) -> str:

@@ -17,6 +17,7 @@ from ..stats import Floats, difference, mean
 RESULTS = "evaluation.json"
 MARGINS = "margins.parquet"
 OUTCOMES = "outcomes.parquet"
+TEACHER_FORCED = "teacher-forced"  # the method whose rewards are read after critiques of another model
 ABOUT_PAIRS = ("pair_id", "group", "category", "characters_longer")  # their columns that are no method
 
 
@@ -30,6 +31,7 @@ class Arm:
         outcomes: by method, `[runs, pairs]`: `outcomes.Preferences.outcomes` of each run; methods that every run has.
         groups: the questions of the pairs.
         pairs: identifies the pairs and their order.
+        teachers: identify the critiques of `TEACHER_FORCED` in the runs: a part of what is measured.
     """
 
     name: str
@@ -37,10 +39,13 @@ class Arm:
     outcomes: Mapping[str, Floats]
     groups: Sequence[str]
     pairs: str
+    teachers: frozenset[str | None]
 
     def accuracy(self, method: str, members: Sequence[int]) -> dict[str, Any] | None:
-        """Of one method, over those of the `members` (numbers of pairs) that it has, as an `Estimate` of JSON whose
-        interval covers questions and, where there are several, runs; None if it has none of them."""
+        """Of one method, over those of the `members` (numbers of pairs) that it has; None if it has none of them.
+
+        An `Estimate` as JSON, whose interval covers questions and, where there are several, runs.
+        """
         present = set(np.flatnonzero(~np.isnan(self.outcomes[method]).any(axis=0)).tolist())
         places = [i for i in members if i in present]
         if not places:
@@ -66,7 +71,15 @@ def read_arm(name: str, folders: Sequence[Path]) -> Arm:
     tables = [pq.read_table(folder / OUTCOMES).to_pydict() for folder in folders]
     methods = [m for m in tables[0] if m not in ABOUT_PAIRS and all(m in table for table in tables)]
     outcomes = {method: np.array([table[method] for table in tables], dtype=np.float64) for method in methods}
-    return Arm(name, first["headline"], outcomes, tables[0]["group"], first["pairs"])
+    return Arm(
+        name, first["headline"], outcomes, tables[0]["group"], first["pairs"], frozenset(map(teacher_of, reports))
+    )
+
+
+def teacher_of(report: Mapping[str, Any]) -> str | None:
+    """Which critiques an evaluation's teacher-forced rewards are read after, if there are any."""
+    found: str | None = report.get("teacher_forced", {}).get("critiques")
+    return found
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -81,6 +94,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 def compare(ours: Arm, theirs: Arm) -> list[dict[str, Any]]:
     """Like with like: the headline of each, then every method that both have, on the pairs that both have.
 
+    Rewards after another model's critiques are compared only where these are the same.
+
     Returns:
         Of each comparison `ours` and `theirs` (methods), `our_accuracy` and `their_accuracy` (shares), and their
         difference, an `Estimate` of pairs whose interval covers questions and, where there are several, runs.
@@ -90,7 +105,8 @@ def compare(ours: Arm, theirs: Arm) -> list[dict[str, Any]]:
     """
     if ours.pairs != theirs.pairs:
         raise DataError(f"{theirs.name} evaluated other pairs than {ours.name}: give both the same data and limit")
-    same = [(method, method) for method in ours.outcomes if method in theirs.outcomes]
+    unlike = {TEACHER_FORCED} if ours.teachers != theirs.teachers else set()
+    same = [(method, method) for method in ours.outcomes if method in theirs.outcomes.keys() - unlike]
     found = []
     for mine, other in dict.fromkeys([(ours.headline, theirs.headline), *same]):
         a, b = ours.outcomes[mine], theirs.outcomes[other]

@@ -9,8 +9,11 @@ from typing import Any
 
 from criticrm_model.default import resolve
 
+from ..critiques.critique_task import Tasks
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
+from ..parts import run_digest
+from .arms import TEACHER_FORCED
 from .items import as_item, items_sha256
 from .outcomes import Preferences, pair_preferences
 from .quality import critique_statistics
@@ -31,6 +34,7 @@ def evaluate(
     concurrency: int,
     samples: Sequence[int],
     against: Against,
+    tasks: Tasks,
     teacher_forced: Path | None = None,
     critiques: bool = True,
 ) -> dict[str, Any]:
@@ -42,17 +46,20 @@ def evaluate(
             number.
         against: finished evaluations of the same pairs, by the name of their arm, one of each of its runs: each arm is
             compared with pair by pair.
+        tasks: whose rules read the critiques of pairs with a reference; the scores do not depend on them.
         teacher_forced: finished critiques of the pairs by another model; the reward after these is reported too.
         critiques: without them the direct score alone is measured.
 
     Raises:
         DataError: another evaluation holds other pairs; or a service can't be given critiques.
+        TaskError: there is no task for a pair's category.
         EndpointError, PartsError, ServingError
     """
     if teacher_forced and url:
         raise DataError("teacher-forced rewards need the weights: give --model, not --url")
     if samples and not critiques:
         raise DataError("--samples are critiques: leave out --direct-only")
+    rules = tasks.rules(pair.category for pair in pairs)
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         items = [as_item(pair) for pair in pairs]
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
@@ -74,8 +81,12 @@ def evaluate(
         margins, cut = teacher_forced_margins(
             resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run
         )
-        found["teacher-forced"] = Preferences.of(margins)
-        more["teacher_forced"] = {"truncated": cut, "kept_by_label": keeps_by_label(teacher_forced)}
+        found[TEACHER_FORCED] = Preferences.of(margins)
+        more["teacher_forced"] = {
+            "critiques": run_digest(teacher_forced),
+            "truncated": cut,
+            "kept_by_label": keeps_by_label(teacher_forced),
+        }
         lines.append(f"teacher-forced: {describe_truncation(cut)}")
         if not written_about(teacher_forced, pairs):
             lines.append("teacher-forced: its critiques are of other pairs than these, matched with them by id alone")
@@ -88,7 +99,7 @@ def evaluate(
         statistics = critique_statistics(texts, responses, ended, about["manifest"]["critique_instruction"])
         more["quality"] = asdict(statistics)
         lines.append(str(statistics))
-        if reasoning := reasoning_report(pairs, texts):
+        if reasoning := reasoning_report(pairs, texts, rules):
             more["reasoning"] = reasoning
             lines += describe_reasoning(reasoning)
     return write_results(

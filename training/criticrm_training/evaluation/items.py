@@ -13,7 +13,7 @@ from ..data.pairs import PreferencePair
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class EvaluationItem:
     """One prompt and k responses.
 
     Attributes:
@@ -30,14 +30,14 @@ class Item:
     group: str
 
 
-def as_item(pair: PreferencePair) -> Item:
+def as_item(pair: PreferencePair) -> EvaluationItem:
     """A preference pair is an item with k = 2."""
-    return Item(pair.id, pair.prompt, (pair.chosen, pair.rejected), 1, pair.category, pair.group)
+    return EvaluationItem(pair.id, pair.prompt, (pair.chosen, pair.rejected), 1, pair.category, pair.group)
 
 
-def drawn(items: Iterable[Item], limit: int) -> list[Item]:
+def draw_items(items: Iterable[EvaluationItem], limit: int) -> list[EvaluationItem]:
     """Whole groups, in the order of their hash, until there are `limit` items (0: all): the same ones every time."""
-    found: list[Item] = []
+    found: list[EvaluationItem] = []
     for item in sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id)):
         if limit and len(found) >= limit and item.group != found[-1].group:
             break
@@ -45,7 +45,7 @@ def drawn(items: Iterable[Item], limit: int) -> list[Item]:
     return found
 
 
-def items_sha256(items: Sequence[Item]) -> str:
+def items_sha256(items: Sequence[EvaluationItem]) -> str:
     """Of what the items say, in their order."""
     said = [[item.prompt, item.responses, item.correct, item.subset, item.group] for item in items]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..stats import Floats, outcomes
-from .items import Item
+from .items import EvaluationItem
 from .scoring import by_item, margins, method_scores, sampled_scores
 from .subsets import win_rate
 
@@ -40,7 +40,7 @@ def mean_of(m: int) -> str:
 
 
 def pair_preferences(
-    items: Sequence[Item], rows: Sequence[Mapping[str, Any]], counts: Sequence[int]
+    items: Sequence[EvaluationItem], rows: Sequence[Mapping[str, Any]], counts: Sequence[int]
 ) -> dict[str, Preferences]:
     """By method: direct, after the greedy critique where there is one, and the mean of m sampled for each m.
 

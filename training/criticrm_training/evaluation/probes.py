@@ -15,7 +15,7 @@ from criticrm_model.files import write_json
 from ..data.pairs import PreferencePair
 from ..stats import Estimate, Floats, mean, pair_accuracy, rank_correlation
 from ..tables import as_rows
-from .items import Item, items_sha256
+from .items import EvaluationItem, items_sha256
 from .outcomes import mean_of
 from .scoring import DIRECT, describe_truncation, method_scores, sampled_scores, score_items, truncation
 from .serving import scoring_service
@@ -101,9 +101,9 @@ def probe(
     return report
 
 
-def _item(pair: PreferencePair) -> Item:
+def _item(pair: PreferencePair) -> EvaluationItem:
     padded = (pair.chosen + FILLER * n for n in REPEATS)
-    return Item(
+    return EvaluationItem(
         pair.id, pair.prompt, (pair.chosen, pair.rejected, *KEYS.values(), *padded), 1, pair.category, pair.group
     )
 

@@ -50,8 +50,9 @@ def critique_statistics(
 
 
 def names_something(critique: str, response: str, instruction: str) -> bool:
-    """Whether a critique takes up a word of five letters or more, or a number, of its response that the instruction,
-    which critiques like to repeat, does not hold.
+    """Whether a critique takes up a long word, or a number, of its response.
+
+    A long word has five letters or more. What the instruction holds does not count, for critiques like to repeat it.
 
     >>> names_something("Is 54 right?", "It is 54.", "Review the reply.")
     True

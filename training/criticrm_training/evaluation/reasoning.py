@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..answers import equal, final_answer, stated_answer
-from ..critiques.verdict import own_answer, verdict
+from ..critiques.verdict import VerdictRule, own_answer, verdict
 from ..data.pairs import PreferencePair
 from ..stats import mean
 
@@ -23,25 +23,30 @@ READABLE = "verdicts that can be read"
 VERDICT = "pairs in which the verdict prefers the chosen reply"
 
 
-def reasoning_report(pairs: Sequence[PreferencePair], critiques: Sequence[str]) -> dict[str, Any]:
-    """Shares with their intervals (`Estimate`s as JSON), over the pairs that have a reference; empty where none has.
+def reasoning_report(
+    pairs: Sequence[PreferencePair], critiques: Sequence[str], rules: Mapping[str, VerdictRule | None]
+) -> dict[str, Any]:
+    """Shares with their intervals (`Estimate`s as JSON), over the pairs that have a reference and a rule.
+
+    Empty where none has.
 
     Of critiques: whether a reply is right is read from it and the reference, whatever the label; a critique without an
     answer of its own is not right. Of pairs: one is half right where both verdicts are the same or one can't be read.
 
     Args:
         critiques: one a response, the chosen one's before the rejected one's, `[2 * pairs]`.
+        rules: of each category of the pairs, how its critiques are read (`Tasks.rules`); None: they give no verdict.
     """
     found: dict[str, list[tuple[float, str]]] = {
         name: [] for name in (OWN_ANSWER, BESIDE_RIGHT, BESIDE_WRONG, COPIED, READABLE, VERDICT)
     }
     for pair, both in zip(pairs, zip(critiques[0::2], critiques[1::2], strict=True), strict=True):
-        reference = final_answer(pair.reference or "")
-        if not reference:
+        rule, reference = rules[pair.category], final_answer(pair.reference or "")
+        if rule is None or not reference:
             continue
         verdicts = []
         for response, critique in zip((pair.chosen, pair.rejected), both, strict=True):
-            reply, own = stated_answer(response), own_answer(critique)
+            reply, own = stated_answer(response), own_answer(critique, rule)
             found[OWN_ANSWER].append((bool(own), pair.group))
             right = bool(own) and equal(reference, own)
             if reply and equal(reference, reply):
@@ -49,7 +54,7 @@ def reasoning_report(pairs: Sequence[PreferencePair], critiques: Sequence[str]) 
             elif reply:
                 found[BESIDE_WRONG].append((right, pair.group))
                 found[COPIED].append((bool(own) and equal(reply, own), pair.group))
-            verdicts.append(verdict(critique, response))
+            verdicts.append(verdict(critique, response, rule))
             found[READABLE].append((verdicts[-1] is not None, pair.group))
         chosen, rejected = verdicts
         tie = chosen is None or rejected is None or chosen == rejected

@@ -16,7 +16,7 @@ from criticrm_model.files import whole, write_json
 
 from ..data.pairs import PreferencePair
 from ..tables import as_table, preference_report
-from .arms import MARGINS, OUTCOMES, RESULTS, Arm, compare, describe, read_arm
+from .arms import MARGINS, OUTCOMES, RESULTS, Arm, compare, describe, read_arm, teacher_of
 from .outcomes import Preferences
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ def write_results(
     report = preference_report(pairs, {method: f.outcomes for method, f in found.items()}, critiques_ended)
     report.update(more)
     digests = [hashlib.sha256(pair.group.encode()).hexdigest()[:16] for pair in pairs]
-    ours = Arm(name, headline, {m: f.outcomes[None] for m, f in found.items()}, digests, _sha256(pairs))
+    outcomes = {m: f.outcomes[None] for m, f in found.items()}
+    ours = Arm(name, headline, outcomes, digests, _sha256(pairs), frozenset([teacher_of(more)]))
     others = {other: read_arm(other, folders) for other, folders in against.items()}
     report |= {"headline": headline, "pairs": ours.pairs}
     report["against"] = {other: compare(ours, arm) for other, arm in others.items()}

@@ -16,7 +16,7 @@ from ..critiques.sample import task_seed
 from ..endpoint import Endpoint, EndpointError
 from ..parts import in_chunks, read_parts, stream_in_parts
 from ..stats import Floats
-from .items import Item
+from .items import EvaluationItem
 
 SCHEMA = pa.schema(
     [
@@ -37,7 +37,7 @@ DIRECT, GREEDY = "direct_score", "greedy critique"
 
 
 def score_items(
-    items: Sequence[Item],
+    items: Sequence[EvaluationItem],
     service: Endpoint,
     *,
     samples: int,
@@ -61,11 +61,11 @@ def score_items(
         EndpointError, PartsError
     """
 
-    def bodies(item: Item) -> list[dict[str, Any]]:
+    def bodies(item: EvaluationItem) -> list[dict[str, Any]]:
         options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
         return [_body(item, critiques), *([_body(item, options)] if samples else [])]
 
-    def work(chunks: Sequence[Sequence[Item]]) -> Iterator[list[dict[str, Any]]]:
+    def work(chunks: Sequence[Sequence[EvaluationItem]]) -> Iterator[list[dict[str, Any]]]:
         wave = ((item, body) for chunk in chunks for item in chunk for body in bodies(item))
         with closing(_answers(service, wave)) as answers:
             for chunk in chunks:
@@ -106,7 +106,7 @@ def margins(scores: Floats) -> Floats:
     return found
 
 
-def by_item(items: Sequence[Item], scores: Sequence[Any] | Floats) -> list[list[Any]]:
+def by_item(items: Sequence[EvaluationItem], scores: Sequence[Any] | Floats) -> list[list[Any]]:
     """What there is of each response, `[responses]`, as k an item."""
     ends = accumulate(len(item.responses) for item in items)
     flat = list(scores)
@@ -124,7 +124,7 @@ def describe_truncation(found: Mapping[str, Any]) -> str:
     return f"responses cut to the model's length: {found['responses']} of {found['of']} ({found['share']:.1%})"
 
 
-def _answers(service: Endpoint, wave: Iterable[tuple[Item, dict[str, Any]]]) -> Generator[Any, None, None]:
+def _answers(service: Endpoint, wave: Iterable[tuple[EvaluationItem, dict[str, Any]]]) -> Generator[Any, None, None]:
     """Of the service, in order. Raises EndpointError, with the prompt of the request that failed."""
     asked: list[str] = []
 
@@ -139,7 +139,7 @@ def _answers(service: Endpoint, wave: Iterable[tuple[Item, dict[str, Any]]]) -> 
         raise EndpointError(f"prompt {asked[error.request]}: {error}", error.request) from error
 
 
-def _body(item: Item, critique: Any) -> dict[str, Any]:
+def _body(item: EvaluationItem, critique: Any) -> dict[str, Any]:
     return {
         "prompt": list(item.prompt),
         "responses": list(item.responses),
@@ -148,7 +148,7 @@ def _body(item: Item, critique: Any) -> dict[str, Any]:
     }
 
 
-def _results(item: Item, answer: Mapping[str, Any], critiques: int) -> list[dict[str, Any]]:
+def _results(item: EvaluationItem, answer: Mapping[str, Any], critiques: int) -> list[dict[str, Any]]:
     """One a response. Raises EndpointError: one failed, or there are more or fewer than requested."""
     results: list[dict[str, Any]] = answer["results"]
     if len(results) != len(item.responses):
@@ -165,7 +165,7 @@ def _results(item: Item, answer: Mapping[str, Any], critiques: int) -> list[dict
     return results
 
 
-def _row(item: Item, index: int, greedy: dict[str, Any], sampled: dict[str, Any] | None) -> dict[str, Any]:
+def _row(item: EvaluationItem, index: int, greedy: dict[str, Any], sampled: dict[str, Any] | None) -> dict[str, Any]:
     critique = greedy["critiques"][0] if greedy["critiques"] else None
     samples = sampled["critiques"] if sampled else []
     return {

@@ -67,12 +67,12 @@ class _OnDemand(Endpoint):
         self._held = held
 
     def post_each(self, path: str, bodies: Iterable[Any]) -> Generator[Any, None, None]:
-        self.url = self.url or self._held.enter_context(served(str(self._folder)))
+        self.url = self.url or self._held.enter_context(start_service(str(self._folder)))
         yield from super().post_each(path, bodies)
 
 
 @contextmanager
-def served(model: str, options: Sequence[str] = (), start_timeout_s: float = 600) -> Iterator[str]:
+def start_service(model: str, options: Sequence[str] = (), start_timeout_s: float = 600) -> Iterator[str]:
     """The URL of a server of `model` that lives as long as the context, on a free port of loopback.
 
     Args:

@@ -33,8 +33,9 @@ def subsets(n: int, k: int, seed: int = 0) -> npt.NDArray[np.int64]:
 
 
 def win_rate(chosen: Sequence[float | None], rejected: Sequence[float | None], m: int) -> tuple[float, float]:
-    """How often the mean of m scores of the chosen response is above that of m of the rejected one, a tie counting
-    half: over every m of the one side's scores against every m of the other's.
+    """How often the mean of m scores of the chosen response is above that of m of the rejected one.
+
+    Over every m of the one side's scores against every m of the other's; a tie counts half.
 
     Args:
         chosen, rejected: the scores of each side; None for one that can't be read, which leaves the mean to the others.

@@ -34,11 +34,11 @@ _PAIRS_PER_PART = 32
 def teacher_forced_margins(
     folder: Path, pairs: Sequence[PreferencePair], critiques: Path, *, out: Path, run: dict[str, Any]
 ) -> tuple[Floats, dict[str, Any]]:
-    """Mean reward after a response's critiques, chosen minus rejected, `[pairs]` float64; NaN for pairs without. And
-    what was cut to the model's length (`scoring.truncation`).
+    """Mean reward after a response's critiques, chosen minus rejected, `[pairs]` float64; NaN for pairs without.
 
-    Read by transformers, at the one reward position, in parts under `out`. A critique that was cut at its writer's
-    limit has no end-of-turn token, as where the service cuts one.
+    And what was cut to the model's length (`scoring.truncation`). Read by transformers, at the one reward position, in
+    parts under `out`. A critique that was cut at its writer's limit has no end-of-turn token, as where the service cuts
+    one.
 
     Args:
         folder: of the Critic-RM.

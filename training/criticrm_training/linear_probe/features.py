@@ -88,19 +88,19 @@ def extract(
     with tqdm(total=len(sequences), desc=label, unit="response", smoothing=0.05) as progress:
         for batch in with_critiques:
             states = _cached_batch(batch, reference, max_critique_tokens, work_dir)
-            _place(direct, batch, states["direct"])
-            _place(critiqued, batch, states["critiqued"])
+            _copy_states(direct, batch, states["direct"])
+            _copy_states(critiqued, batch, states["critiqued"])
             for s, tokens, length in zip(batch, states["tokens"].tolist(), states["lengths"].tolist(), strict=True):
                 texts[s.pair][s.side] = renderer.decode(tokens[:length])
                 ended += tokens[length - 1] in renderer.stop_token_ids
             progress.update(len(batch))
         for batch in without:
-            _place(direct, batch, _cached_batch(batch, reference, 1, work_dir)["direct"])
+            _copy_states(direct, batch, _cached_batch(batch, reference, 1, work_dir)["direct"])
             progress.update(len(batch))
     return PairFeatures(direct, critiqued, texts, ended / max(1, 2 * critique_pairs))
 
 
-def _place(into: torch.Tensor, batch: Sequence[_Sequence], states: torch.Tensor) -> None:
+def _copy_states(into: torch.Tensor, batch: Sequence[_Sequence], states: torch.Tensor) -> None:
     into[[s.pair for s in batch], [s.side for s in batch]] = states
 
 

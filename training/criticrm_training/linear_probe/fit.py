@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -14,10 +17,10 @@ from criticrm_model.reference import ReferenceModel
 
 from ..base import load_base
 from ..card import reward_card
-from ..commands.fit_head import FitHead
 from ..data.overlong import Overlong, RenderedPairs, render_pairs
-from ..data.pairs import PreferencePair, in_question_order, read_pairs
+from ..data.pairs import PreferencePair, read_pairs
 from ..data.sources import DataError, source_name
+from ..data.splits import in_question_order
 from ..tables import accuracy_report, as_table
 from .features import PairFeatures, extract
 from .regression import fit_head
@@ -25,7 +28,32 @@ from .regression import fit_head
 logger = logging.getLogger(__name__)
 
 
-def fit(settings: FitHead) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """The options of `criticrm fit-head`, which describes them.
+
+    Attributes:
+        critique_pairs: pairs of each set with critiques; 0 is all.
+        work_dir: where finished batches are kept; None is `out / "features"`.
+    """
+
+    data: str
+    out: Path
+    base: str
+    heldout: str | None
+    instruction: str
+    max_critique_tokens: int
+    critique_pairs: int
+    folds: int
+    batch_size: int
+    max_model_len: int
+    overlong: Overlong
+    dtype: Literal["float32", "bfloat16", "float16"]
+    work_dir: Path | None
+    head_only: bool
+
+
+def fit(settings: FitSettings) -> None:
     """Run `criticrm fit-head`.
 
     Raises:
@@ -39,29 +67,29 @@ def fit(settings: FitHead) -> None:
     (rendered, train), (rendered_heldout, seen) = _extract(settings, pairs, heldout)
     pairs, heldout = rendered.pairs, rendered_heldout.pairs
     groups = [pair.group for pair in pairs]
-    head = fit_head(train.direct, groups, settings.folds, train.critiqued)
-    for step in head.path:
+    fitted = fit_head(train.direct, groups, settings.folds, train.critiqued)
+    for step in fitted.path:
         logger.info(
             "penalty %8.4f  training loss %.4f  validation loss %.4f",
             step.penalty,
             step.training_loss,
             step.validation_loss,
         )
-    logger.info("kept penalty %.4f", head.penalty)
-    _write(settings, head.reward, train, pairs)
+    logger.info("kept penalty %.4f", fitted.penalty)
+    _write(settings, fitted.reward, train, pairs)
 
     scalar = fit_head(train.direct, groups, settings.folds)  # the matched baseline: same pairs, no critiques at all
     margins = {
         "scalar baseline": scalar.unseen_direct,
-        "direct_score": head.unseen_direct,
-        "score": head.unseen_critiqued,
+        "direct_score": fitted.unseen_direct,
+        "score": fitted.unseen_critiqued,
     }
     report = {f"{settings.folds}-fold": accuracy_report(pairs, margins, train.ended)}
     if heldout:
         margins = {
             "scalar baseline": _margins(seen.direct, scalar.reward),
-            "direct_score": _margins(seen.direct, head.reward),
-            "score": _margins(seen.critiqued, head.reward),
+            "direct_score": _margins(seen.direct, fitted.reward),
+            "score": _margins(seen.critiqued, fitted.reward),
         }
         report["heldout"] = accuracy_report(heldout, margins, seen.ended)
     write_json(settings.out / "fit_report.json", report)
@@ -69,14 +97,14 @@ def fit(settings: FitHead) -> None:
     logger.info("wrote %s", settings.out)
 
 
-def _check_folds(settings: FitHead, pairs: list[PreferencePair]) -> None:
+def _check_folds(settings: FitSettings, pairs: list[PreferencePair]) -> None:
     questions = len({pair.group for pair in pairs})
     if questions < settings.folds:
         raise DataError(f"{settings.data} has {questions} questions: too few for --folds {settings.folds}")
 
 
 def _extract(
-    settings: FitHead, pairs: list[PreferencePair], heldout: list[PreferencePair]
+    settings: FitSettings, pairs: list[PreferencePair], heldout: list[PreferencePair]
 ) -> list[tuple[RenderedPairs, PairFeatures]]:
     """Of both sets; the model's memory is free again when this returns."""
     model, tokenizer = load_base(settings.base, getattr(torch, settings.dtype))
@@ -123,7 +151,7 @@ def _extract(
     ]
 
 
-def _write(settings: FitHead, reward: torch.Tensor, train: PairFeatures, pairs: list[PreferencePair]) -> None:
+def _write(settings: FitSettings, reward: torch.Tensor, train: PairFeatures, pairs: list[PreferencePair]) -> None:
     name = source_name(settings.data)
     card = reward_card(
         reward,

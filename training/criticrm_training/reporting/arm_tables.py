@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ..evaluation.arms import MARGINS, Arm, compare, read_results
 from ..tables import LONGER
 
-Result = Mapping[str, Any]
+EvaluationResult = Mapping[str, Any]
 _STATISTICS = {
     "ended": "end by themselves",
     "repeats": "repeated word sequences",
@@ -21,7 +21,7 @@ _STATISTICS = {
 }
 
 
-def pooled(arm: Arm, folders: Sequence[Path]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def pool_runs(arm: Arm, folders: Sequence[Path]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The report of an arm's first run, with the accuracies of all its runs, and the margins of all of them."""
     report = read_results(folders[0])
     tables = [pq.read_table(folder / MARGINS).to_pydict() for folder in folders]
@@ -35,7 +35,7 @@ def pooled(arm: Arm, folders: Sequence[Path]) -> tuple[dict[str, Any], dict[str,
     return report, {column: [value for table in tables for value in table[column]] for column in columns}
 
 
-def accuracy_table(name: str, result: Result, runs: int) -> str:
+def accuracy_table(name: str, result: EvaluationResult, runs: int) -> str:
     """HTML: a row a category, a column a method."""
     columns = list(result["accuracy"]["overall"])
     rows = [
@@ -68,7 +68,7 @@ def difference_parts(arms: Sequence[Arm]) -> list[str]:
     return parts
 
 
-def critique_parts(results: Mapping[str, Result]) -> list[str]:
+def critique_parts(results: Mapping[str, EvaluationResult]) -> list[str]:
     """HTML: statistics of the greedy critiques, what they work out where there is a reference, and what was cut."""
     parts = []
     if with_critiques := {name: r["quality"] for name, r in results.items() if "quality" in r}:
@@ -87,9 +87,9 @@ def critique_parts(results: Mapping[str, Result]) -> list[str]:
     return parts
 
 
-def table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     """HTML; cells are text, but for intervals that `_interval` made."""
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in header)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 

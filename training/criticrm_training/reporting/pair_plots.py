@@ -11,9 +11,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from criticrm_model.pages import figure
+
 from ..evaluation.arms import ABOUT_PAIRS
 from ..tables import LONGER
-from .figures import figure
 
 Floats = npt.NDArray[np.float64]
 Results = Mapping[str, Mapping[str, Any]]
@@ -33,7 +34,7 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
     rewards = {name: table for name, table in tables.items() if "direct_score" in table}
     rows = sum(len(result["accuracy"]["overall"]) for result in results.values())
     parts = [figure(lambda axes: _accuracy(axes, results), "Overall, by model and method.", height=1 + 0.3 * rows)]
-    sampled = {name: r for name, r in results.items() if _means(r)}
+    sampled = {name: r for name, r in results.items() if _sample_counts(r)}
     if sampled:
         parts += [
             "<h2>Several critiques</h2>",
@@ -51,7 +52,7 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
             figure(
                 lambda axes: _reliability(axes, rewards),
                 "Bradley-Terry reads a margin as the probability that the chosen response is better: "
-                "predicted against found, in ten bins of equal size. On the diagonal the two agree.",
+                "predicted against observed, in ten bins of equal size. On the diagonal the two agree.",
             ),
             "<h2>Margins</h2>",
             figure(
@@ -88,14 +89,14 @@ def _accuracy(axes: Axes, results: Results) -> None:
     axes.set_xlabel("pair accuracy")
 
 
-def _means(result: Mapping[str, Any]) -> list[int]:
+def _sample_counts(result: Mapping[str, Any]) -> list[int]:
     methods = result["accuracy"]["overall"]
     return sorted(int(method.removeprefix(_MEAN)) for method in methods if method.startswith(_MEAN))
 
 
 def _against_m(axes: Axes, results: Results) -> None:
     for color, (name, result) in enumerate(results.items()):
-        overall, ms = result["accuracy"]["overall"], _means(result)
+        overall, ms = result["accuracy"]["overall"], _sample_counts(result)
         _line(axes, ms, [overall[f"{_MEAN}{m}"] for m in ms], color, "o-", name)
         if "direct_score" in overall:
             axes.axhline(
@@ -152,7 +153,7 @@ def _reliability(axes: Axes, tables: Tables) -> None:
         axes.plot(x, y, style, color=f"C{color}", label=label)
     axes.plot([0.5, 1], [0.5, 1], color="lightgrey", zorder=0)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("found")
+    axes.set_ylabel("observed")
     axes.legend()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from .figures import figure
+from criticrm_model.pages import figure
 
 _STYLES = {"direct_score": "o", "greedy critique": "s"}  # by method; others are means over sampled critiques
 _MEAN = "^"

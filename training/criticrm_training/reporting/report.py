@@ -9,27 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from criticrm_model.files import write_text
+from criticrm_model.pages import figure, write_page
 
 from ..data.sources import DataError
 from ..evaluation import probes as bias
 from ..evaluation.arms import read_arm
 from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
-from .arm_tables import accuracy_table, critique_parts, difference_parts, pooled
+from .arm_tables import accuracy_table, critique_parts, difference_parts, pool_runs
 from .best_of_n_plot import best_of_n_plot
-from .figures import figure
 from .pair_plots import pair_parts
 from .probe_plots import probe_parts
 from .training import training_parts
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } thead { border-bottom: 2px solid #1c2330; }
-tbody tr:nth-child(odd) { background: #f3f5f8; } .interval { color: #6a7486; font-size: .85em; }
-img { max-width: 100%; } figcaption { color: #4a5466; } h2 { margin-top: 2.5rem; }
-.notice { border-left: 4px solid #b3261e; padding-left: .8rem; }
-"""
 Folders = Mapping[str, Sequence[Path]]
 
 
@@ -50,7 +41,7 @@ def write_report(
         DataError: a folder holds no such thing, or folders of one arm hold different things.
     """
     arms = [read_arm(name, folders) for name, folders in evaluations.items()]
-    found = {arm.name: pooled(arm, evaluations[arm.name]) for arm in arms}
+    found = {arm.name: pool_runs(arm, evaluations[arm.name]) for arm in arms}
     results = {name: result for name, (result, _) in found.items()}
     choices = {name: _read_json(folder / BEST_OF_N) for name, folder in best_of_n.items()}
     parts = ["<h1>Critic-RM: what it is worth</h1>"]
@@ -75,9 +66,7 @@ def write_report(
         parts.append(figure(partial(best_of_n_plot, result=result), caption))
     parts += probe_parts({name: _read_json(folder / bias.RESULTS) for name, folder in probes.items()})
     parts += training_parts(runs)
-    page = f"<!doctype html><meta charset=utf-8><title>Critic-RM</title><style>{_STYLE}</style>{''.join(parts)}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, page)
+    write_page(out, "Critic-RM", parts)
 
 
 def _read_json(path: Path) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from criticrm_model.pages import figure
+
 from ..data.sources import DataError
 from .arm_tables import table
-from .figures import figure
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def mismatches(summaries: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     judged.
     """
     unknown = [name for name, summary in summaries.items() if not summary]
-    lines = [f"{name}: no {SUMMARY}, so it can't be said whether it is matched" for name in unknown]
+    lines = [f"{name}: no {SUMMARY}, so whether it is matched is unknown" for name in unknown]
     known = {name: summary for name, summary in summaries.items() if summary}
     baseline = next((name for name, summary in known.items() if summary["scalar"]), next(iter(known), None))
     if baseline is None:

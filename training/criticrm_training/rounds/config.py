@@ -21,8 +21,9 @@ from pydantic import (
 from criticrm_model.manifest import DEFAULT_NAME
 
 from ..critiques.critique_task import Tasks, load_tasks
-from ..critiques.filter import Filtered, Quality, filter_critiques
+from ..critiques.filter import Filtered, QualityBounds, check_solved, filter_critiques
 from ..critiques.records import Critique
+from ..data.pairs import PreferencePair
 from ..faults import format_faults
 from ..training.config import ConfigError, TrainConfig, read_yaml
 
@@ -36,9 +37,11 @@ class _Frozen(BaseModel):
 class Sampling(_Frozen):
     """`criticrm critiques sample` in each round."""
 
-    n: PositiveInt = Field(4, description="Critiques a response; derivations a prompt where they are written blind.")
+    n: PositiveInt = Field(
+        4, description="Critiques of each response; where written blind, derivations of each prompt."
+    )
     temperature: NonNegativeFloat = 0.7
-    max_tokens: PositiveInt | None = Field(None, description="Longest critique; as its task says, if not given.")
+    max_tokens: PositiveInt | None = Field(None, description="Longest critique, in tokens. Default: the task's.")
     seed: int = 0
     blind: Literal["first", "never"] = Field(
         "first",
@@ -52,17 +55,28 @@ class Filtering(_Frozen):
 
     by: Literal["score", "verdict"] = "verdict"
     per_side: bool = True
+    solved: bool = Field(
+        True,
+        description="By verdict, keep a critique only if its own answer is the chosen response's as well: a wrong "
+        "solution calls a wrong response wrong by luck.",
+    )
     ignore_labels: bool = False
     least_words: NonNegativeInt = 4
     most_repeats: float = Field(0.2, ge=0, le=1)
     most_sentences: PositiveInt | None = None
     most_alike: PositiveInt | None = None
 
-    def apply(self, critiques: Sequence[Critique]) -> Filtered:
+    @property
+    def by_answer(self) -> bool:
+        """Whether critiques must have solved their problem."""
+        return self.solved and self.by == "verdict" and not self.ignore_labels
+
+    def apply(self, critiques: Sequence[Critique], pairs: Sequence[PreferencePair], tasks: Tasks) -> Filtered:
         """What `criticrm critiques filter` makes of them with these options."""
-        quality = Quality(self.least_words, self.most_repeats, self.most_sentences, self.most_alike)
+        quality = QualityBounds(self.least_words, self.most_repeats, self.most_sentences, self.most_alike)
+        solved = check_solved(pairs, tasks.rules(pair.category for pair in pairs)) if self.by_answer else None
         return filter_critiques(
-            critiques, quality, by=self.by, per_side=self.per_side, ignore_labels=self.ignore_labels
+            critiques, quality, by=self.by, per_side=self.per_side, ignore_labels=self.ignore_labels, solved=solved
         )
 
 
@@ -85,21 +99,26 @@ class RoundsConfig(_Frozen):
     base: str = DEFAULT_NAME
     data: str = Field(description="Preference pairs.")
     tasks: dict[str, str] = Field(
-        {"default": "general"}, description="What critiques are asked for, by category (`critiques sample --task`)."
+        {"default": "general"}, description="The critique task of each category (`critiques sample --task`)."
     )
     rounds: PositiveInt = 2
     accumulate: bool = Field(False, description="Learn from the critiques kept in earlier rounds as well.")
     folds: PositiveInt = Field(
         1,
-        description="From 2 on: in all rounds but the last a critic is trained for each fold, on the pairs of the "
-        "others, and critiques the pairs that it has not seen: a critic's reward for its own training pairs filters "
-        "nothing. Needed where critiques are filtered by reward; costs a training a fold.",
+        description="Number of folds; 2 or more trains a critic for each fold, in all rounds but the last, on the "
+        "pairs of the other folds. It then critiques the pairs that it was not trained on. Needed where "
+        "critiques are filtered by reward, since a critic's reward agrees with the labels of its own "
+        "training pairs. Costs one training for each fold.",
     )
-    limit: NonNegativeInt = Field(0, description="Only so many training pairs, drawn by the hash of their question.")
-    validation_pairs: PositiveInt = Field(100, description="Measured after each round, with fresh greedy critiques.")
+    limit: NonNegativeInt = Field(
+        0, description="Use only this many training pairs, chosen by the hash of their question."
+    )
+    validation_pairs: PositiveInt = Field(
+        100, description="Validation pairs, measured after each round with fresh greedy critiques."
+    )
     writer: Literal["auto", "vllm", "transformers"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: PositiveInt = Field(4096, description="Longest prompt with its critique while sampling, in tokens.")
+    max_model_len: PositiveInt = Field(4096, description="Longest prompt plus critique while sampling, in tokens.")
     sample: Sampling = Sampling()
     filter: Filtering = Filtering()
     refine: Refining | None = None
@@ -142,7 +161,7 @@ class RoundsConfig(_Frozen):
         """
         if "instruction" in self.train:
             return str(self.train["instruction"])
-        asked = {task.instruction for task in self._loaded_tasks.by_category.values()}
+        asked = {task.instruction for task in self.loaded_tasks.by_category.values()}
         if len(asked) > 1:
             raise ConfigError(
                 "train.instruction: the tasks ask in different words, and a checkpoint is served with one instruction; "
@@ -152,7 +171,7 @@ class RoundsConfig(_Frozen):
 
     def fields(self, number: int) -> dict[str, Any]:
         """Of `criticrm train` in round `number`, from 1, without the critiques."""
-        longest = self.sample.max_tokens or max(task.max_tokens for task in self._loaded_tasks.by_category.values())
+        longest = self.sample.max_tokens or max(task.max_tokens for task in self.loaded_tasks.by_category.values())
         ours = {
             "base": self.base,
             "data": self.data,
@@ -166,7 +185,7 @@ class RoundsConfig(_Frozen):
         return TrainConfig.model_validate(self.fields(number))
 
     @cached_property
-    def _loaded_tasks(self) -> Tasks:
+    def loaded_tasks(self) -> Tasks:
         return load_tasks([f"{category}={name}" for category, name in self.tasks.items()])
 
     def _check_tasks(self, path: Path) -> None:
@@ -174,7 +193,7 @@ class RoundsConfig(_Frozen):
         needed = {"derive"} if self.sample.blind == "first" else set()
         if self.sample.blind == "first" or (self.filter.by == "verdict" and not self.filter.ignore_labels):
             needed.add("verdict")
-        for category, task in self._loaded_tasks.by_category.items():
+        for category, task in self.loaded_tasks.by_category.items():
             if missing := sorted(name for name in needed if getattr(task, name) is None):
                 raise ConfigError(
                     f"{path}: tasks.{category}: {self.tasks[category]} has no {' and no '.join(missing)}, which "

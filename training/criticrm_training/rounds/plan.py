@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from criticrm_model.manifest import DEFAULT_BASE_NAME, DEFAULT_NAME
+
 from ..training.critic_trainer import SUMMARY
 from .config import RoundsConfig
 
@@ -134,8 +136,10 @@ def _sample(config: RoundsConfig, here: Folders, before: Folders, training: Path
 
 
 def _filter(config: RoundsConfig, here: Folders, training: Path) -> list[Step]:
-    values = config.filter.model_dump(exclude_none=True)
+    values = config.filter.model_dump(exclude_none=True, exclude={"solved"})
     options = [_flag(name, value) for name, value in values.items()]
+    if config.filter.by_answer:
+        options.append(f"--solved={training}")
     folders = [str(folder) for folder in sampled_folders(config, here)]
     made = [Step("filter", ("critiques", "filter", *folders, f"--out={here.filtered}", *options), here.filtered)]
     if config.refine is not None:
@@ -193,6 +197,8 @@ def _tasks(config: RoundsConfig) -> list[str]:
 
 
 def _writer(config: RoundsConfig, model: str) -> list[str]:
+    if model == DEFAULT_NAME:  # a `base`; for a writer that is the name of the critic that was trained from it
+        model = DEFAULT_BASE_NAME
     kind = [] if config.writer == "auto" else [f"--writer={config.writer}"]
     return [f"--model={model}", *kind, f"--dtype={config.dtype}", f"--max-model-len={config.max_model_len}"]
 

@@ -16,8 +16,9 @@ from criticrm_model.manifest import MANIFEST_NAME
 
 from ..children import end_with_parent, exit_on_sigterm
 from ..critiques.records import read_critiques
-from ..data.pairs import PreferencePair, content_sha256, in_question_order, pair_row, read_pairs
-from ..data.splits import split_by_prompt
+from ..data.folds import Fold
+from ..data.pairs import PreferencePair, content_sha256, pair_row, read_pairs
+from ..data.splits import in_question_order, split_by_prompt
 from ..parts import same_run
 from .config import RoundsConfig
 from .plan import Folders, Step, kept_folder, sampled_folders, steps, write_config
@@ -39,15 +40,18 @@ def rounds(config: RoundsConfig, out: Path) -> list[dict[str, Any]]:
         out: a folder a round (`round-0` measures the base), each step's output in a folder of its own.
 
     Raises:
+        DataError: no training pair is in one of the folds.
         RoundsError: a command failed; what it printed is above.
         PartsError: `out` holds another run.
     """
     pairs = in_question_order(read_pairs(config.data))
-    same_run(out, {"config": config.model_dump(mode="json", exclude={"data"}), "pairs": content_sha256(pairs)})
     share = config.training(config.rounds).validation_share
     training, validation = split_by_prompt(pairs, share)
     training = training[: config.limit] if config.limit else training
     validation = validation[: config.validation_pairs]
+    for fold in range(config.folds) if config.folds > 1 else ():
+        Fold(fold, config.folds).inside(training)  # each is sampled: an empty one is an error before the first step
+    same_run(out, {"config": config.model_dump(mode="json", exclude={"data"}), "pairs": content_sha256(pairs)})
     files = {name: out / f"{name}.jsonl" for name in ("training", "validation")}
     _write_pairs(files["training"], training)
     _write_pairs(files["validation"], validation)
@@ -56,7 +60,9 @@ def rounds(config: RoundsConfig, out: Path) -> list[dict[str, Any]]:
     for number, plan in steps(config, out, files["training"], files["validation"]):
         for step in plan:
             _run(step, f"round {number} of {config.rounds}")
-        done.append(_measured(config, Folders(out, number), validation))
+        here = Folders(out, number)
+        row = {"round": number, "measured": _measured(config, here, validation)}
+        done.append(row | ({"kept": _kept(config, here, training)} if number else {}))
         write_json(out / RESULTS, done)
         logger.info("\n%s", "\n".join(as_lines(done)))
     logger.info("wrote %s; the critic is %s", out / RESULTS, Folders(out, config.rounds).critic)
@@ -77,8 +83,9 @@ def _run(step: Step, where: str) -> None:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """The exit status of `criticrm ARGUMENTS`, in a process of its own: a writer's engine gives its memory back to the
-    training that follows only when its process ends.
+    """The exit status of `criticrm ARGUMENTS`, in a process of its own.
+
+    A writer's engine gives its memory back to the training that follows only when its process ends.
     """
     command = [sys.executable, "-m", "criticrm_server", *arguments]
     return subprocess.run(command, preexec_fn=end_with_parent, check=False).returncode
@@ -86,11 +93,13 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _measured(config: RoundsConfig, here: Folders, validation: Sequence[PreferencePair]) -> dict[str, Any]:
     has_reward = here.number > 0 and (here.critic / MANIFEST_NAME).is_file()
-    measured = measure(read_critiques(here.validated), validation, by_reward=has_reward)
-    row: dict[str, Any] = {"round": here.number, "measured": measured}
-    if here.number:
-        row["kept"] = shares(sampled_folders(config, here), kept_folder(config, here), config.filter)
-    return row
+    return measure(read_critiques(here.validated), validation, config.loaded_tasks, by_reward=has_reward)
+
+
+def _kept(config: RoundsConfig, here: Folders, training: Sequence[PreferencePair]) -> dict[str, Any]:
+    sampled = [critique for folder in sampled_folders(config, here) for critique in read_critiques(folder)]
+    filtered = config.filter.apply(sampled, training, config.loaded_tasks)
+    return shares(sampled, read_critiques(kept_folder(config, here)), filtered)
 
 
 def _write_pairs(file: Path, pairs: Sequence[PreferencePair]) -> None:

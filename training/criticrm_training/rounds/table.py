@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ..critiques.records import SIDES, Critique, by_response, read_critiques
+from ..critiques.critique_task import Tasks
+from ..critiques.filter import Filtered
+from ..critiques.records import SIDES, Critique, by_response
 from ..data.pairs import PreferencePair
 from ..evaluation.reasoning import BESIDE_WRONG, COPIED, VERDICT, reasoning_report
 from ..stats import pair_accuracy
-from .config import Filtering
 
 REWARD = "pairs in which the reward after a greedy critique prefers the chosen reply"
 _COLUMNS = {
@@ -22,16 +22,20 @@ _COLUMNS = {
 }
 
 
-def measure(critiques: Sequence[Critique], pairs: Sequence[PreferencePair], *, by_reward: bool) -> dict[str, Any]:
+def measure(
+    critiques: Sequence[Critique], pairs: Sequence[PreferencePair], tasks: Tasks, *, by_reward: bool
+) -> dict[str, Any]:
     """Of one greedy critique for each response: shares with their intervals by name, tokens, and how many ended.
 
     Args:
+        tasks: that the critiques were asked for with.
         by_reward: the critiques' scores are rewards; else their critic has none.
     """
     written = {(c.pair_id, c.side): c for c in critiques}
     known = [pair for pair in pairs if all((pair.id, side) in written for side in SIDES)]
     both = [written[pair.id, side] for pair in known for side in SIDES]
-    found: dict[str, Any] = dict(reasoning_report(known, [c.text for c in both]))
+    rules = tasks.rules(pair.category for pair in known)
+    found: dict[str, Any] = dict(reasoning_report(known, [c.text for c in both], rules))
     scores = [c.score for c in both]
     if by_reward and None not in scores:
         margins = [float(a or 0) - float(b or 0) for a, b in zip(scores[0::2], scores[1::2], strict=True)]
@@ -43,21 +47,18 @@ def measure(critiques: Sequence[Critique], pairs: Sequence[PreferencePair], *, b
     }
 
 
-def shares(sampled: Sequence[Path], kept: Path, filtering: Filtering) -> dict[str, Any]:
+def shares(sampled: Sequence[Critique], kept: Sequence[Critique], filtered: Filtered) -> dict[str, Any]:
     """How many critiques were sampled and kept, of how many pairs, and why the filter dropped the others."""
-    before = [c for folder in sampled for c in read_critiques(folder)]
-    after = by_response(read_critiques(kept))
+    after = by_response(kept)
     both = {pair_id for pair_id, _ in after if all((pair_id, side) in after for side in SIDES)}
     n = sum(map(len, after.values()))
     return {
-        "sampled": len(before),
+        "sampled": len(sampled),
         "kept": n,
-        "share": n / max(1, len(before)),
+        "share": n / max(1, len(sampled)),
         "pairs": len({pair_id for pair_id, _ in after}),
         "pairs with both sides": len(both),
-        "dropped": {
-            why: count for why, count in filtering.apply(before).critiques.most_common() if why != "kept" and count
-        },
+        "dropped": {why: count for why, count in filtered.critiques.most_common() if why != "kept" and count},
     }
 
 

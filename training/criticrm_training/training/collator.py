@@ -96,11 +96,7 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         sides = [side for example in examples for side in (example["chosen"], example["rejected"])]
-        rows = [
-            (number, side["prompt_ids"], critiques)
-            for number, side in enumerate(sides)
-            for critiques in self._rows(side["critiques"])
-        ]
+        rows = [(i, side["prompt_ids"], some) for i, side in enumerate(sides) for some in self._rows(side["critiques"])]
         lengths = [len(prompt) + sum(len(c["token_ids"]) for c in critiques) for _, prompt, critiques in rows]
         width = max(lengths)
         input_ids = torch.full((len(rows), width), self.pad_id)
@@ -135,12 +131,9 @@ class PairCollator:
             attention_mask[row, : len(ids)] = 1
             position_ids[row, : len(ids)] = torch.tensor(positions)
             segments[row, : len(ids)] = torch.tensor(of)
-        couples = [
-            couple
-            for chosen, rejected in zip(scored[0::2], scored[1::2], strict=True)
-            for couple in product(chosen, rejected)
-        ]
-        judged = sum(bool(chosen and rejected) for chosen, rejected in zip(scored[0::2], scored[1::2], strict=True))
+        by_pair = list(zip(scored[0::2], scored[1::2], strict=True))
+        couples = [couple for chosen, rejected in by_pair for couple in product(chosen, rejected)]
+        judged = sum(bool(chosen and rejected) for chosen, rejected in by_pair)
         batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

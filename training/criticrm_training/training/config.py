@@ -23,11 +23,11 @@ class _Loader(yaml.SafeLoader):
     """`1e-3` is a number, as in YAML 1.2; by YAML 1.1 it is text, for it has no dot."""
 
 
-_Loader.add_constructor("!exponent", lambda _, node: _number(str(node.value)))
+_Loader.add_constructor("!exponent", lambda _, node: _parse_number(str(node.value)))
 _Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
-def _number(text: str) -> float | int:
+def _parse_number(text: str) -> float | int:
     """`1e3` is a whole number, which counts are."""
     value = float(text)
     return int(value) if value.is_integer() else value
@@ -74,15 +74,17 @@ class TrainConfig(BaseModel):
         description="A finished `critiques refine` (or filter, or sample), or a list of them: the critiques that the "
         "model learns to write. A pair of which they cover one response, or none, still trains what it can.",
     )
-    critiques_per_response: PositiveInt | None = Field(None, description="Only the first of each; all, if not given.")
+    critiques_per_response: PositiveInt | None = Field(
+        None, description="Use only the first of each response. Default: all."
+    )
     reward_critiques: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several)] = Field(
         (),
         description="A finished `critiques sample`, or a list of them (one a fold): the critiques that the reward is "
-        "read after. Fresh ones of the model that is trained, from which nothing was dropped: those kept by label tell "
-        "the label, and the reward learns to read it there. Not given, the reward is read after `critiques`.",
+        "read after. Use fresh critiques of the model that is trained, unfiltered: critiques that were kept by label "
+        "leak the label, and the reward learns to read it there. Default: `critiques`.",
     )
     reward_critiques_per_response: PositiveInt | None = Field(
-        None, description="Only the first of each: K of them give K * K margins a pair. All, if not given."
+        None, description="Use only the first K of each response, which make K * K margins a pair. Default: all."
     )
     validation_critiques: Path | None = Field(
         None,
@@ -97,10 +99,18 @@ class TrainConfig(BaseModel):
         "scored by a critic that has not seen the pair (`critiques sample --fold 0/2`).",
     )
     validation_share: float = Field(
-        0.1, ge=0, lt=1, description="Of the questions. 0 trains on all pairs, with `trainer.eval_strategy: 'no'`."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the questions that is used for validation. 0 trains on all pairs and needs "
+        "`trainer.eval_strategy: 'no'`.",
     )
     training_share: float = Field(
-        1.0, gt=0, le=1, description="Of the training pairs that have critiques; a smaller share is part of a larger."
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the training pairs with critiques that is used; a smaller share is a subset of a larger "
+        "one.",
     )
     head: Path | None = Field(
         None,
@@ -110,14 +120,17 @@ class TrainConfig(BaseModel):
     instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
     max_critique_tokens: PositiveInt = 64
     max_model_len: PositiveInt = Field(
-        4096, description="Of prompt, response and critique, in tokens: what the service takes as well."
+        4096,
+        description="Longest prompt with its response and critique, in tokens; the default is that of the service.",
     )
     overlong: Overlong = Field("drop", description=OVERLONG)
-    dtype: str = Field("float32", pattern="^(float32|bfloat16)$", description="Of the weights that are loaded.")
+    dtype: str = Field(
+        "float32", pattern="^(float32|bfloat16)$", description="Precision of the weights that are loaded."
+    )
     attn_implementation: str | None = Field(
         None,
-        description="Attention while training, as transformers names it (flash_attention_2, eager); its own choice, "
-        "if not given.",
+        description="Attention implementation while training, as transformers names it (flash_attention_2, eager). "
+        "Default: transformers' own choice.",
     )
     objective: Objective = Objective()
     lora: dict[str, Any] | None = None
@@ -133,7 +146,7 @@ class TrainConfig(BaseModel):
 def read_yaml(path: Path, settings: type[S]) -> S:
     """The settings in a YAML file. Raises ConfigError, which names every field that is wrong."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 # a SafeLoader
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from error
     if not isinstance(values, dict):

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from criticrm_model.checkpoint import check_head
 from criticrm_model.files import write_json
+from criticrm_model.logits import logit_scale
 from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 
-from ..base import base_name, load_base, logit_scale
+from ..base import base_name, load_base
 from ..data.overlong import RenderedPairs, render_pairs
 from . import hub
 from .collator import Example
@@ -26,7 +27,15 @@ from .config import ConfigError
 from .dataset import make_examples
 from .export import Trained, export, export_language_model
 from .model import JointModel
-from .preparation import attend_by, check_critiques, check_dtype, start_from
+from .preparation import (
+    attend_by,
+    check_critiques,
+    check_dtype,
+    check_metric,
+    is_imported,
+    start_from,
+    start_from_imported,
+)
 from .rows import CritiquedPairs, read_rows
 from .settings import CriticConfig
 from .sharded import load_trained, loading, splits_weights, trained_weights
@@ -56,7 +65,7 @@ class CriticTrainer(JointTrainer):
         args: documented field by field there.
         train_dataset: rows with the columns of `rows.read_rows`.
         eval_dataset: the same; critiques in it are not needed. None trains without evaluation and keeps the last step.
-        processing_class: the model's tokenizer; loaded with the model, if it is not given.
+        processing_class: the model's tokenizer; loaded with the model, if it is None.
         peft_config: adapters to train; None trains every weight.
 
     Raises:
@@ -90,6 +99,8 @@ class CriticTrainer(JointTrainer):
         self._renderer = Renderer(self._tokenizer, args.instruction)
         if args.head is not None:
             start_from(Path(args.head), joint)
+        elif is_imported(model):
+            start_from_imported(Path(str(model)), joint)
         check_dtype(joint, args)
         self._attention = attend_by(args.attn_implementation, joint)
         rendered = self._rendered(training, args, "training pairs")
@@ -97,6 +108,7 @@ class CriticTrainer(JointTrainer):
         judging = None
         if evaluated is not None:
             unlearned = CritiquedPairs(evaluated.pairs, None, evaluated.judged)
+            check_metric(evaluated, args)
             judging = self._examples(self._rendered(unlearned, args, "validation pairs"), unlearned, args)
         super().__init__(
             joint,
@@ -111,7 +123,10 @@ class CriticTrainer(JointTrainer):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` says of the run so far."""
+        """What `summary.json` says of the run so far.
+
+        `best` is `metric_for_best_model` of the checkpoint that is kept, None where none was chosen.
+        """
         return {
             "scalar": self.args.scalar,
             "steps": self.state.global_step,
@@ -119,11 +134,13 @@ class CriticTrainer(JointTrainer):
             "reward_weight_times_rate": self.weight_times_rate,
             "tokens": int(self.tokens),
             "reward_trained": self.weight_times_rate > 0,
+            "best": self.state.best_metric,
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the finished model: a Critic-RM, or a language model where no reward was trained; after adapters,
-        these in the subfolder `adapter`. Ends the training: adapters are merged.
+        """Write the finished model: a Critic-RM, or a language model where no reward was trained.
+
+        After adapters, these in the subfolder `adapter`. Ends the training: adapters are merged.
 
         Called by the Trainer itself, for a checkpoint of the run, only what is trained.
         """
@@ -225,8 +242,15 @@ class CriticTrainer(JointTrainer):
             tokenizer = tokenizer or loaded
         check_head(lm)
         scale = logit_scale(lm)
-        adapted = lm if self._peft_config is None else get_peft_model(lm, self._peft_config)
-        return JointModel(adapted, scale, writes=not settings.scalar), tokenizer
+        return JointModel(self._add_adapters(lm), scale, writes=not settings.scalar), tokenizer
+
+    def _add_adapters(self, lm: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        if self._peft_config is None:
+            return lm
+        try:
+            return get_peft_model(lm, self._peft_config)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(f"lora: {error}") from error
 
     def _base_name(self) -> str:
         base = self._base

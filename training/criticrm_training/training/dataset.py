@@ -54,7 +54,6 @@ def make_examples(
         scalar: no critiques: the reward loss reads the reward before any.
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
     """
-
     lengths: list[int] = []
 
     def tokens(critique: Critique) -> list[int]:
@@ -96,8 +95,9 @@ def without_critiques(example: Example) -> Example:
 
 
 def as_dataset(examples: Sequence[Example]) -> Dataset:
-    """In Arrow, token ids in 32 bits: a tenth of what lists of Python's integers take. `length` is of the longer row
-    of a pair, in tokens.
+    """In Arrow, token ids in 32 bits: a tenth of what lists of Python's integers take.
+
+    `length` is of the longer row of a pair, in tokens.
     """
     rows = [{**e, "length": max(_length(e["chosen"]), _length(e["rejected"]))} for e in examples]
     return Dataset.from_list(rows, features=_FEATURES)

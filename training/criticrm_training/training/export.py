@@ -58,8 +58,9 @@ def export(
     trained: Trained,
     out: Path,
 ) -> None:
-    """Write a Critic-RM: adapters merged, the reward head as the reward token's row, calibrated on critiques that it
-    writes of validation pairs (of training pairs where there are none).
+    """Write a Critic-RM: adapters merged, the reward head as the reward token's row, calibrated.
+
+    Calibrated on critiques that it writes of validation pairs (of training pairs where there are none).
     """
     lm, reward = _merged(model, trained.base, out), model.reward.weight.detach().cpu()
     reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from ..critiques.records import SIDES
+from .collator import CritiqueTokens, Example
+
 _TOKENS_PER_BATCH = 16_384  # padded prompts and critiques: bounds memory whatever the lengths
 
 
@@ -60,3 +63,18 @@ def _write(prompts: list[Sequence[int]], lm: Any, settings: GenerationConfig) ->
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=lm.device)
     tokens: list[list[int]] = lm.generate(ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
     return tokens
+
+
+def with_critiques(examples: list[Example], written: Sequence[list[int]]) -> list[Example]:
+    """The examples with these critiques, whose rewards are read; those for which there are none have none.
+
+    Args:
+        written: token ids, of the first examples' chosen and rejected responses in turn.
+    """
+    fresh = iter(written)
+    for example in examples:
+        for name in SIDES:
+            tokens = next(fresh, None)
+            critiques = [] if tokens is None else [CritiqueTokens(token_ids=tokens, learn=False, reward=True)]
+            example[name]["critiques"] = critiques
+    return examples

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from criticrm_model import CriticRMError
 
 if TYPE_CHECKING:
+    from transformers import EvalPrediction
+
     from .model import JointOutput
 
 Batch = Mapping[str, torch.Tensor]
@@ -72,7 +75,7 @@ def losses(
         teacher: `[2b]` float32, the reward that the response should have.
     """
     tokens, judged_pairs, pairs = counts[:3].clamp(min=1)
-    of, share = _couples(batch)
+    of, share = _weigh_couples(batch)
     margin, agreement = batch["margin"], batch["agreement"]
     chosen, rejected = output.scores[batch["chosen_at"]], output.scores[batch["rejected_at"]]
     after = _reward_loss(chosen, rejected, margin[of], agreement[of], center)
@@ -91,11 +94,12 @@ def losses(
 
 
 def margins(output: JointOutput, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chosen minus rejected after and before the critique, `[b]` each; the mean over a pair's pairs of critiques, NaN
-    where it has none.
+    """Chosen minus rejected after and before the critique, `[b]` each.
+
+    The mean over a pair's pairs of critiques, NaN where it has none.
     """
     before = output.direct_scores[0::2] - output.direct_scores[1::2]
-    of, share = _couples(batch)
+    of, share = _weigh_couples(batch)
     each = share * (output.scores[batch["chosen_at"]] - output.scores[batch["rejected_at"]])
     none = torch.full_like(before, torch.nan)
     found = torch.zeros_like(before).index_add(0, of, each)
@@ -116,7 +120,7 @@ def metrics(output: JointOutput, batch: Batch, counts: torch.Tensor) -> dict[str
     return found
 
 
-def _couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _weigh_couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each pair of critiques: the preference pair that it is of, and its share of this one's loss. `[m]` each."""
     chosen, rejected = batch["chosen_at"], batch["rejected_at"]
     return batch["side_at"][chosen] // 2, batch["share"][chosen] * batch["share"][rejected]
@@ -127,3 +131,14 @@ def _reward_loss(
 ) -> torch.Tensor:
     loss = bradley_terry_loss(chosen - rejected - margin, agreement)
     return loss + center * (chosen + rejected) ** 2 if center else loss
+
+
+def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Pair accuracies; a tie counts half. Predictions: `[pairs, 2]` margins, NaN where there is no critique."""
+    margins = np.asarray(prediction.predictions)
+    found = {}
+    for name, column in zip(("accuracy", "direct_accuracy"), margins.T, strict=True):
+        column = column[~np.isnan(column)]
+        if len(column):
+            found[name] = float(np.mean((column > 0) + 0.5 * (column == 0)))
+    return found

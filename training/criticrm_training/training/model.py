@@ -77,8 +77,8 @@ class JointModel(nn.Module):
         self.writes = writes
         self.lm = lm
         self.logit_scale = logit_scale
-        head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
-        self.reward = RewardHead(head.in_features, head.weight.device)
+        lm_head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
+        self.reward = RewardHead(lm_head.in_features, lm_head.weight.device)
         self.register_buffer("teacher", torch.zeros_like(self.reward.weight), persistent=False)
 
     @property

@@ -25,24 +25,27 @@ class Objective(BaseModel):
     schedule: Schedule = "paper"
     beta: float = Field(0.9, ge=0, le=1)
     weight: float = Field(
-        0.5, ge=0, description="Of the critique loss, for 'constant' (at most 1: the reward loss has the rest) and "
-        "'additive'."
+        0.5, ge=0, description="Weight of the critique loss, for 'constant' (at most 1; the reward loss has the rest) "
+        "and 'additive'."
     )  # fmt: skip
     direct_weight: float = Field(
-        0.1, ge=0, description="Of the reward loss before the critique, beside the one after it; not in the paper."
+        0.1,
+        ge=0,
+        description="Weight of the reward loss before the critique, relative to the one after it; not in the paper.",
     )
     distill_weight: float = Field(
         0.0,
         ge=0,
-        description="Of the distance of both rewards from their teacher: the reward before the critique of the frozen"
-        " base with `head`. Not in the paper. Where labels are few or noisy, they don't bring what the prompt tells to"
-        " the end of the critique, and fitting them makes the reward before it worse.",
+        description="Weight of the distance of both rewards from their teacher: the reward before the critique of the "
+        "frozen base with `head`. Not in the paper. For few or noisy labels, which alone do not train the "
+        "reward after the critique and make the one before it worse.",
     )
     center_rewards_coefficient: float = Field(
         0.0,
         ge=0,
-        description="Of the mean of `(r(x, y+) + r(x, y-))^2`, added to each reward loss (Eisenstein et al., arXiv "
-        "2312.09244): keeps rewards around zero, where Bradley-Terry alone leaves their offset free. 0.01 is usual.",
+        description="Weight of the mean of `(r(x, y+) + r(x, y-))^2`, added to each reward loss (Eisenstein et al., "
+        "arXiv 2312.09244). It keeps rewards around zero; Bradley-Terry leaves their offset free. 0.01 is "
+        "usual.",
     )
 
     @model_validator(mode="after")

@@ -30,8 +30,11 @@ class PartsTrainer(Trainer):
     trains_head = True  # False: the head takes no part in this step, and its moments begin with its first one
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's, with the head moved to a group of its own. Raises ConfigError: there is no
-        such optimizer here, or it knows no such groups."""
+        """The Trainer's, with the head moved to a group of its own.
+
+        Raises:
+            ConfigError: there is no such optimizer here, or it knows no such groups.
+        """
         created = self.optimizer is not None
         try:
             optimizer = super().create_optimizer(model)

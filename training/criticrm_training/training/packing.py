@@ -42,7 +42,7 @@ def why_not_packed(lm: Any) -> str | None:
     if attention not in _TAKES_A_MASK:
         return f"the attention {attention} takes no mask ({' and '.join(_TAKES_A_MASK)} do)"
     if lm._is_stateful or "position_ids" not in inspect.signature(lm.get_decoder().forward).parameters:
-        return f"{config.model_type} is no transformer whose positions can be given"
+        return f"{config.model_type} is no transformer that accepts position ids"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     if kinds or (window and not getattr(config, "layer_types", None)):

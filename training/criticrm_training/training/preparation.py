@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
+from criticrm_model import REWARD_TOKEN, Manifest
 from criticrm_model.head import load_head
+from criticrm_model.manifest import MANIFEST_NAME
+from criticrm_model.stored_head import stored_row
 
 from ..critiques.records import SIDES
 from .config import ConfigError
@@ -26,6 +29,16 @@ def check_critiques(data: CritiquedPairs, args: CriticConfig) -> None:
         raise ConfigError(
             "reward_critiques: no training pair has critiques of both responses, so the reward after a critique would "
             "never be trained; give a finished `critiques sample` of these pairs"
+        )
+
+
+def check_metric(evaluated: CritiquedPairs, args: CriticConfig) -> None:
+    """Raises ConfigError: an evaluation would not have the metric that something follows."""
+    by_accuracy = str(args.metric_for_best_model).removeprefix("eval_") == "accuracy"
+    if by_accuracy and args.objective.trains_reward and not args.writes_critiques and not evaluated.judged:
+        raise ConfigError(
+            "metric_for_best_model: accuracy is that after critiques, and evaluations have none: set "
+            "fresh_critique_pairs above 0, give validation_critiques, or choose direct_accuracy"
         )
 
 
@@ -49,6 +62,28 @@ def start_from(head: Path, model: JointModel) -> None:
     with torch.no_grad():
         model.reward.weight.copy_(fitted)
         model.teacher.copy_(fitted)
+
+
+def start_from_imported(base: Path, model: JointModel) -> None:
+    """Start from the reward of an imported checkpoint; without its offset, for a loss sees differences of rewards.
+
+    In the LM head its row is zero from then on: a logit of 10 would be a word that the critique loss has to unlearn.
+    """
+    manifest = Manifest.load(base)
+    tied = bool(without_adapters(model.lm).config.get_text_config().tie_word_embeddings)
+    row = stored_row(base, manifest.reward_token_id, tied) * model.logit_scale
+    with torch.no_grad():
+        model.reward.weight.copy_(row)
+        model.teacher.copy_(row)
+        weight = without_adapters(model.lm).get_output_embeddings().weight
+        if manifest.reward.token == REWARD_TOKEN and weight.numel():  # it is empty where ZeRO-3 has split it
+            weight[manifest.reward_token_id] = 0
+
+
+def is_imported(base: object) -> bool:
+    """Whether a base is a folder of a checkpoint that was imported, and so has a reward to start from."""
+    folder = Path(base) if isinstance(base, str | Path) else None
+    return folder is not None and (folder / MANIFEST_NAME).is_file() and Manifest.load(folder).origin is not None
 
 
 def attend_by(implementation: str | None, model: JointModel) -> str:

@@ -27,7 +27,7 @@ class CritiquedPairs:
 
 
 def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") -> CritiquedPairs:
-    """A `datasets.Dataset`, or a list of dicts, with the columns
+    """A `datasets.Dataset`, or a list of dicts, with the columns below.
 
     - `prompt`, `chosen`, `rejected` as for `criticrm train` (texts or messages); optional `id`, `category`, `margin`,
       `agreement`;

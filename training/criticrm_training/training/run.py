@@ -13,8 +13,9 @@ from peft import LoraConfig
 
 from ..critiques.records import SIDES, by_response, read_critiques
 from ..data.folds import Fold
-from ..data.pairs import PreferencePair, content_sha256, in_question_order, read_pairs, split_by_prompt
+from ..data.pairs import PreferencePair, content_sha256, read_pairs
 from ..data.sources import source_name
+from ..data.splits import in_question_order, split_by_prompt
 from ..parts import run_digest, same_run
 from .checkpoints import last_checkpoint
 from .config import ConfigError, TrainConfig
@@ -96,7 +97,7 @@ def training_arguments(config: TrainConfig, out: Path, scalar: bool) -> CriticCo
         "data_name": source_name(config.data),
     }
     if twice := sorted(ours.keys() & config.trainer.keys()):
-        raise ConfigError(f"trainer: {', '.join(twice)}: these are said outside of `trainer:`, or on the command line")
+        raise ConfigError(f"trainer: {', '.join(twice)}: set these outside of `trainer:`, or on the command line")
     defaults: dict[str, Any] = {"report_to": ["tensorboard"]}
     if config.validation_critiques and not scalar:
         defaults["metric_for_best_model"] = "accuracy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from .objective import Objective, Schedule
 from .sharded import splits_weights
 
 _STEADY = (SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.CONSTANT)  # learning rates that don't fall
+_BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 # Fields of TrainingArguments that would fail or do nothing here, and why.
 _BEST = "the best checkpoint is chosen by accuracies over all validation pairs"
@@ -53,6 +55,8 @@ _REFUSED = {
     "resume_from_checkpoint": f"{_SCRIPT}; a run goes on by itself, and train(resume_from_checkpoint=...) is there",
     "do_train": _SCRIPT,
     "do_predict": _SCRIPT,
+    "dataloader_persistent_workers": "they would keep the critiques of the first evaluation, and each reads fresh ones",
+    "debug": "its hooks end in errors here; a loss that is not finite ends a run anyway",
 }
 # Fields that it had once, which people still write.
 _GONE = {
@@ -68,15 +72,17 @@ def _help(text: str) -> dict[str, str]:
 
 @dataclass
 class CriticConfig(TrainingArguments):
-    """What `CriticTrainer` does. All fields of transformers' `TrainingArguments` are taken; those that would fail or do
-    nothing here are refused by name.
+    """What `CriticTrainer` does.
+
+    All fields of transformers' `TrainingArguments` are taken; those that would fail or do nothing here are refused by
+    name.
 
     Other defaults than theirs: `lr_scheduler_type` "constant_with_warmup" with `warmup_steps` 0.05 (the reward is
     trained last: a rate that falls has ended by then), `train_sampling_strategy` "group_by_length", evaluation and
     checkpoints each tenth of the run, the best of them at the end, and the last two kept.
 
     Attributes:
-        instruction: what the model is asked for a critique with; written to the checkpoint, served with it.
+        instruction: the instruction for a critique; written to the checkpoint and used by the service.
         max_model_len: of prompt, response and critique, in tokens; the service's default is the same.
         max_critique_tokens: of each critique, its end included.
         overlong: "drop", "truncate" or "error": what becomes of pairs that are longer than `max_model_len`.
@@ -141,11 +147,9 @@ class CriticConfig(TrainingArguments):
         try:
             objective = self.objective
         except ValidationError as error:
-            names = {"weight": "critique_weight"}
-            faults += [
-                f"{names.get(str(e['loc'][0]), e['loc'][0]) if e['loc'] else 'objective'}: {e['msg']}"
-                for e in error.errors()
-            ]
+            names, named = {"weight": "critique_weight"}, {fault.partition(":")[0] for fault in faults}
+            fields_of = [(str(e["loc"][0]) if e["loc"] else "objective", e["msg"]) for e in error.errors()]
+            faults += [f"{names.get(n, n)}: {why}" for n, why in fields_of if names.get(n, n) not in named]
         else:
             if objective.schedule == "paper" and self.lr_scheduler_type not in _STEADY:
                 kind = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
@@ -154,14 +158,22 @@ class CriticConfig(TrainingArguments):
                     f"reward, so the reward would hardly be trained; use {' or '.join(s.value for s in _STEADY)}, or "
                     "another schedule"
                 )
+            if self.lr_scheduler_type in _BY_METRIC and not objective.trains_reward:
+                faults.append(
+                    "lr_scheduler_type: this objective trains no reward, and there is no other metric that the "
+                    "learning rate could follow"
+                )
             if self.scalar and not objective.trains_reward:
                 faults.append("scalar: this objective trains no reward, and the scalar baseline nothing else")
             if self.eval_strategy == IntervalStrategy.NO or not objective.trains_reward:
                 self.load_best_model_at_end = False  # nothing says which is the best
-            if self.metric_for_best_model is None:
+            metric = self.metric_for_best_model
+            if metric is None or (self.scalar and str(metric).endswith("accuracy")):
                 self.metric_for_best_model = "accuracy" if self.writes_critiques else "direct_accuracy"
         if faults:
             raise ConfigError("\n  ".join(["these settings are wrong:", *faults]))
+        if "LOCAL_RANK" not in os.environ:  # one process: transformers would ask for the group that it is not in
+            self.ddp_backend = None
         super().__post_init__()  # type: ignore[no-untyped-call]  # as transformers has it
         if self.n_gpu > 1:
             raise ConfigError(
@@ -201,7 +213,7 @@ class CriticConfig(TrainingArguments):
         if isinstance(self.accelerator_config, dict) and self.accelerator_config.get("dispatch_batches"):
             faults.append("accelerator_config.dispatch_batches: batches can't be cut into parts by their rows")
         version = self.fsdp_config.get("version", 2) if isinstance(self.fsdp_config, dict) else 2
-        if self.fsdp and int(version) != 2:
+        if self.fsdp and str(version) != "2":
             faults.append(f"fsdp_config.version: {version}: only FSDP2 keeps the parameters that checkpoints hold")
         return faults
 

@@ -6,25 +6,25 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import mul
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.neftune import activate_neftune
 from transformers.trainer_utils import TrainOutput
 
 from ..critiques.records import SIDES
 from .checkpoints import LogWhatIsSaved, ResumableTrainer
-from .collator import CritiqueTokens, Example, PairCollator
+from .collator import Example, PairCollator
 from .config import ConfigError
 from .dataset import as_dataset
-from .fresh import write_critiques
-from .losses import NonFiniteLoss, bradley_terry_loss, losses, margins, metrics
+from .fresh import with_critiques, write_critiques
+from .losses import NonFiniteLoss, bradley_terry_loss, losses, margins, metrics, pair_metrics
 from .model import JointModel, JointOutput, without_adapters
 from .optimizer import PartsTrainer
 from .packing import why_not_packed
@@ -56,6 +56,9 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         suppress_token_ids: that no critique has.
         eval_dataset: the first ones of it get critiques of the model as it is at an evaluation, those that come with
             critiques are evaluated after these; the reward before the critique is evaluated on all.
+
+    Raises:
+        ConfigError: the arguments can't be used together, or not here.
     """
 
     loss_is_scaled_for_ga = True  # here, by the counts of the whole step
@@ -77,15 +80,19 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         why_not = why_not_packed(without_adapters(model.lm))
         if why_not is not None:
             logger.warning("each critique gets a row of its own, with a copy of its prompt: %s", why_not)
-        super().__init__(
-            model,
-            args,
-            data_collator=PairCollator(pad_id=stop_token_ids[0], packed=why_not is None),
-            train_dataset=as_dataset(train_dataset),
-            eval_dataset=as_dataset(eval_dataset) if eval_dataset else None,
-            compute_metrics=pair_metrics,
-            callbacks=[LogWhatIsSaved(), *callbacks],
-        )
+        datasets = as_dataset(train_dataset), as_dataset(eval_dataset) if eval_dataset else None
+        try:
+            super().__init__(
+                model,
+                args,
+                data_collator=PairCollator(pad_id=stop_token_ids[0], packed=why_not is None),
+                train_dataset=datasets[0],
+                eval_dataset=datasets[1],
+                compute_metrics=pair_metrics,
+                callbacks=[LogWhatIsSaved(), *callbacks],
+            )
+        except (TypeError, ValueError) as error:  # what only it can check, such as that FSDP has several processes
+            raise ConfigError(f"trainer: {error}") from error
         if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
             # Rewards stay float32, as do sums of gradients: how many processes there are should not matter.
             policy = replace(policy, output_dtype=None, reduce_dtype=torch.float32)
@@ -100,8 +107,10 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         self.tokens: torch.Tensor | int = 0
 
     def train(self, *arguments: Any, **options: Any) -> TrainOutput:
-        """The Trainer's. NEFTune's noise is added here, for it would look for the embeddings in a `JointModel`, whose
-        own accelerate would take for a reason to split them off.
+        """The Trainer's, with NEFTune's noise added here.
+
+        It would look for the embeddings in a `JointModel`, whose own accelerate would take for a reason to split them
+        off.
         """
         alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
         assert self.model is not None
@@ -139,18 +148,19 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The Trainer's. Raises ConfigError: there is no such scheduler, or the reward's rate would be 0 throughout."""
+        steps = num_training_steps
         try:
-            scheduler = super().create_scheduler(num_training_steps, optimizer)
-        except (TypeError, ValueError) as error:
+            scheduler = super().create_scheduler(steps, optimizer)
+            rates = [scheduler.lr_lambdas[-1](i) for i in range(steps)] if isinstance(scheduler, LambdaLR) else None
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise ConfigError(f"lr_scheduler_type, lr_scheduler_kwargs: {error}") from error
-        if self._objective.trains_reward and isinstance(scheduler, LambdaLR):
-            rate, steps = scheduler.lr_lambdas[-1], num_training_steps
-            if not any(rate(i) * self._objective.weights(i / steps, self._epochs)[1] > 0 for i in range(steps)):
-                raise ConfigError(
-                    f"warmup_steps: in each of the {steps} optimizer steps of this run the learning rate or the weight "
-                    "of the reward loss is 0, so the reward would not be trained; train longer, or set warmup_steps "
-                    "to 0 (a warm-up begins at a rate of 0)"
-                )
+        weights = (self._objective.weights(i / steps, self._epochs)[1] for i in range(steps))
+        if self._objective.trains_reward and rates and not any(map(mul, rates, weights)):
+            raise ConfigError(
+                f"warmup_steps: in each of the {steps} optimizer steps of this run the learning rate or the weight of "
+                "the reward loss is 0, so the reward would not be trained; train longer, or set warmup_steps to 0 (a "
+                "warm-up begins at a rate of 0)"
+            )
         return scheduler
 
     def get_batch_samples(
@@ -204,10 +214,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         return (loss, output) if return_outputs else loss
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The Trainer's, after critiques that the model writes now; none are written before the reward is trained."""
         if eval_dataset is None and self.args.writes_critiques and (self._reward_has_begun or not self.is_in_train):
@@ -222,8 +229,9 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         prediction_loss_only: bool,  # noqa: ARG002 - the Trainer's signature
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The reward loss of a batch of b pairs, before the critique where there is none; their margins after and
-        before it, `[b, 2]`.
+        """The reward loss of a batch of b pairs, and their margins after and before the critique, `[b, 2]`.
+
+        The loss is that before the critique where there is none.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -275,8 +283,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         assert self.model is not None
         assert self.eval_dataset is not None
         examples = cast("list[Example]", self.eval_dataset.to_list())
-        judged = examples[: self.args.fresh_critique_pairs]
-        prompts = [example[side]["prompt_ids"] for example in judged for side in SIDES]
+        prompts = [e[side]["prompt_ids"] for e in examples[: self.args.fresh_critique_pairs] for side in SIDES]
         rank, processes = self.args.process_index, self.args.world_size
         self.model.eval()
         with self.accelerator.autocast():
@@ -289,21 +296,4 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
             )
         parts = [mine] if processes == 1 else gather_object([mine])
         written = [parts[i % processes][i // processes] for i in range(len(prompts))]
-        for i, tokens in enumerate(written):
-            side = judged[i // 2][SIDES[i % 2]]
-            side["critiques"] = [CritiqueTokens(token_ids=tokens, learn=False, reward=True)]
-        for example in examples[len(judged) :]:
-            for name in SIDES:
-                example[name]["critiques"] = []
-        return as_dataset(examples)
-
-
-def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Pair accuracies; a tie counts half. Predictions: `[pairs, 2]` margins, NaN where there is no critique."""
-    margins = np.asarray(prediction.predictions)
-    found = {}
-    for name, column in zip(("accuracy", "direct_accuracy"), margins.T, strict=True):
-        column = column[~np.isnan(column)]
-        if len(column):
-            found[name] = float(np.mean((column > 0) + 0.5 * (column == 0)))
-    return found
+        return as_dataset(with_critiques(examples, written))

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from ...chat_markers import find_template, split_turns, strip_end
+from criticrm_client.chat_markers import UnknownTemplateError, find_template, split_conversation
+from criticrm_client.schemas import CritiqueOptions, FailFastList, Item, Message, Result
+
 from ...errors import InvalidField, LimitExceeded
-from ...http import GuardedRoute
-from ...schemas import ChatMessage, CritiqueOptions, Item, Result, ScoreMany
-from ...settings import Settings
+from ...schemas import ScoreMany
+from ...state import Service
+from ..guarded import GuardedRoute
 from ..work import score_all
 
-NO_PROMPT = ChatMessage(role="user", content="")
+_LOST = "Must be empty: put tool calls into `content`, or they would be lost."
+_SEARCHED = 1_000_000  # characters, at worst 0.1 s
+_CHARACTERS_A_TOKEN = 8  # twice as many as in English
+_NOT_GIVEN = CritiqueOptions().model_dump()
+NO_PROMPT = Message(role="user", content="")
 
 
 class DropInRoute(GuardedRoute):
-    """Takes a key from the URL too: these callers can't be told to send a header."""
+    """Accepts the API key in the URL too: these callers can't send a header."""
 
     basic_auth = True
+    query_options = True
 
 
 class Foreign(BaseModel):
@@ -38,7 +46,7 @@ def text_or_list(value: Any) -> str:
 
 
 class TextPart(Foreign):
-    """Of a content in parts, as OpenAI's APIs have it. Only text: there is nothing else the critic could read."""
+    """A text part of a message's content, as in OpenAI's APIs. The critic reads text only."""
 
     type: Literal["text", "input_text", "output_text"]
     text: str
@@ -47,15 +55,19 @@ class TextPart(Foreign):
 class ForeignMessage(Foreign):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
-        Annotated[str, Tag("<str>")] | Annotated[list[TextPart], Tag("<list>")], Discriminator(text_or_list)
+        Annotated[str, Tag("<str>")] | Annotated[FailFastList[TextPart], Tag("<list>")], Discriminator(text_or_list)
     ]
-    tool_calls: list[None] | None = Field(
-        None, max_length=0, description="None: a call would be lost, so put it into `content`."
+    # What a message may say beside its content is refused by name, where it says something.
+    tool_calls: FailFastList[None] | None = Field(None, max_length=0, description=_LOST)
+    function_call: None = Field(None, description=_LOST)
+    images: FailFastList[None] | None = Field(
+        None, max_length=0, description="Must be empty: the critic reads text only."
     )
+    audio: None = Field(None, description="Must be empty: the critic reads text only.")
 
-    def message(self) -> ChatMessage:
+    def message(self) -> Message:
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ChatMessage(role="system" if self.role == "developer" else self.role, content=content)
+        return Message(role="system" if self.role == "developer" else self.role, content=content)
 
 
 class QueryOptions(CritiqueOptions):
@@ -63,87 +75,134 @@ class QueryOptions(CritiqueOptions):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=False)
 
-    critique: bool = Field(True, description="false scores before any critique: faster, less informed.")
-    on_overflow: Literal["error", "truncate"] = Field(
-        "error", description="For a text that is too long: an error, or drop what does not fit."
+    critique: bool | None = Field(
+        None,
+        description="false: no critique is written, and the score is the direct score; faster, less accurate. Default: "
+        "true, or false for a model that writes no critiques (an imported scalar).",
     )
-    normalize: bool = Field(False, description="Standardise scores with the checkpoint's own mean and deviation.")
+    on_overflow: Literal["error", "truncate"] = Field(
+        "error", description="What happens to a text that is too long: it is an error, or it is truncated."
+    )
+    normalize: bool = Field(
+        False, description="Standardise scores with the mean and the standard deviation in the checkpoint's manifest."
+    )
 
     @model_validator(mode="after")
     def _critiques_are_written(self) -> Self:
         told = (self.max_tokens, self.temperature, self.seed)
-        if not self.critique and (self.n > 1 or any(value is not None for value in told)):
+        if self.critique is False and (self.n > 1 or any(value is not None for value in told)):
             raise PydanticCustomError(
                 "no_critique", "critique=false writes no critique: n, max_tokens, temperature, seed tell how to"
             )
         return self
 
 
-class Pair(NamedTuple):
+class PromptResponse(NamedTuple):
     """A conversation, and the response to be scored."""
 
-    conversation: list[ChatMessage]
+    conversation: list[Message]
     response: str
 
 
-def pair_of_messages(messages: list[ChatMessage], field: str) -> Pair:
+def pair_of_messages(messages: list[Message], field: str) -> PromptResponse:
     """The last message is the response.
 
     Raises:
         InvalidField: it is not the assistant's.
     """
     *conversation, last = messages
-    if last.role != "assistant":
-        raise InvalidField(field, f"ends with a turn of the {last.role}; the assistant's last turn is what is scored")
-    return Pair(conversation, last.content)
+    if last["role"] != "assistant":
+        raise InvalidField(
+            field, f"ends with a turn of the {last['role']}; the assistant's last turn is what is scored"
+        )
+    return PromptResponse(conversation, last["content"])
 
 
-def pair_of_text(text: str, field: str) -> Pair:
-    """A whole conversation in a policy's template. Without known markers nothing says where a response begins: all of
-    it is scored, as a response to an empty message.
+def pair_of_text(text: str, field: str) -> PromptResponse:
+    """A whole conversation in a policy's template.
+
+    Without known markers nothing says where a response begins: all of it is scored, as a response to an empty message.
 
     Raises:
-        InvalidField: the last turn is not the assistant's.
+        InvalidField: the last turn is not the assistant's, or the template is not known.
     """
+    with known_template(field):
+        turns = split_conversation(text)
     if find_template(text) is None:
-        return Pair([NO_PROMPT], strip_end(split_turns(text)[0].content))
-    return pair_of_messages(split_turns(text), field)
+        return PromptResponse([NO_PROMPT], turns[0]["content"])
+    return pair_of_messages(turns, field)
 
 
-def check_count(request: Request, field: str, texts: Sized) -> None:
-    """Before any of them is taken apart.
+@contextmanager
+def known_template(field: str) -> Iterator[None]:
+    """Raises InvalidField, with the field's name, where a text is in a template that is not known."""
+    try:
+        yield
+    except UnknownTemplateError as error:
+        raise InvalidField(field, str(error)) from error
+
+
+def check_texts(request: Request, field: str, texts: Sequence[str]) -> None:
+    """Before any of them is taken apart: how many there are, and how long each is.
 
     Raises:
         LimitExceeded
     """
-    settings: Settings = request.app.state.settings
-    if len(texts) > settings.max_items:
-        raise LimitExceeded(field, len(texts), settings.max_items, "texts")
+    service: Service = request.app.state.service
+    if len(texts) > service.settings.max_items:
+        raise LimitExceeded(field, len(texts), service.settings.max_items, "texts")
+    for i, text in enumerate(texts):
+        check_text(request, f"{field}[{i}]", text)
 
 
-async def score_pairs(request: Request, pairs: Iterable[Pair], options: QueryOptions) -> list[Result]:
+def check_text(request: Request, field: str, text: str) -> None:
+    """A text in which markers are looked for, which holds up everyone else.
+
+    Raises:
+        LimitExceeded
+    """
+    service: Service = request.app.state.service
+    limit = max(_SEARCHED, _CHARACTERS_A_TOKEN * service.max_model_len)
+    if len(text) > limit:
+        raise LimitExceeded(field, len(text), limit, "characters")
+
+
+async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options: QueryOptions) -> list[Result]:
     """A result with a score for each pair, in their order.
 
     Args:
         pairs: made while they are read.
 
     Raises:
+        LimitExceeded: more messages than a request may have.
         What `score_all` does; one pair that can't be scored fails them all, for these callers read numbers only.
     """
     items = []
+    limit = request.app.state.settings.max_messages
+    messages = 0
     for conversation, response in pairs:
+        messages += len(conversation)
+        if messages > limit:  # before the rest is taken apart
+            raise LimitExceeded("body", messages, limit, "messages and more")
         items.append(Item(prompt=conversation or [NO_PROMPT], responses=[response]))
         await asyncio.sleep(0)  # long texts must not hold up everyone else
     if not items:
         return []
-    told = {name: getattr(options, name) for name in CritiqueOptions.model_fields}
     body = ScoreMany(
         items=items,
-        critique=CritiqueOptions(**told) if options.critique else False,
+        critique=_critique_field(options),
         on_overflow=options.on_overflow,
         normalize=options.normalize,
     )
     return await score_all(request, body, partial=False)
+
+
+def _critique_field(options: QueryOptions) -> CritiqueOptions | bool | None:
+    """As `/score` takes it; None, where nothing is said of critiques, leaves it to the model."""
+    told = {name: getattr(options, name) for name in CritiqueOptions.model_fields}
+    if options.critique is False or (options.critique is None and told == _NOT_GIVEN):
+        return options.critique
+    return CritiqueOptions(**told)
 
 
 def score_of(result: Result) -> float:

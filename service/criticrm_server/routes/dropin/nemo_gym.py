@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from fastapi.responses import Response
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+from pydantic_core import to_json
 
-from ...schemas import ChatMessage
+from criticrm_client.schemas import FailFastList, Message
+
 from ..work import ERRORS
-from .common import DropInRoute, Foreign, ForeignMessage, Pair, QueryOptions, score_of, score_pairs, text_or_list
+from .common import (
+    DropInRoute,
+    Foreign,
+    ForeignMessage,
+    PromptResponse,
+    QueryOptions,
+    score_of,
+    score_pairs,
+    text_or_list,
+)
 
 
 class VerifyRoute(DropInRoute):
@@ -28,29 +48,29 @@ router = APIRouter(route_class=VerifyRoute)
 
 
 class FunctionCall(Foreign):
-    """Becomes an assistant's turn: what was called, as JSON."""
+    """A tool call; becomes an assistant's turn with the call as JSON."""
 
     type: Literal["function_call"]
     name: str
     arguments: str
 
-    def message(self) -> ChatMessage:
+    def message(self) -> Message:
         call = json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
-        return ChatMessage(role="assistant", content=call)
+        return Message(role="assistant", content=call)
 
 
 class FunctionOutput(Foreign):
-    """Becomes a tool's turn."""
+    """A tool's output; becomes a tool's turn."""
 
     type: Literal["function_call_output"]
     output: str
 
-    def message(self) -> ChatMessage:
-        return ChatMessage(role="tool", content=self.output)
+    def message(self) -> Message:
+        return Message(role="tool", content=self.output)
 
 
 class Reasoning(Foreign):
-    """Left out: the answer is judged, not the way to it."""
+    """Ignored: the answer is judged, not the reasoning."""
 
     type: Literal["reasoning"]
 
@@ -77,28 +97,40 @@ ResponseItem = Annotated[
 
 
 class CreateParams(Foreign):
-    """What the policy was asked."""
+    """The request that the policy answered."""
 
     input: Annotated[
-        Annotated[str, Tag("<str>")] | Annotated[list[ResponseItem], Tag("<list>")],
+        Annotated[str, Tag("<str>")] | Annotated[FailFastList[ResponseItem], Tag("<list>")],
         Discriminator(text_or_list),
     ]
     instructions: str | None = None
 
-    def messages(self) -> list[ChatMessage]:
-        system = [ChatMessage(role="system", content=self.instructions)] if self.instructions else []
+    def messages(self) -> list[Message]:
+        system = [Message(role="system", content=self.instructions)] if self.instructions else []
         if isinstance(self.input, str):
-            return [*system, ChatMessage(role="user", content=self.input)]
+            return [*system, Message(role="user", content=self.input)]
         return system + _messages(self.input)
 
 
 class ResponseObject(Foreign):
-    output: list[ResponseItem]
+    output: FailFastList[ResponseItem]
 
 
 class VerifyRequest(Foreign):
     responses_create_params: CreateParams
     response: ResponseObject
+    _row: dict[str, Any] = PrivateAttr()  # as it was sent
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_row(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        request = validate(value)
+        request._row = value
+        return request
+
+    def rewarded(self, reward: float, warnings: list[str]) -> bytes:
+        """The row with its reward, as JSON."""
+        return to_json(self._row | {"reward": reward, "reward_warnings": warnings})
 
 
 class VerifyResponse(BaseModel):
@@ -109,24 +141,25 @@ class VerifyResponse(BaseModel):
     responses_create_params: dict[str, Any]
     response: dict[str, Any]
     reward: float = Field(description="The score, in reward units: not bounded to [0, 1].")
+    reward_warnings: list[str] = Field(description="The `warnings` of `/score`.")
 
 
 @router.post("/verify", response_model=VerifyResponse, responses=ERRORS, summary="NeMo-Gym")
-async def verify(request: Request, body: VerifyRequest, options: Annotated[QueryOptions, Query()]) -> JSONResponse:
-    """Score the policy's last message, after whatever it did before.
+async def verify(request: Request, body: VerifyRequest, options: Annotated[QueryOptions, Query()]) -> Response:
+    """Score the policy's last message, after its earlier turns and tool calls.
 
-    Where its output ends otherwise (with a tool's answer, or empty) it gave no answer, and an empty one is scored.
+    An output that does not end with a message (but with a tool's output, or empty) is scored as an empty response.
     """
     (result,) = await score_pairs(request, [_pair(body)], options)
-    return JSONResponse(await request.json() | {"reward": score_of(result)})
+    return Response(body.rewarded(score_of(result), result.warnings), media_type="application/json")
 
 
-def _pair(body: VerifyRequest) -> Pair:
+def _pair(body: VerifyRequest) -> PromptResponse:
     asked, done = body.responses_create_params.messages(), _messages(body.response.output)
-    if done and done[-1].role == "assistant":
-        return Pair(asked + done[:-1], done[-1].content)
-    return Pair(asked + done, "")
+    if done and done[-1]["role"] == "assistant":
+        return PromptResponse(asked + done[:-1], done[-1]["content"])
+    return PromptResponse(asked + done, "")
 
 
-def _messages(items: Iterable[ItemMessage | FunctionCall | FunctionOutput | Reasoning]) -> list[ChatMessage]:
+def _messages(items: Iterable[ItemMessage | FunctionCall | FunctionOutput | Reasoning]) -> list[Message]:
     return [message for item in items if (message := item.message()) is not None]

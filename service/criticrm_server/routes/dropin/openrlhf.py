@@ -11,18 +11,21 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from ...chat_markers import split_response
+from criticrm_client.chat_markers import split_response, strip_begin
+from criticrm_client.schemas import FailFastList
+
 from ...errors import InvalidField
 from ..work import ERRORS
 from .common import (
     DropInRoute,
     Foreign,
-    Pair,
+    PromptResponse,
     QueryOptions,
-    check_count,
+    check_texts,
     direct_score_of,
+    known_template,
     pair_of_text,
     score_of,
     score_pairs,
@@ -30,14 +33,12 @@ from .common import (
 
 router = APIRouter(route_class=DropInRoute)
 
-_COMPARABLE = 1_000_000  # characters, some 0.2 s
-
 
 class RewardRequest(Foreign):
     """`query[i]` is `prompts[i]` and what the policy wrote; older clients send no prompts."""
 
-    query: list[str]
-    prompts: list[str] | None = None
+    query: FailFastList[str]
+    prompts: FailFastList[str] | None = None
     labels: Any = None
 
 
@@ -47,6 +48,7 @@ class RewardResponse(BaseModel):
     rewards: list[float]
     scores: list[float]
     extra_logs: dict[str, list[float]]
+    warnings: list[list[str]] = Field(description="Warnings of each query, as in `/score`; `extra_logs` counts them.")
 
 
 @router.post("/get_reward", responses=ERRORS, summary="OpenRLHF")
@@ -54,9 +56,10 @@ async def get_reward(
     request: Request, body: RewardRequest, options: Annotated[QueryOptions, Query()]
 ) -> RewardResponse:
     """Score what follows `prompts[i]` in `query[i]`; without prompts, the last assistant's turn of `query[i]`."""
-    check_count(request, "query", body.query)
+    check_texts(request, "query", body.query)
     if body.query and body.prompts is not None and len(body.prompts) != len(body.query):
         raise InvalidField("prompts", f"{len(body.prompts)} prompts for {len(body.query)} queries")
+    check_texts(request, "prompts", body.prompts or [])
     results = await score_pairs(request, _pairs(body.query, body.prompts), options)
     scores = [score_of(result) for result in results]
     return RewardResponse(
@@ -66,24 +69,32 @@ async def get_reward(
             "direct_score": [direct_score_of(result) for result in results],
             "critique_tokens": [result.usage.critique_tokens for result in results],
             "truncated": [float(result.status == "truncated") for result in results],
+            **{
+                name: [float(name in result.warnings) for result in results]
+                for name in ("critique_cut", "control_tokens")
+            },
         },
+        warnings=[result.warnings for result in results],
     )
 
 
-def _pairs(queries: list[str], prompts: list[str] | None) -> Iterator[Pair]:
+def _pairs(queries: list[str], prompts: list[str] | None) -> Iterator[PromptResponse]:
     for i, query in enumerate(queries):
         field = f"query[{i}]"
         if prompts is None:
             yield pair_of_text(query, field)
             continue
-        generated = _after(prompts[i], query)
+        # The batch may be padded: to the longest query, and to the longest prompt.
+        generated = _after(strip_begin(prompts[i]), strip_begin(query))
         if generated is None:
             raise InvalidField(
                 field,
                 f"does not begin with prompts[{i}], so where the response begins is unknown "
                 "(OpenRLHF cuts prompts that are longer than its limit at their beginning)",
             )
-        yield Pair(*split_response(prompts[i], generated))
+        with known_template(f"prompts[{i}]"):
+            pair = PromptResponse(*split_response(prompts[i], generated))
+        yield pair
 
 
 def _after(prompt: str, query: str) -> str | None:
@@ -95,7 +106,7 @@ def _after(prompt: str, query: str) -> str | None:
     if query.startswith(prompt):
         return query[len(prompt) :]
     wanted = _without_space(prompt)
-    if len(query) > _COMPARABLE or not _without_space(query).startswith(wanted):
+    if not _without_space(query).startswith(wanted):
         return None
     left = len(wanted)
     for word in re.finditer(r"\S+", query):

@@ -11,15 +11,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from ...chat_markers import split_response, strip_end
+from criticrm_client.chat_markers import split_response, strip_end
+from criticrm_client.schemas import FailFastList
+
 from ..work import ERRORS
 from .common import (
     DropInRoute,
     Foreign,
     ForeignMessage,
-    Pair,
+    PromptResponse,
     QueryOptions,
+    check_text,
     direct_score_of,
+    known_template,
     score_of,
     score_pairs,
     text_or_list,
@@ -30,7 +34,7 @@ router = APIRouter(route_class=DropInRoute)
 
 class SlimeRequest(Foreign):
     prompt: Annotated[
-        Annotated[str, Tag("<str>")] | Annotated[list[ForeignMessage], Field(min_length=1), Tag("<list>")],
+        Annotated[str, Tag("<str>")] | Annotated[FailFastList[ForeignMessage], Field(min_length=1), Tag("<list>")],
         Discriminator(text_or_list),
     ]
     response: str
@@ -38,25 +42,31 @@ class SlimeRequest(Foreign):
 
 
 class SlimeResponse(BaseModel):
-    """slime keeps the whole as `sample.reward` and trains on `--reward-key score`."""
+    """slime stores this object as `sample.reward` and trains on the field that `--reward-key score` names."""
 
     score: float
     direct_score: float
     truncated: bool
-    critique: str | None = Field(description="Several are separated by an empty line; null with critique=false.")
+    critique: str | None = Field(
+        description="The critique; several are separated by an empty line. null with critique=false."
+    )
+    warnings: list[str] = Field(description="As in `/score`.")
 
 
 @router.post("/slime", responses=ERRORS, summary="slime's remote_rm")
 async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOptions, Query()]) -> SlimeResponse:
     """Score one response."""
     if isinstance(body.prompt, str):
-        pair = Pair(*split_response(body.prompt, body.response))
+        check_text(request, "prompt", body.prompt)
+        with known_template("prompt"):
+            pair = PromptResponse(*split_response(body.prompt, body.response))
     else:
-        pair = Pair([message.message() for message in body.prompt], strip_end(body.response))
+        pair = PromptResponse([message.message() for message in body.prompt], strip_end(body.response))
     (result,) = await score_pairs(request, [pair], options)
     return SlimeResponse(
         score=score_of(result),
         direct_score=direct_score_of(result),
         truncated=result.status == "truncated",
         critique="\n\n".join(critique.text for critique in result.critiques) if result.critiques else None,
+        warnings=result.warnings,
     )

@@ -7,7 +7,6 @@ conversation a request, in the *reward model's* chat template, and reads `data[-
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -15,16 +14,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from ...scorer import total_usage
+from criticrm_client.probability import sigmoid
+from criticrm_client.schemas import FailFastList
+
+from ...results import total_usage
 from ...state import Service
 from ..work import ERRORS
 from .common import (
     DropInRoute,
     Foreign,
     ForeignMessage,
-    Pair,
+    PromptResponse,
     QueryOptions,
-    check_count,
+    check_text,
+    check_texts,
     pair_of_messages,
     pair_of_text,
     score_of,
@@ -52,23 +55,24 @@ class ClassifyText(_Classify):
     """Conversations in a chat template."""
 
     input: Annotated[
-        Annotated[str, Tag("<str>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
+        Annotated[str, Tag("<str>")] | Annotated[FailFastList[str], Field(min_length=1), Tag("<list>")],
         Discriminator(text_or_list),
     ]
 
-    def pairs(self, request: Request) -> Iterable[Pair]:
+    def pairs(self, request: Request) -> Iterable[PromptResponse]:
         if isinstance(self.input, str):
+            check_text(request, "input", self.input)
             return [pair_of_text(self.input, "input")]
-        check_count(request, "input", self.input)
+        check_texts(request, "input", self.input)
         return (pair_of_text(text, f"input[{i}]") for i, text in enumerate(self.input))
 
 
 class ClassifyChat(_Classify):
     """One conversation, as messages."""
 
-    messages: list[ForeignMessage] = Field(min_length=1)
+    messages: FailFastList[ForeignMessage] = Field(min_length=1)
 
-    def pairs(self, _: Request) -> Iterable[Pair]:
+    def pairs(self, _: Request) -> Iterable[PromptResponse]:
         return [pair_of_messages([message.message() for message in self.messages], "messages")]
 
 
@@ -83,6 +87,7 @@ class Classification(BaseModel):
     label: str = "LABEL_0"  # what transformers calls the label of a model whose labels have no names
     probs: list[float] = Field(description="One number.")
     num_classes: Literal[1] = 1
+    warnings: list[str] = Field(description="As in `/score`; vLLM has no such field.")
 
 
 class ClassifyUsage(BaseModel):
@@ -120,7 +125,7 @@ async def classify(
         created=int(time.time()),
         model=service.model_name,
         data=[
-            Classification(index=i, probs=[_sigmoid(score) if body.activated else score])
+            Classification(index=i, probs=[sigmoid(score) if body.activated else score], warnings=results[i].warnings)
             for i, score in enumerate(scores)
         ],
         usage=ClassifyUsage(
@@ -129,7 +134,3 @@ async def classify(
             total_tokens=usage.prompt_tokens + usage.critique_tokens,
         ),
     )
-
-
-def _sigmoid(x: float) -> float:
-    return 0.5 * (1 + math.tanh(x / 2))  # exp(-x) overflows

@@ -14,7 +14,7 @@ from criticrm_model.files import write_json
 
 from ...data.sources import source_name
 from ...tables import LONGER, as_table
-from ..items import drawn, items_sha256
+from ..items import draw_items, items_sha256
 from ..outcomes import mean_of
 from ..scoring import by_item, describe_truncation, method_scores, sampled_scores, score_items, truncation
 from ..serving import scoring_service
@@ -52,7 +52,7 @@ def benchmark(
         DataError, EndpointError, PartsError, ServingError
     """
     source = data or FORMATS[name].published
-    items = drawn(read_items(name, source), limit)
+    items = draw_items(read_items(name, source), limit)
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(items, service, samples=max(samples, default=0), out=out / "scores", run=run)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...data.conversations import as_question
-from ...data.pairs import question_group
 from ...data.sources import DataError, as_object, parsed
-from ..items import Item
+from ...data.splits import question_group
+from ..items import EvaluationItem
 
 # RewardBench's subsets by section, with the weights of its code (rewardbench/constants.py): the subsets' sizes, but
 # math-prm (447 prompts) counts as much as the six code subsets together.
@@ -64,11 +64,11 @@ _TIES_ID = re.compile(r"(ref|tied):\d+")
 class Format:
     """How rows become items, and where the published ones are."""
 
-    item: Callable[[int, dict[str, Any]], Item]
+    item: Callable[[int, dict[str, Any]], EvaluationItem]
     published: str
 
 
-def read_items(name: str, source: Path | str) -> list[Item]:
+def read_items(name: str, source: Path | str) -> list[EvaluationItem]:
     """The items of a file or a dataset (`sources.rows`) in one of `FORMATS`.
 
     Raises:
@@ -80,7 +80,7 @@ def read_items(name: str, source: Path | str) -> list[Item]:
     return items
 
 
-def _rewardbench(number: int, row: dict[str, Any]) -> Item:
+def _rewardbench(number: int, row: dict[str, Any]) -> EvaluationItem:
     """RewardBench (Lambert et al., arXiv 2403.13787; dataset card allenai/reward-bench, split `filtered`).
 
     prompt, chosen, rejected: text; subset: one of 23; id.
@@ -92,7 +92,7 @@ def _rewardbench(number: int, row: dict[str, Any]) -> Item:
     return _item(number, row, "prompt", (_text(row, "chosen"), _text(row, "rejected")), 1, subset)
 
 
-def _rewardbench2(number: int, row: dict[str, Any]) -> Item:
+def _rewardbench2(number: int, row: dict[str, Any]) -> EvaluationItem:
     """RewardBench 2 (Malik et al., arXiv 2506.01937; dataset card allenai/reward-bench-2, split `test`).
 
     prompt: text; chosen, rejected: lists of text; subset; num_correct: how many are chosen; id, which in the subset
@@ -112,7 +112,7 @@ def _rewardbench2(number: int, row: dict[str, Any]) -> Item:
     return _item(number, row, "prompt", chosen + rejected, len(chosen), TIES, group=f"ties {question}")
 
 
-def _rm_bench(number: int, row: dict[str, Any]) -> Item:
+def _rm_bench(number: int, row: dict[str, Any]) -> EvaluationItem:
     """RM-Bench (Liu et al., arXiv 2410.16184; dataset card THU-KEG/RM-Bench, split `train`).
 
     prompt: text; chosen, rejected: three texts each, concise, detailed, detailed with markdown; domain: chat, code,
@@ -129,7 +129,7 @@ def _rm_bench(number: int, row: dict[str, Any]) -> Item:
     return _item(number, row, "prompt", sides[0] + sides[1], len(RM_BENCH_STYLES), subset)
 
 
-def _judgebench(number: int, row: dict[str, Any]) -> Item:
+def _judgebench(number: int, row: dict[str, Any]) -> EvaluationItem:
     """JudgeBench (Tan et al., arXiv 2410.12784; dataset card ScalerLab/JudgeBench, splits `gpt` and `claude`).
 
     question, response_A, response_B: text; label: `A>B` or `B>A`; source: a data set, whose beginning tells the
@@ -163,10 +163,10 @@ def _item(
     *,
     id_field: str = "id",
     group: str | None = None,
-) -> Item:
+) -> EvaluationItem:
     prompt = as_question(row[prompt_field], prompt_field)
     row_id = row.get(id_field)
-    return Item(
+    return EvaluationItem(
         str(number if row_id is None else row_id), prompt, responses, correct, subset, group or question_group(prompt)
     )
 

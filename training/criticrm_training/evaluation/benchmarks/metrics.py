@@ -10,7 +10,7 @@ import numpy as np
 
 from ...data.sources import DataError
 from ...stats import SHARE, Bounds, Cell, Estimate, weighted_sum
-from ..items import Item
+from ..items import EvaluationItem
 from .formats import JUDGEBENCH, REWARDBENCH, RM_BENCH_DOMAINS, RM_BENCH_STYLES, TIES
 
 Scores = Sequence[Sequence[float]]  # k an item
@@ -25,7 +25,7 @@ class Cells(dict[str, dict[int, float]]):
         self.setdefault(name, {})[place] = float(value)
 
 
-def measure(benchmark: str, items: Sequence[Item], draws: Sequence[Scores]) -> dict[str, Estimate]:
+def measure(benchmark: str, items: Sequence[EvaluationItem], draws: Sequence[Scores]) -> dict[str, Estimate]:
     """The benchmark's metrics by name, `overall` first, each with its interval over prompts.
 
     Args:
@@ -52,9 +52,12 @@ def measure(benchmark: str, items: Sequence[Item], draws: Sequence[Scores]) -> d
     return found
 
 
-def _rewardbench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
-    """A pair is right where the chosen response scores strictly higher. A section is the mean over its subsets by
-    their weights, overall the mean of the four sections; subsets that the items lack are left out."""
+def _rewardbench(items: Sequence[EvaluationItem], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
+    """A pair is right where the chosen response scores strictly higher.
+
+    A section is the mean over its subsets by their weights, overall the mean of the four sections; subsets that the
+    items lack are left out.
+    """
     cells = Cells()
     for place, (item, (chosen, rejected)) in enumerate(zip(items, scores, strict=True)):
         cells.add(item.subset, place, chosen > rejected)
@@ -67,9 +70,11 @@ def _rewardbench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str
     return cells, {"overall": _average(sections.values())} | sections | subsets
 
 
-def _rewardbench2(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
-    """Best of n: 1 where the correct response scores highest, 1/m where m share the highest score. The subset Ties
-    has its own metric (`_ties`). Overall is the mean of the subsets, however many prompts they hold."""
+def _rewardbench2(items: Sequence[EvaluationItem], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
+    """Best of n: 1 where the correct response scores highest, 1/m where m share the highest score.
+
+    The subset Ties has its own metric (`_ties`). Overall is the mean of the subsets, however many prompts they hold.
+    """
     cells = Cells()
     tied = {}
     for place, (item, values) in enumerate(zip(items, scores, strict=True)):
@@ -87,7 +92,7 @@ def _rewardbench2(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[st
     return cells, {"overall": _average(metrics.values())} | metrics | parts
 
 
-def _ties(items: Mapping[int, Item], scores: Scores, cells: Cells) -> Weights:
+def _ties(items: Mapping[int, EvaluationItem], scores: Scores, cells: Cells) -> Weights:
     """The Ties score of RewardBench 2 (`process_single_model` of its code; arXiv 2506.01937, appendix).
 
     60 % accuracy: every correct response above every wrong one, of questions with several answers (tied) and of their
@@ -123,10 +128,12 @@ def _ties(items: Mapping[int, Item], scores: Scores, cells: Cells) -> Weights:
     }
 
 
-def _rm_bench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
-    """Each chosen against each rejected response, strictly: `normal` in the same style, `hard` where the rejected
-    one's style is fancier, `easy` where it is plainer. A domain is the mean of the three, overall that of the domains,
-    and hard, normal and easy are means over domains."""
+def _rm_bench(items: Sequence[EvaluationItem], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
+    """Each chosen against each rejected response, strictly.
+
+    `normal` in the same style, `hard` where the rejected one's style is fancier, `easy` where it is plainer. A domain
+    is the mean of the three, overall that of the domains, and hard, normal and easy are means over domains.
+    """
     cells = Cells()
     n = len(RM_BENCH_STYLES)
     for place, (item, values) in enumerate(zip(items, scores, strict=True)):
@@ -144,7 +151,7 @@ def _rm_bench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, W
     return cells, {"overall": _average(domains.values())} | by_level | domains | each
 
 
-def _judgebench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
+def _judgebench(items: Sequence[EvaluationItem], scores: Scores) -> tuple[Cells, dict[str, Weights]]:
     """A pair is right where the better response scores strictly higher; overall is the mean over all pairs."""
     cells = Cells()
     for place, (item, (better, worse)) in enumerate(zip(items, scores, strict=True)):
@@ -153,7 +160,7 @@ def _judgebench(items: Sequence[Item], scores: Scores) -> tuple[Cells, dict[str,
     return cells, {name: {name: 1.0} for name in ("overall", *JUDGEBENCH.values()) if name in cells}
 
 
-METRICS: dict[str, Callable[[Sequence[Item], Scores], tuple[Cells, dict[str, Weights]]]] = {
+METRICS: dict[str, Callable[[Sequence[EvaluationItem], Scores], tuple[Cells, dict[str, Weights]]]] = {
     "rewardbench": _rewardbench,
     "rewardbench2": _rewardbench2,
     "rm-bench": _rm_bench,

@@ -116,8 +116,9 @@ def accuracies(
     right: Sequence[Sequence[bool]],
     voted: Sequence[Sequence[int]],
 ) -> Shares:
-    """How often each method's choice among k is right, for each question: of one answer at random, of each reward, of
-    the majority, and of one who knows.
+    """How often each method's choice among k is right, for each question.
+
+    The methods: one answer at random, each reward, the majority, and one who knows.
 
     Args:
         scores: of the answers by reward, `[questions, n]` each.
@@ -146,7 +147,7 @@ def as_table(report: Mapping[str, Any]) -> str:
     ks = list(report["accuracy"][RANDOM])
     lines = [
         f"{report['model']}: accuracy of one answer of k [95 % interval, bootstrap over questions], "
-        f"{report['questions']} questions, n = {report['n']}, policy {report['policy'] or '(given answers)'}",
+        f"{report['questions']} questions, n = {report['n']}, policy {report['policy'] or '(provided answers)'}",
         f"{'k':<18}" + "".join(f"{k:<24}" for k in ks).rstrip(),
     ]
     for method, row in report["accuracy"].items():

@@ -18,6 +18,7 @@ import pyarrow as pa
 from criticrm_model.reward import Dtype
 
 from ...children import end_with_parent
+from ...critiques.open_writer import open_writer
 from ...critiques.writers import (
     Conversation,
     Draft,
@@ -26,7 +27,6 @@ from ...critiques.writers import (
     Writer,
     WriterError,
     drafts_in_order,
-    open_writer,
 )
 from ...parts import in_chunks, read_parts, stream_in_parts
 
@@ -87,11 +87,11 @@ def answer(
     if policy.endpoint:
         _answer(*arguments)
     else:
-        in_child(_answer, *arguments)
+        run_in_child(_answer, *arguments)
     return read_parts(out)
 
 
-def in_child(function: Callable[..., T], *arguments: Any) -> T:
+def run_in_child(function: Callable[..., T], *arguments: Any) -> T:
     """Call in a process that ends with it, and takes an engine's memory along.
 
     Raises:

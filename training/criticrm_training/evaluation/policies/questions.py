@@ -14,9 +14,9 @@ from criticrm_model.prompt import Message
 
 from ...answers import Answer, equal, final_answer
 from ...data.conversations import as_question
-from ...data.pairs import in_question_order, question_group
 from ...data.sources import DataError, as_object, rows
-from ..items import Item
+from ...data.splits import in_question_order, question_group
+from ..items import EvaluationItem
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Question:
 
     Attributes:
         answer: of the reference.
-        responses: that were given with it; may be empty.
+        responses: candidate answers in the data; may be empty.
         group: equal for prompts that end in the same question: what an interval resamples.
     """
 
@@ -91,9 +91,9 @@ def questions_sha256(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def answered(question: Question, responses: Sequence[str]) -> Item:
+def answered(question: Question, responses: Sequence[str]) -> EvaluationItem:
     """A question with responses to score; which of them are correct is not known yet."""
-    return Item(question.id, question.prompt, tuple(responses), 0, "", question.group)
+    return EvaluationItem(question.id, question.prompt, tuple(responses), 0, "", question.group)
 
 
 def _question(row: dict[str, Any], default_id: str) -> Question:

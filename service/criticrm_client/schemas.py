@@ -1,0 +1,262 @@
+"""What `/score` takes and returns: the shapes that the client and the server share. No torch, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Generic, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+    with_config,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict  # pydantic's own dependency; it takes no other before Python 3.12
+
+from .error_body import ErrorInfo, Received
+from .errors import ResultError
+
+T = TypeVar("T")
+ManifestT = TypeVar("ManifestT")
+CheckT = TypeVar("CheckT")
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+# Every list of a request: one fault is reported, or a megabyte of faults would take seconds to report.
+FailFastList = Annotated[list[T], Field(fail_fast=True, strict=False)]
+
+# Bounds of a seed on every engine: numpy's and torch's generators both take it, and n child seeds fit beside it.
+MAX_SEED = 2**32 - 1
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not Unicode: a lone surrogate at position {error.start}") from error
+    return text
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_unicode)]  # what JSON can carry
+
+
+def report_one_unknown_field(value: Any, known: Iterable[str], title: str) -> Any:
+    """Return `value`, unless it is a mapping with more fields than there are.
+
+    Of these the first unknown one is reported alone.
+    """
+    if isinstance(value, dict) and len(value) > len(known := list(known)):
+        unknown = next(name for name in value if name not in known)
+        fault = InitErrorDetails(type="extra_forbidden", loc=(unknown,), input=None)
+        raise ValidationError.from_exception_data(title, [fault])
+    return value
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: Text
+
+
+class Request(BaseModel):
+    """Strict: `"1"` is no number and `1` no flag. Unknown fields are refused: a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_many_unknown_fields(cls, value: Any) -> Any:
+        return report_one_unknown_field(value, cls.model_fields, cls.__name__)
+
+
+class CritiqueOptions(Request):
+    """Options for writing critiques."""
+
+    n: int = Field(1, ge=1, description="Critiques of each response; the score is the mean over them.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longest critique, in tokens. Default: the server's --critique-tokens, or the checkpoint's limit.",
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="Sampling temperature; 0 is greedy. Default: 0 for one critique, 0.7 for several.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of the sampling. In bfloat16 other requests in the batch can still change the samples.",
+    )
+    include: bool = Field(True, description="Return the critiques, not only their rewards.")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.n > 1 and self.temperature == 0:
+            raise PydanticCustomError(
+                "greedy_samples", "n > 1 needs a temperature above 0: greedy critiques are all the same"
+            )
+        return self
+
+    @property
+    def effective_temperature(self) -> float:
+        if self.temperature is not None:
+            return self.temperature
+        return 0.7 if self.n > 1 else 0.0  # arXiv 2411.16646 averages rewards over sampled critiques
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _message(value: Any) -> Any:
+    return report_one_unknown_field(value, Message.__annotations__, Message.__name__)
+
+
+PromptField = Annotated[
+    Annotated[Text, Field(min_length=1), Tag("<str>")]
+    | Annotated[FailFastList[Annotated[Message, BeforeValidator(_message)]], Field(min_length=1), Tag("<list>")],
+    Discriminator(lambda value: "<list>" if _is_list(value) else "<str>"),
+    Field(description="Text (one user turn), or the conversation so far."),
+]
+ResponsesField = Annotated[
+    FailFastList[Text],
+    Field(min_length=1, description="The responses to score, each alone. An empty one is scored and flagged."),
+]
+
+
+class Item(Request):
+    """One prompt and the responses to it."""
+
+    prompt: PromptField
+    responses: ResponsesField
+    id: Text | None = Field(None, max_length=256, description="Returned with each result.")
+
+
+CritiqueField = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[CritiqueOptions, Tag("<options>")],
+    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+]
+
+
+class ScoreOptions(Request):
+    """Of one request."""
+
+    critique: CritiqueField | None = Field(
+        None,
+        description="false: no critique is written, and the score is the direct score; faster, less accurate. Default: "
+        "true, or false for a model that writes no critiques (an imported scalar).",
+    )
+    on_overflow: Literal["error", "truncate"] = Field(
+        "error",
+        description="What happens to a prompt that is too long. 'error': it is an error. 'truncate': the oldest part "
+        "of the conversation is cut, then the middle of its last user turn, then the end of the response; the "
+        "status is 'truncated'.",
+    )
+    normalize: bool = Field(
+        False, description="Standardise scores with the mean and the standard deviation in the checkpoint's manifest."
+    )
+
+
+class Critique(Received):
+    """One critique and the reward after it. `tokens` counts the end-of-turn token."""
+
+    text: str
+    score: float = Field(allow_inf_nan=False)
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
+class Usage(Received):
+    """Tokens. `cached_tokens` is the part of `prompt_tokens` that was read from the prefix cache."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    critique_tokens: int = 0
+    cached: bool = Field(
+        False, description="The result was reused from an identical greedy request; in a sum, all results were."
+    )
+
+
+class Result(Received):
+    """One response's reward. The same keys always; on an error the scores are null, never a default."""
+
+    id: str | None
+    index: int = Field(description="Index of the response in its item.")
+    status: Literal["ok", "truncated", "error"]
+    score: float | None = Field(
+        allow_inf_nan=False, description="Mean over the critiques; without critiques, direct_score."
+    )
+    direct_score: float | None = Field(allow_inf_nan=False, description="The reward before any critique.")
+    score_std: float | None = Field(
+        allow_inf_nan=False, description="Sample standard deviation over the critiques; null with fewer than two."
+    )
+    critiques: list[Critique]
+    warnings: list[str] = Field(
+        description="'empty_response': the response is empty or white space. 'critique_cut': a critique reached its "
+        "limit, so its reward is that of an unfinished one. 'control_tokens': the prompt or the response contains what "
+        "looks like control tokens of a chat template; it was read as text."
+    )
+    error: ErrorInfo | None
+    usage: Usage
+
+    @property
+    def reward(self) -> float:
+        """The score, which is there. Raises ResultError where it is not."""
+        if self.score is None or self.status == "error":
+            raise ResultError(self.error or ErrorInfo(code="missing", message="no score", request_id="", details=[]))
+        return self.score
+
+
+class ScoreEnvelope(Received):
+    """What holds for all results; the last line of an NDJSON stream."""
+
+    id: str = Field(description="The request's id, also in the X-Request-ID header.")
+    model: str
+    model_version: str
+    usage: Usage
+
+
+class ScoreResponse(ScoreEnvelope):
+    """The response to one request, with `results` in the request's order."""
+
+    results: list[Result]
+
+    @property
+    def rewards(self) -> list[float]:
+        """Of all responses. Raises ResultError if one has none."""
+        return [result.reward for result in self.results]
+
+
+class ServedModel(Received, Generic[ManifestT, CheckT]):
+    """The checkpoint and the server's limits on it, whatever the manifest is read as."""
+
+    model: str
+    model_version: str
+    revision: str | None = Field(
+        None, description="Commit on the Hugging Face hub that the checkpoint was downloaded from; null for a folder."
+    )
+    manifest: ManifestT
+    max_model_len: int
+    limits: dict[str, int | float]
+    engine: dict[str, str] = Field(
+        default_factory=dict, description="The engine's version, runner, precision and so on."
+    )
+    self_check: list[CheckT] = Field(
+        default_factory=list, description="The checks that were run before requests were accepted."
+    )
+
+
+class ModelInfo(ServedModel[dict[str, Any], dict[str, Any]]):
+    """The checkpoint that is served, and the server's limits; the manifest as its critic_rm.json has it."""

@@ -1,0 +1,154 @@
+"""`criticrm score`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+
+from criticrm_client import APIError, AsyncCriticRM, Columns, CritiqueOptions, FileError, FileSummary, Options, Retries
+from criticrm_client.environment import DEFAULT_URL
+from criticrm_model import CriticRMError
+
+logger = logging.getLogger(__name__)
+
+_SAMPLING = ("n", "max_tokens", "temperature", "seed")
+
+
+class Score(BaseSettings):
+    """Score each row of a JSONL or Parquet file, and go on where a killed run stopped.
+
+    OUT gets the rows in their order with the columns score, direct_score, score_std, status, critiques and warnings.
+    Rows that can't be scored go to OUT.failed.jsonl with the reason, and the command exits with 1; run it again to try
+    these again. What is done is kept in OUT.parts until all is.
+
+    Every option is also a variable: --concurrency is CRITICRM_SCORE_CONCURRENCY.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CRITICRM_SCORE_", frozen=True, cli_kebab_case=True, hide_input_in_errors=True
+    )
+
+    source: CliPositionalArg[Path] = Field(description="Input file: .jsonl or .parquet.")
+    out: CliPositionalArg[Path] = Field(description="Output file: .jsonl or .parquet.")
+    url: list[str] | None = Field(
+        None,
+        description="URL of the service; several share the load. Default: CRITICRM_URL, as for the SDK, or "
+        f"{DEFAULT_URL}.",
+    )
+    key: SecretStr | None = Field(
+        None,
+        description="API key of the service. Set it as CRITICRM_SCORE_KEY or CRITICRM_KEY, not on the command line.",
+    )
+    offline: str | None = Field(
+        None,
+        description="Score without a server: run this checkpoint (folder, hub name or 'default') in this process."
+        " The variables of `criticrm serve` (CRITICRM_DTYPE and so on) are its options.",
+    )
+    prompt: str | None = Field(None, description="Column with the prompt, as text or messages. Default: 'prompt'.")
+    response: str | None = Field(None, description="Column with one response. Default: 'response' or 'completion'.")
+    responses: str | None = Field(
+        None,
+        description="Column with a list of responses. The row gets lists of scores, and `best`, the index of the "
+        "highest. Default: 'responses'.",
+    )
+    messages: str | None = Field(
+        None, description="Column with whole conversations that end with the response. Default: 'messages'."
+    )
+    prefix: str = Field("", description="Prefix of the new columns' names.")
+    no_critique: CliImplicitFlag[bool] = Field(
+        False, description="Return the score before any critique: faster, less accurate."
+    )
+    n: PositiveInt | None = Field(None, description="Critiques of each response; the score is the mean over them.")
+    max_tokens: PositiveInt | None = Field(None, description="Longest critique, in tokens.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the sampling.")
+    on_overflow: Literal["error", "truncate"] = Field(
+        "error",
+        description="What happens to rows that are too long: 'error' fails them; 'truncate' cuts them and sets "
+        "`status` to 'truncated'.",
+    )
+    normalize: CliImplicitFlag[bool] = Field(False, description="Standardise scores with the checkpoint's calibration.")
+    concurrency: PositiveInt = Field(32, description="Most requests in flight.")
+    pack: PositiveInt = Field(8, description="Responses in one request.")
+    attempts: PositiveInt = Field(
+        12,
+        description="Attempts of a request before its rows count as failed. The default takes some three minutes, "
+        "enough for a restart of the server.",
+    )
+    quiet: CliImplicitFlag[bool] = Field(False, description="Show no progress bar.")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.no_critique and any(getattr(self, name) is not None for name in _SAMPLING):
+            raise ValueError("n, max_tokens, temperature and seed apply to critiques: omit them, or omit no-critique")
+        return self
+
+    def run(self) -> int:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for chatty in ("httpx", "criticrm.access"):  # a line a request
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        try:
+            summary = asyncio.run(self._score())
+        except (APIError, FileError, ValueError) as error:
+            raise CriticRMError(str(error)) from error
+        logger.info("%s", format_summary(summary))
+        return int(summary.failed > 0)
+
+    async def _score(self) -> FileSummary:
+        options: Options = {"on_overflow": self.on_overflow, "normalize": self.normalize}
+        if (critique := self._critique_options()) is not None:  # else the model's own default
+            options["critique"] = critique
+        columns = Columns(self.prompt, self.response, self.responses, self.messages, self.prefix)
+        async with self._client() as client:
+            return await client.score_file(
+                self.source,
+                self.out,
+                columns=columns,
+                concurrency=self.concurrency,
+                pack=self.pack,
+                progress=False if self.quiet else None,
+                **options,
+            )
+
+    def _critique_options(self) -> bool | CritiqueOptions | None:
+        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        return CritiqueOptions(**given) if given else False if self.no_critique else None
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[AsyncCriticRM]:
+        retries = Retries(attempts=self.attempts)
+        if self.offline is None:
+            key = self.key.get_secret_value() if self.key else None
+            async with AsyncCriticRM(self.url, key=key, retries=retries) as client:
+                yield client
+            return
+        from ..in_process import app_in_process
+
+        async with app_in_process(self.offline) as client:
+            yield client
+
+
+def format_summary(summary: FileSummary) -> str:
+    """What came of the file, for a reader."""
+    rate = (summary.rows - summary.taken_over) / summary.seconds if summary.seconds else 0.0
+    rows = {
+        "rows": f"{summary.rows}",
+        "scored": f"{summary.scored}",
+        "truncated": f"{summary.truncated}",
+        "from an earlier run": f"{summary.taken_over}",
+        "mean score": "none" if summary.mean_score is None else f"{summary.mean_score:.4f}",
+        "seconds": f"{summary.seconds:.1f} ({rate:.1f} rows/s)",
+        **{f"failed: {code}": f"{count}" for code, count in summary.failures.most_common()},
+        "written to": str(summary.out),
+    }
+    if summary.failed_rows:
+        rows["failed rows"] = f"{summary.failed_rows} (run this again to try them again)"
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

@@ -1,0 +1,92 @@
+"""ASGI middleware around every request: its id, its metrics, its line in the log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .admission import Admission
+from .error_handlers import handle_unknown
+from .logs import printable
+from .metrics import Metrics
+from .timing import timing_headers
+from .tracing import answered, current_request_id, failed, request_span, route_path, trace_id
+
+logger = logging.getLogger("criticrm.access")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_QUIET = ("/health/", "/metrics")  # probes, every few seconds
+
+
+class RequestContext:
+    """ASGI middleware: request id in and out, metrics, one log line a request, no keep-alive before a stop.
+
+    The id is the caller's `X-Request-ID` if it sent a sensible one.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, admission: Admission) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        root = scope.get("root_path", "")
+        if not scope["path"].startswith(f"{root}/"):  # a proxy took it off; ASGI's path includes it
+            scope["path"] = root + scope["path"]
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = request_id
+        current_request_id.set(request_id)  # of this request's task and those that it starts
+        began = time.perf_counter()
+        status = 499  # nginx's word for a caller that hung up before an answer
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = (b"x-request-id", request_id.encode("latin-1"))
+                message["headers"] = [*message["headers"], own, *timing_headers(scope)]
+                if self._admission.leaving:  # or the next request would meet the connection's end
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        with request_span(scope) as span:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                response = await handle_unknown(Request(scope), error)
+                if status != 499:
+                    failed("internal")
+                    raise  # half an answer is out; the server cuts the connection
+                await response(scope, receive, send_with_id)
+            finally:
+                seconds = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._metrics.requests.labels(route, str(status)).inc()
+                self._metrics.request_seconds.labels(route).observe(seconds)
+                code = scope.get("error_code")
+                if code:
+                    self._metrics.errors.labels(code).inc()
+                answered(span, scope["method"], route, status, code, request_id)
+                if not route_path(scope).startswith(_QUIET) or status >= 500:
+                    logger.info(
+                        "%s %s %d",
+                        scope["method"],
+                        printable(route_path(scope)),
+                        status,
+                        extra={
+                            "request_id": request_id,
+                            "status": status,
+                            "seconds": round(seconds, 4),
+                            **({"client": scope["client"][0]} if scope.get("client") else {}),
+                            **({"code": code} if code else {}),
+                            **trace_id(span),
+                        },
+                    )

@@ -1,0 +1,44 @@
+"""A model by hub name at a revision, from a hub cache as a download leaves it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from criticrm_model import CheckpointError
+from criticrm_model.default import resolve
+from support.live import Server
+
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that holds two commits of owner/critic, and no network."""
+    repository = tmp_path / "hub" / "models--owner--critic"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit in COMMITS.items():
+        (repository / "refs" / name).write_text(commit)
+        shutil.copytree(tiny_checkpoint, repository / "snapshots" / commit)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize(("options", "name"), [([], "main"), (["--revision", "v1"], "v1"), (["--revision"], "")])
+@pytest.mark.usefixtures("hub")
+def test_the_commit_is_shown(options: list[str], name: str, tmp_path: Path) -> None:
+    commit = COMMITS[name or "v1"]
+    options = options if name else ["--revision", commit]
+    with Server("owner/critic", "--engine", "fake", *options, log=tmp_path / "log") as server:
+        assert server.get("/v1/model").json()["revision"] == commit
+
+
+def test_a_folder_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no revision v1"):
+        resolve(str(tiny_checkpoint), "v1")
+    with pytest.raises(CheckpointError, match="has no revision v1"):
+        resolve("default", "v1")
+    with Server(str(tiny_checkpoint), "--engine", "fake", log=tmp_path / "log") as server:
+        assert server.get("/v1/model").json()["revision"] is None
