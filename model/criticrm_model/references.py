@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 
+import torch
 from torch.nn import Module
 from transformers import PreTrainedModel
 
@@ -78,7 +79,7 @@ def measure_references(model: PreTrainedModel, renderer: Renderer, reward_token_
     if model.num_parameters() <= FLOAT32_PARAMETERS:
         model = model.float()
     else:
-        Module.to(model, model.dtype)  # a head may be more precise than its body
+        Module.to(model, _body_dtype(model))  # a head may be more precise
     reference = ReferenceModel(model, reward_token_id, renderer.stop_token_ids)
     prompts = fixed_prompts(renderer)
     critiques = []
@@ -94,3 +95,9 @@ def measure_references(model: PreTrainedModel, renderer: Renderer, reward_token_
             "critiques": critiques,
         }
     )
+
+
+def _body_dtype(model: PreTrainedModel) -> torch.dtype:
+    """`model.dtype` is that of the head where it is tied to the input embeddings."""
+    head = model.get_output_embeddings().weight
+    return next(weight.dtype for weight in model.parameters() if weight is not head)

@@ -104,6 +104,19 @@ def test_a_head_that_is_more_precise_than_its_body(tied: bool, tmp_path: Path) -
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_large_model_is_referred_to_in_the_precision_of_its_body(
+    tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("references", "importing.importer"):
+        monkeypatch.setattr(f"criticrm_model.{module}.FLOAT32_PARAMETERS", 0)
+    source = make_classifier(tmp_path / "source", dtype=torch.bfloat16, tied=tied)
+    edit_weights(source, score__weight=torch.cos(torch.arange(64) * 0.7)[None])
+    references = imported(source, tmp_path / "out").manifest.references
+    assert references is not None
+    assert references.dtype == "bfloat16"
+
+
 def test_weights_in_shards(tmp_path: Path) -> None:
     source = make_classifier(tmp_path / "source", shard="100KB")
     assert len(list(source.glob("*.safetensors"))) > 1

@@ -25,7 +25,7 @@ from .recognise import Head, recognise
 from .weights import StoredWeights
 
 _EXACT = 1e-4  # reward units, in float32
-_ROUNDED = 0.03  # of the reward, where both are computed in bfloat16 or float16
+_ROUNDED = 0.03  # of the largest reward, where both are computed in bfloat16 or float16
 _NOT_STORED = "0" * 64  # the digest of a row before it is written
 
 logger = logging.getLogger(__name__)
@@ -171,12 +171,12 @@ def _keep_dtype(out: Path, dtype: str) -> None:
 
 
 def _compare(name: str, out: Path, scores: list[float], rewards: list[float], dtype: torch.dtype) -> float:
-    differences = [abs(a - b) for a, b in zip(scores, rewards, strict=True)]
-    limits = [_EXACT if dtype == torch.float32 else _ROUNDED * max(1.0, abs(b)) for b in rewards]
-    if any(difference > limit for difference, limit in zip(differences, limits, strict=True)):
+    largest = max(abs(a - b) for a, b in zip(scores, rewards, strict=True))
+    limit = _EXACT if dtype == torch.float32 else _ROUNDED * max(1.0, *map(abs, rewards))
+    if largest > limit:
         (out / MANIFEST_NAME).unlink()  # nobody shall serve it
         raise CheckpointError(
-            f"{out}: its rewards differ from those of {name} by up to {max(differences):.3g}, and "
-            f"{max(limits):.3g} is the limit: it is not exact"
+            f"{out}: its rewards differ from those of {name} by up to {largest:.3g}, and {limit:.3g} is the limit: "
+            "it is not exact"
         )
-    return max(differences)
+    return largest
