@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 import uvicorn
 
+from criticrm_client import AsyncCriticRM, CriticRM
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.app import create_app
 from criticrm_server.engines.base import Engine
@@ -25,6 +27,7 @@ from support.tiny import make_checkpoint, make_model, make_tokenizer
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
 MAX_MODEL_LEN = 512
+Using = Callable[..., Any]
 StartApp = Callable[..., AbstractAsyncContextManager["Running"]]
 
 
@@ -138,3 +141,21 @@ def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(params=["sync", "async"])
+def using(request: pytest.FixtureRequest) -> Using:
+    """`using(lambda client: client.score(...), url, ...)`: what the method gives, with either client."""
+
+    def run(ask: Callable[[Any], Any], *arguments: Any, **options: Any) -> Any:
+        if request.param == "sync":
+            with CriticRM(*arguments, **options) as client:
+                return ask(client)
+
+        async def awaited() -> Any:
+            async with AsyncCriticRM(*arguments, **options) as client:
+                return await ask(client)
+
+        return asyncio.run(awaited())
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -42,7 +43,43 @@ class Slot:
         return text.rstrip() if self.rstrip else text
 
 
-class OpenConversation:
+class Conversation(ABC):
+    """A rendered conversation that awaits its responses.
+
+    Attributes:
+        beginning: token ids that the prompts of its responses begin with.
+    """
+
+    __slots__ = ()
+    beginning: list[int]
+
+    def render(
+        self, response: str, *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
+    ) -> Rendered:
+        """The prompt for one response. Lengths in tokens.
+
+        With `truncate`, tokens are dropped in this order until it fits: the oldest of the conversation without its
+        last user turn; the middle of that turn, which mostly asks at its beginning or at its end; the end of the
+        response. The template's own tokens and the instruction always stay, so the turns keep their form.
+
+        Raises:
+            PromptTooLong: it does not fit and `truncate` is off, or the template alone does not fit.
+        """
+        rendered = self.render_all(
+            [response], max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=truncate
+        )[0]
+        if isinstance(rendered, PromptTooLong):
+            raise rendered
+        return rendered
+
+    @abstractmethod
+    def render_all(
+        self, responses: Sequence[str], *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
+    ) -> list[Rendered | PromptTooLong]:
+        """As `render`, for several responses at once; errors are returned."""
+
+
+class OpenConversation(Conversation):
     """Made by `Renderer.open`.
 
     Args:
@@ -51,9 +88,6 @@ class OpenConversation:
         question: the message that is kept longest, the last user turn.
         response: the index of the response's slot.
         most_tokens: no more than so many are tokenised of the conversation, and of each response; None is no bound.
-
-    Attributes:
-        beginning: token ids before the response.
     """
 
     __slots__ = (
@@ -138,29 +172,9 @@ class OpenConversation:
                 room -= len(ids) - excess
         return dropped
 
-    def render(
-        self, response: str, *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
-    ) -> Rendered:
-        """The prompt for one response. Lengths in tokens.
-
-        With `truncate`, tokens are dropped in this order until it fits: the oldest of the conversation without its
-        last user turn; the middle of that turn, which mostly asks at its beginning or at its end; the end of the
-        response. The template's own tokens and the instruction always stay, so the turns keep their form.
-
-        Raises:
-            PromptTooLong: it does not fit and `truncate` is off, or the template alone does not fit.
-        """
-        rendered = self.render_all(
-            [response], max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=truncate
-        )[0]
-        if isinstance(rendered, PromptTooLong):
-            raise rendered
-        return rendered
-
     def render_all(
         self, responses: Sequence[str], *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
     ) -> list[Rendered | PromptTooLong]:
-        """As `render`, for several responses at once; errors are returned."""
         limit = max_model_len - max_critique_tokens
         if self._cut and not truncate:
             return [PromptTooLong(self._length, limit, max_critique_tokens, at_least=True) for _ in responses]

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .conversation import OpenConversation, Rendered, Slot
+from .conversation import Conversation, OpenConversation, Rendered, Slot
 from .errors import PromptTooLong
 from .manifest import Readout
 
@@ -84,8 +84,8 @@ class WholeTexts:
         return [token_id for token_id in token_ids if token_id in self._control_ids]
 
 
-class PlainConversation:
-    """A conversation that awaits its responses; as `OpenConversation`.
+class PlainConversation(Conversation):
+    """A conversation in the model's own template, without a critique's request.
 
     Args:
         pieces: of the template with the response's turn.
@@ -115,26 +115,14 @@ class PlainConversation:
         return self._open_pieces()
 
     @cached_property
-    def beginning(self) -> list[int]:
-        """Token ids that prompts of this conversation begin with, as far as no response changes them."""
+    def beginning(self) -> list[int]:  # type: ignore[override]  # computed when first asked for
+        """As far as no response changes them."""
         ids = self._texts.tokenize(self._messages) if self._is_whole("") else None
         return self._piecewise.beginning if ids is None else ids
-
-    def render(
-        self, response: str, *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
-    ) -> Rendered:
-        """As `OpenConversation.render`."""
-        rendered = self.render_all(
-            [response], max_model_len=max_model_len, max_critique_tokens=max_critique_tokens, truncate=truncate
-        )[0]
-        if isinstance(rendered, PromptTooLong):
-            raise rendered
-        return rendered
 
     def render_all(
         self, responses: Sequence[str], *, max_model_len: int, max_critique_tokens: int, truncate: bool = False
     ) -> list[Rendered | PromptTooLong]:
-        """As `OpenConversation.render_all`."""
         rendered: list[Rendered | PromptTooLong] = []
         for response in responses:
             ids = self._tokenize(response)

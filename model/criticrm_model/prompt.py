@@ -22,12 +22,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .contents import ContentTokenizer, control_token_ids
-from .conversation import OpenConversation, Rendered, Slot
+from .conversation import Conversation, OpenConversation, Rendered, Slot
 from .errors import ConversationError, UnsupportedModel
 from .manifest import Readout
 from .plain import PlainConversation, WholeTexts, apply_template, wanted_bos
 
-__all__ = ["Message", "OpenConversation", "Rendered", "Renderer", "Role"]
+__all__ = ["Conversation", "Message", "Rendered", "Renderer", "Role"]
 
 Role = Literal["system", "user", "assistant", "tool"]
 _CACHED_ROLES = 1024  # turns of a conversation worth remembering, some 20 kB; callers choose how many there are
@@ -98,9 +98,7 @@ class Renderer:
         other._rendered_instruction = self._contents.tokenize(critique_instruction)
         return other
 
-    def open(
-        self, conversation: Sequence[Message], *, most_tokens: int | None = None
-    ) -> OpenConversation | PlainConversation:
+    def open(self, conversation: Sequence[Message], *, most_tokens: int | None = None) -> Conversation:
         """Tokenise a conversation once, to be rendered with any number of responses.
 
         Args:

@@ -19,8 +19,7 @@ from criticrm_model import ConversationError, CriticRMError
 from .engines.base import Job
 
 if TYPE_CHECKING:
-    from criticrm_model.plain import PlainConversation
-    from criticrm_model.prompt import OpenConversation, Rendered, Renderer
+    from criticrm_model.prompt import Conversation, Rendered, Renderer
 
 T = TypeVar("T")
 _INLINE = 4_000  # characters, about a millisecond of tokenising: a longer text is done beside the event loop
@@ -32,7 +31,7 @@ _MESSAGE = 50  # characters that a message's own tokens count as
 class _Opened:
     """A conversation, the number of its group, and whether a text of it holds what looks like a control token."""
 
-    conversation: OpenConversation | PlainConversation
+    conversation: Conversation
     group: int
     control_tokens: bool
 

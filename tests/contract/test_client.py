@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import criticrm_client
-from conftest import serving
+from conftest import Using, serving
 from criticrm_client import (
     APIConnectionError,
     APIResponseError,
@@ -43,25 +43,6 @@ from support.null_server import NullServer, score_of
 
 KEY = "a-key"
 QUICK = Retries(attempts=3, first_wait_s=0.001)
-Ask = Callable[[Any], Any]
-
-
-@pytest.fixture(params=["sync", "async"])
-def using(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """`using(lambda client: client.score(...), url, ...)`: what the method gives, with either client."""
-
-    def run(ask: Ask, *arguments: Any, **options: Any) -> Any:
-        if request.param == "sync":
-            with CriticRM(*arguments, **options) as client:
-                return ask(client)
-
-        async def awaited() -> Any:
-            async with AsyncCriticRM(*arguments, **options) as client:
-                return await ask(client)
-
-        return asyncio.run(awaited())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +76,7 @@ def test_all_that_is_public_is_exported() -> None:
     assert public == set(criticrm_client.__all__)
 
 
-def test_it_gives_what_the_service_gives(using: Callable[..., Any], url: str) -> None:
+def test_it_gives_what_the_service_gives(using: Using, url: str) -> None:
     body = {"prompt": "Why?", "responses": ["So.", "", "Because of it."], "critique": {"n": 2, "seed": 1}}
     raw = httpx.post(f"{url}/score", json=body, headers={"Authorization": f"Bearer {KEY}"}).json()
     options = CritiqueOptions(n=2, seed=1)
@@ -108,7 +89,7 @@ def test_it_gives_what_the_service_gives(using: Callable[..., Any], url: str) ->
     assert scored.results[1].warnings == ["empty_response"]
 
 
-def test_compare_and_best_of(using: Callable[..., Any], url: str) -> None:
+def test_compare_and_best_of(using: Using, url: str) -> None:
     responses = ["So.", "Because of it.", "For no reason."]
     rewards = using(lambda client: client.score("Why?", responses), url, key=KEY).rewards
     best = using(lambda client: client.best_of("Why?", responses), url, key=KEY)
@@ -122,14 +103,14 @@ def test_compare_and_best_of(using: Callable[..., Any], url: str) -> None:
     assert (tie.preferred, tie.probability) == (None, 0.5)
 
 
-def test_health_and_model(using: Callable[..., Any], url: str, opened_checkpoint: Checkpoint) -> None:
+def test_health_and_model(using: Using, url: str, opened_checkpoint: Checkpoint) -> None:
     assert using(lambda client: client.health(), url, key=KEY) is True
     info = using(lambda client: client.model_info(), url, key=KEY)
     assert info.model_version == opened_checkpoint.manifest.version
     assert info.limits["max_items"] == 4
 
 
-def test_the_services_own_errors(using: Callable[..., Any], url: str) -> None:
+def test_the_services_own_errors(using: Using, url: str) -> None:
     with pytest.raises(AuthenticationError) as refused:
         using(lambda client: client.score("Why?", ["So."]), url)
     assert refused.value.code == "unauthorized"
@@ -154,7 +135,7 @@ def test_the_services_own_errors(using: Callable[..., Any], url: str) -> None:
         using(lambda client: client.best_of("Why?", ["So.", "word " * 2000]), url, key=KEY)
 
 
-def test_many_items_in_order_each_with_its_own_fate(using: Callable[..., Any], url: str) -> None:
+def test_many_items_in_order_each_with_its_own_fate(using: Using, url: str) -> None:
     items: list[Any] = [(f"Prompt {i}", [f"Response {i}.{j}" for j in range(i % 3 + 1)]) for i in range(40)]
     items[7] = {"prompt": "word " * 2000, "responses": ["So."], "id": "long"}
     found = using(lambda client: client.score_many(items, concurrency=3, pack=4), url, key=KEY)
@@ -168,13 +149,13 @@ def test_many_items_in_order_each_with_its_own_fate(using: Callable[..., Any], u
     assert found[9].rewards == alone.rewards
 
 
-def test_a_fault_of_the_job_ends_it(using: Callable[..., Any], url: str) -> None:
+def test_a_fault_of_the_job_ends_it(using: Using, url: str) -> None:
     with pytest.raises(AuthenticationError):
         using(lambda client: client.score_many([("Why?", ["So."])] * 50), url, key="wrong")
 
 
 @pytest.mark.parametrize("code", [204, 302, 400, 418, *(code for code in STATUS_ERRORS if code < 500)])
-def test_what_is_refused_is_not_tried_again(using: Callable[..., Any], code: int) -> None:
+def test_what_is_refused_is_not_tried_again(using: Using, code: int) -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -189,7 +170,7 @@ def test_what_is_refused_is_not_tried_again(using: Callable[..., Any], code: int
 
 
 @pytest.mark.parametrize("code", [408, 409, 429, 500, 502, 503, 504])
-def test_what_may_pass_is_tried_as_often_as_was_said(using: Callable[..., Any], code: int) -> None:
+def test_what_may_pass_is_tried_as_often_as_was_said(using: Using, code: int) -> None:
     body = {"error": {"code": "overloaded", "message": "later", "request_id": "abc", "details": []}}
     asked: list[str] = []
 
@@ -205,7 +186,7 @@ def test_what_may_pass_is_tried_as_often_as_was_said(using: Callable[..., Any], 
     assert len(set(asked)) == 1
 
 
-def test_health_asks_once(using: Callable[..., Any]) -> None:
+def test_health_asks_once(using: Using) -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -220,7 +201,7 @@ def test_health_asks_once(using: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     "broken", [httpx.ConnectError("refused"), httpx.ReadError(""), httpx.RemoteProtocolError("cut")]
 )
-def test_a_broken_connection(using: Callable[..., Any], broken: httpx.TransportError) -> None:
+def test_a_broken_connection(using: Using, broken: httpx.TransportError) -> None:
     asked: list[int] = []
 
     def answer(_: httpx.Request) -> httpx.Response:
@@ -233,13 +214,13 @@ def test_a_broken_connection(using: Callable[..., Any], broken: httpx.TransportE
     assert len(asked) == 3
 
 
-def test_a_deadline_covers_all_attempts(using: Callable[..., Any]) -> None:
+def test_a_deadline_covers_all_attempts(using: Using) -> None:
     patient = Retries(attempts=9, first_wait_s=30)
     with pytest.raises(APITimeoutError, match=r"deadline_s=0\.05"):
         using(lambda client: client.score("Why?", ["So."]), transport=status(503), retries=patient, deadline_s=0.05)
 
 
-def test_an_attempt_that_takes_too_long(using: Callable[..., Any]) -> None:
+def test_an_attempt_that_takes_too_long(using: Using) -> None:
     async def stall(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("")
 
@@ -270,19 +251,19 @@ def _result(index: int, score: Any = 0.5) -> dict[str, Any]:
     ],
     ids=["another service", "one is missing", "out of order", "one twice", "one too many", "not a number"],
 )
-def test_an_answer_that_is_none(using: Callable[..., Any], body: Any) -> None:
+def test_an_answer_that_is_none(using: Using, body: Any) -> None:
     with pytest.raises(APIResponseError):
         using(lambda client: client.score("Why?", ["So.", "No."]), transport=status(200, body))
 
 
-def test_an_error_that_is_no_default_score(using: Callable[..., Any]) -> None:
+def test_an_error_that_is_no_default_score(using: Using) -> None:
     failed = {**_result(0, None), "status": "error"}
     scored = using(lambda client: client.score("Why?", ["So."]), transport=status(200, _answer(failed)))
     with pytest.raises(ResultError, match="missing"):
         _ = scored.results[0].reward
 
 
-def test_what_a_newer_server_adds_is_ignored(using: Callable[..., Any]) -> None:
+def test_what_a_newer_server_adds_is_ignored(using: Using) -> None:
     newer = _answer({**_result(0), "percentile": 0.9}) | {"region": "x"}
     assert using(lambda client: client.score("Why?", ["So."]), transport=status(200, newer)).rewards == [0.5]
 
@@ -298,7 +279,7 @@ def test_what_a_newer_server_adds_is_ignored(using: Callable[..., Any]) -> None:
         ([], ["So."], "prompt: .* at least 1"),
     ],
 )
-def test_what_no_server_would_take(using: Callable[..., Any], prompt: Any, responses: Any, told: str) -> None:
+def test_what_no_server_would_take(using: Using, prompt: Any, responses: Any, told: str) -> None:
     nobody = status(500)
     with pytest.raises(ValueError, match=told):
         using(lambda client: client.score(prompt, responses), transport=nobody)
@@ -307,7 +288,7 @@ def test_what_no_server_would_take(using: Callable[..., Any], prompt: Any, respo
 
 
 @pytest.mark.parametrize("first_wait_s", [60.0, 0.001], ids=["while it is away", "when it is back"])
-def test_a_dead_server_is_set_aside_and_tried_again(using: Callable[..., Any], first_wait_s: float) -> None:
+def test_a_dead_server_is_set_aside_and_tried_again(using: Using, first_wait_s: float) -> None:
     asked: list[str] = []
     dead = {"b.test"}
 
@@ -340,7 +321,7 @@ def test_a_dead_server_is_set_aside_and_tried_again(using: Callable[..., Any], f
         assert asked.count("b.test") > 5
 
 
-def test_the_least_busy_server_is_asked(using: Callable[..., Any]) -> None:
+def test_the_least_busy_server_is_asked(using: Using) -> None:
     in_flight = {"a.test": 0, "b.test": 0}
     most = dict(in_flight)
     asked = dict(in_flight)
@@ -366,7 +347,7 @@ def test_the_least_busy_server_is_asked(using: Callable[..., Any]) -> None:
     assert asked["b.test"] > 2 * asked["a.test"]
 
 
-def test_ten_thousand_rows_through_a_faulty_server(using: Callable[..., Any]) -> None:
+def test_ten_thousand_rows_through_a_faulty_server(using: Using) -> None:
     retries = Retries(attempts=4, first_wait_s=0.001)
     with NullServer(faults=0.3) as server:
         found = using(
@@ -387,7 +368,7 @@ def test_ten_thousand_rows_through_a_faulty_server(using: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("told", [None, "v"])
-def test_rewards_of_two_checkpoints_are_not_mixed(using: Callable[..., Any], told: str | None) -> None:
+def test_rewards_of_two_checkpoints_are_not_mixed(using: Using, told: str | None) -> None:
     """One of two servers has another checkpoint, or the only one gets another."""
     asked = 0
 
@@ -410,13 +391,13 @@ def test_rewards_of_two_checkpoints_are_not_mixed(using: Callable[..., Any], tol
         assert asked < 6
 
 
-def test_a_checkpoint_other_than_the_one_told(using: Callable[..., Any], url: str) -> None:
+def test_a_checkpoint_other_than_the_one_told(using: Using, url: str) -> None:
     for ask in (lambda client: client.model_info(), lambda client: client.score("Why?", ["So."])):
         with pytest.raises(CheckpointChangedError, match="this client's is the-old-one"):
             using(ask, url, key=KEY, model_version="the-old-one")
 
 
-def test_a_service_that_has_gone_ends_the_job(using: Callable[..., Any]) -> None:
+def test_a_service_that_has_gone_ends_the_job(using: Using) -> None:
     def gone(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import serving
+from conftest import Using, serving
 from criticrm_client import (
     APIConnectionError,
     APIError,
@@ -39,7 +39,6 @@ from support.null_server import NullServer
 KEY = "a-key"
 QUICK = Retries(attempts=3, first_wait_s=0.001)
 ONCE = Retries(attempts=1)
-Using = Callable[..., Any]
 
 
 def body(*rewards: float, version: str = "v") -> dict[str, Any]:
@@ -51,24 +50,6 @@ def body(*rewards: float, version: str = "v") -> dict[str, Any]:
         for index, reward in enumerate(rewards)
     ]  # fmt: skip
     return {"id": "a", "model": "m", "model_version": version, "usage": {}, "results": results}
-
-
-@pytest.fixture(params=["sync", "async"])
-def using(request: pytest.FixtureRequest) -> Using:
-    """`using(lambda client: client.score(...), url, ...)`: what the method gives, with either client."""
-
-    def run(ask: Callable[[Any], Any], *arguments: Any, **options: Any) -> Any:
-        if request.param == "sync":
-            with CriticRM(*arguments, **options) as client:
-                return ask(client)
-
-        async def awaited() -> Any:
-            async with AsyncCriticRM(*arguments, **options) as client:
-                return await ask(client)
-
-        return asyncio.run(awaited())
-
-    return run
 
 
 @pytest.fixture(scope="module")
