@@ -101,7 +101,7 @@ def start_app(opened_checkpoint: Checkpoint) -> StartApp:
     async def start(
         engine: Engine | None = None, checkpoint: Checkpoint = opened_checkpoint, **settings: Any
     ) -> AsyncIterator[Running]:
-        engine = engine or FakeEngine(checkpoint.renderer.stop_token_ids[0])
+        engine = engine or FakeEngine(checkpoint.renderer.stop_token_ids[0], tokens=checkpoint.manifest.reward_tokens)
         if isinstance(engine, FakeEngine):
             engine.max_model_len = MAX_MODEL_LEN
         settings = {"engine": "fake", "greedy_results_mib": 0, **settings}

@@ -13,7 +13,7 @@ from .errors import (
     UnsupportedModel,
 )
 from .manifest import REWARD_TOKEN, Calibration, Manifest, Moments, Readout, Reward, RewardCard, TrainingData
-from .reward import Completion, Dtype, FinishReason, finite_reward, reward_positions
+from .reward import Completion, Dtype, FinishReason, RewardTokens, finite_reward, reward_positions
 
 __all__ = [
     "REWARD_TOKEN",
@@ -31,6 +31,7 @@ __all__ = [
     "Readout",
     "Reward",
     "RewardCard",
+    "RewardTokens",
     "TrainingData",
     "UnsupportedModel",
     "finite_reward",

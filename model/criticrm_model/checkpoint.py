@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -23,14 +24,23 @@ from transformers import (
 
 from .errors import CheckpointError, UnsupportedModel
 from .logits import measure_logit_scale
-from .manifest import MANIFEST_NAME, REWARD_TOKEN, Manifest, Reward, RewardCard
+from .manifest import MANIFEST_NAME, REWARD_TOKEN, Manifest, Reward, RewardCard, reward_token
 from .prompt import Renderer
 from .quantization import check_head_is_not_quantized
 from .references import measure_references
-from .stored_head import row_sha256, stored_row
+from .stored_head import row_sha256, stored_rows
 
+_NOT_STORED = "0" * 64  # the digest of a row before it is written
 # How architectures name their longest sequence, in tokens: most, Bloom, MPT, GPT-2.
 _LENGTH_NAMES = ("max_position_embeddings", "seq_length", "max_seq_len", "n_positions")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One of several rewards: `helpfulness`, and what it weighs in the score."""
+
+    name: str
+    weight: float = 1.0
 
 
 def assemble(
@@ -39,46 +49,54 @@ def assemble(
     reward: torch.Tensor,
     card: RewardCard,
     out: Path,
+    objectives: Sequence[Objective] = (),
 ) -> Manifest:
     """Turn a base model, in place, into a Critic-RM and save it to `out`; it is in float32 then, unless it is large.
 
     Args:
-        reward: `[d_model]`, float32. The reward of a hidden state `h` (the LM head's input) is `reward · h`.
+        reward: `[d_model]`, float32; with objectives `[objectives, d_model]`. The reward of a hidden state `h` (the LM
+            head's input) is `reward · h`.
         card: what the manifest says of the reward.
+        objectives: names and weights, where there are several rewards.
 
     Raises:
         UnsupportedModel: the architecture or the tokenizer can't carry the readout.
         CheckpointError: the reward vector is not `[d_model]`, or not finite.
     """
-    token_id = add_reward_token(model, tokenizer)
-    fold_reward(model, token_id, reward)
-    unread = "0" * 64  # of a row that is not stored yet
-    manifest = Manifest(rewards=(Reward(token_id=token_id, sha256=unread),), **dict(card))
+    rewards = add_reward_tokens(model, tokenizer, objectives)
+    vectors = reward if objectives else reward[None]
+    if len(vectors) != len(rewards):
+        raise CheckpointError(f"{len(objectives)} objectives have {len(vectors)} reward vectors")
+    for one, vector in zip(rewards, vectors, strict=True):
+        fold_reward(model, one.token_id, vector)
+    manifest = Manifest(rewards=tuple(rewards), **dict(card))
     return write_checkpoint(model, tokenizer, manifest, out)
 
 
 def write_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest, out: Path
 ) -> Manifest:
-    """Save a model with its reward row in it; it is in float32 then, unless it is large.
+    """Save a model with its reward rows in it; it is in float32 then, unless it is large.
 
     Args:
-        manifest: but for the digest of its row and the references, which are taken here.
+        manifest: but for the digests of its rows and the references, which are taken here.
 
     Raises:
         UnsupportedModel: the tokenizer can't be rendered for.
     """
     renderer = Renderer(tokenizer, manifest.critique_instruction, manifest.readout)
-    reward = manifest.reward
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)  # written last: a folder that has one is complete
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    stored = stored_row(out, reward.token_id, model.config.get_text_config().tie_word_embeddings)
+    rows = stored_rows(out, manifest.reward_tokens.ids, model.config.get_text_config().tie_word_embeddings)
     saved = manifest.model_copy(
         update={
-            "rewards": (reward.model_copy(update={"sha256": row_sha256(stored)}),),
-            "references": measure_references(model, renderer, reward.token_id),
+            "rewards": tuple(
+                reward.model_copy(update={"sha256": row_sha256(row)})
+                for reward, row in zip(manifest.rewards, rows, strict=True)
+            ),
+            "references": measure_references(model, renderer, manifest.reward_tokens),
         }
     )
     # safetensors writes files for the owner alone; a server often runs as somebody else.
@@ -89,27 +107,45 @@ def write_checkpoint(
 
 
 def add_reward_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add `<|reward|>` to the vocabulary with zero rows, and return its id.
+    """As `add_reward_tokens`, for one reward: its id."""
+    return add_reward_tokens(model, tokenizer)[0].token_id
 
-    Where the embedding matrix is already larger than the vocabulary (Qwen pads it), a spare row is used.
+
+def add_reward_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, objectives: Sequence[Objective] = ()
+) -> list[Reward]:
+    """Add `<|reward|>`, or a token for each objective, to the vocabulary with zero rows.
+
+    Where the embedding matrix is already larger than the vocabulary (Qwen pads it), spare rows are used.
 
     Raises:
         UnsupportedModel: see `check_head`.
     """
     check_head(model)
-    tokenizer.add_tokens([AddedToken(REWARD_TOKEN, special=True, normalized=False)], special_tokens=True)
-    token_id = tokenizer.convert_tokens_to_ids(REWARD_TOKEN)
-    assert isinstance(token_id, int)
-    if token_id >= _head(model).out_features:
-        model.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    named: dict[str, Any] = {reward_token(o.name): {"name": o.name, "weight": o.weight} for o in objectives}
+    named = named or {REWARD_TOKEN: {}}
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in named], special_tokens=True)
+    rewards = [
+        Reward(token=token, token_id=_token_id(tokenizer, token), sha256=_NOT_STORED, **known)
+        for token, known in named.items()
+    ]
+    ids = [reward.token_id for reward in rewards]
+    if max(ids) >= _head(model).out_features:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     with torch.no_grad():
         inputs = model.get_input_embeddings().weight
         assert isinstance(inputs, torch.Tensor)
-        inputs[token_id] = 0
+        inputs[ids] = 0
         head = _head(model)
-        head.weight[token_id] = 0
+        head.weight[ids] = 0
         if head.bias is not None:
-            head.bias[token_id] = 0
+            head.bias[ids] = 0
+    return rewards
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
     return token_id
 
 
@@ -185,21 +221,14 @@ class Checkpoint:
         check_head_is_not_quantized(folder)
         checkpoint = cls(folder, manifest, trust_remote_code)
         tokenizer = checkpoint.tokenizer
-        reward = manifest.reward
-        actual_id = tokenizer.convert_tokens_to_ids(reward.token)
-        if actual_id != reward.token_id:
-            raise CheckpointError(
-                f"{folder}: the manifest gives {reward.token!r} the id {manifest.reward_token_id}, "
-                f"the tokenizer {actual_id}"
-            )
-        row = stored_row(folder, manifest.reward_token_id, checkpoint.config.tie_word_embeddings)
-        if (digest := row_sha256(row)) != reward.sha256:
-            raise CheckpointError(
-                f"{folder}: the reward row's sha256 is {digest}, the manifest says {reward.sha256}. "
-                "The weights were changed after the manifest was written."
-            )
-        if not torch.isfinite(row).all() or not row.any():
-            raise CheckpointError(f"{folder}: the reward row is zero or not finite: this reward was never fitted")
+        for reward in manifest.rewards:
+            if (actual_id := tokenizer.convert_tokens_to_ids(reward.token)) != reward.token_id:
+                raise CheckpointError(
+                    f"{folder}: the manifest gives {reward.token!r} the id {reward.token_id}, the tokenizer {actual_id}"
+                )
+        rows = stored_rows(folder, manifest.reward_tokens.ids, checkpoint.config.tie_word_embeddings)
+        for reward, row in zip(manifest.rewards, rows, strict=True):
+            _check_row(folder, reward, row)
         if cap := getattr(checkpoint.config, "final_logit_softcapping", None):
             raise UnsupportedModel(f"{folder}: {checkpoint.config.model_type} soft-caps its logits at {cap}")
         return checkpoint
@@ -238,6 +267,18 @@ class Checkpoint:
             return length
         raise UnsupportedModel(
             f"{self.folder}: config.json gives no longest sequence (none of {', '.join(_LENGTH_NAMES)}); add one"
+        )
+
+
+def _check_row(folder: Path, reward: Reward, row: torch.Tensor) -> None:
+    if (digest := row_sha256(row)) != reward.sha256:
+        raise CheckpointError(
+            f"{folder}: the reward row's sha256 is {digest}, the manifest says {reward.sha256} ({reward.name}). "
+            "The weights were changed after the manifest was written."
+        )
+    if not torch.isfinite(row).all() or not row.any():
+        raise CheckpointError(
+            f"{folder}: the reward row is zero or not finite: this reward was never fitted ({reward.name})"
         )
 
 

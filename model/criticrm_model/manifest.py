@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from statistics import stdev
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,8 +20,10 @@ from pydantic import (
 
 from .errors import CheckpointError
 from .files import write_text
+from .reward import RewardTokens
 
 MANIFEST_NAME = "critic_rm.json"
+MAX_REWARDS = 127  # vLLM 0.32 gives the logits of 128 tokens a step, and its server one less (docs/adr/0015)
 REWARD_TOKEN = "<|reward|>"  # noqa: S105 # of a vocabulary
 DEFAULT_NAME = "default"  # the embedded checkpoint
 DEFAULT_BASE_NAME = "default-base"  # the unmodified model that it was trained from
@@ -30,6 +32,11 @@ DEFAULT_CRITIQUE_INSTRUCTION = (
     "In two sentences, review the assistant's last reply: is it correct, helpful and harmless, "
     "and what is wrong with it?"
 )
+
+
+def reward_token(name: str) -> str:
+    """Of one of several rewards."""
+    return REWARD_TOKEN.replace("|>", f":{name}|>")
 
 
 class _Frozen(BaseModel):
@@ -85,7 +92,7 @@ class ReferenceCritique(_Frozen):
     Attributes:
         conversation: its place among the fixed conversations.
         token_ids: `[completion_len]`.
-        score: the logit at the position that predicts the last of them.
+        score: the logit at the position that predicts the last of them; of several rewards, their weighted sum.
     """
 
     conversation: int = Field(ge=0)
@@ -99,12 +106,14 @@ class ReferenceRewards(_Frozen):
     Attributes:
         dtype: of the model that computed them.
         template_sha256: see `references.template_sha256`.
-        direct_scores: `[conversations]`.
+        direct_scores: `[conversations]`; of several rewards, their weighted sum.
+        direct_rewards: `[conversations, rewards]`, where there are several; else empty.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"]
     template_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     direct_scores: tuple[FiniteFloat, ...] = Field(min_length=1)
+    direct_rewards: tuple[tuple[FiniteFloat, ...], ...] = ()
     critiques: tuple[ReferenceCritique, ...] = ()
 
 
@@ -112,15 +121,18 @@ class Reward(_Frozen):
     """One reward: the logit of a token, plus an offset.
 
     Attributes:
+        name: what it rewards, where there are several: `helpfulness`.
         token, token_id: `<|reward|>`, or a token that the base has anyway and whose logit is its reward.
         offset: added to the logit, in reward units: the bias of the head that was imported.
+        weight: in the score, which is the weighted sum of all rewards.
         sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
     """
 
-    name: str = "reward"
+    name: str = Field("reward", min_length=1, max_length=64)
     token: str = REWARD_TOKEN
     token_id: int = Field(ge=0)
     offset: FiniteFloat = 0.0
+    weight: FiniteFloat = 1.0
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -156,14 +168,14 @@ class Manifest(RewardCard):
     """The contents of `critic_rm.json`.
 
     Attributes:
-        rewards: one, so far.
+        rewards: the score is their weighted sum.
         origin: None where the reward was trained or fitted here.
         lm_head: False where the classifier that was imported had none: it can't write.
         references: None in checkpoints of earlier versions.
     """
 
     format_version: Literal[2] = 2
-    rewards: tuple[Reward, ...] = Field(min_length=1, max_length=1)
+    rewards: tuple[Reward, ...] = Field(min_length=1, max_length=MAX_REWARDS)
     readout: Readout = Readout()
     origin: Origin | None = None
     lm_head: bool = True
@@ -179,14 +191,40 @@ class Manifest(RewardCard):
         reward = {new: values.pop(old) for new, old in names.items() if old in values}
         return values | {"format_version": 2, "rewards": [reward]}
 
+    @model_validator(mode="after")
+    def _rewards_make_a_score(self) -> Self:
+        if len(self.rewards) == 1 and self.rewards[0].weight != 1:
+            raise ValueError("rewards: the weight of a single reward is 1")
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards: all weights are 0")
+        for what in ("name", "token_id"):
+            if len({getattr(reward, what) for reward in self.rewards}) < len(self.rewards):
+                raise ValueError(f"rewards: two have the same {what}")
+        return self
+
     @property
     def reward(self) -> Reward:
-        """The one that is the score."""
-        return self.rewards[0]
+        """The only one. Raises ValueError: there are several."""
+        (only,) = self.rewards
+        return only
 
     @property
     def reward_token_id(self) -> int:
         return self.reward.token_id
+
+    @property
+    def reads_existing_token(self) -> bool:
+        """The reward is the logit of a token that the base has anyway."""
+        return not any(reward.token in (REWARD_TOKEN, reward_token(reward.name)) for reward in self.rewards)
+
+    @property
+    def reward_tokens(self) -> RewardTokens:
+        return RewardTokens(tuple(r.token_id for r in self.rewards), tuple(r.weight for r in self.rewards))
+
+    @property
+    def offset(self) -> float:
+        """What is added to the weighted sum of the logits."""
+        return sum(reward.weight * reward.offset for reward in self.rewards)
 
     @property
     def writes_critiques(self) -> bool:
@@ -209,9 +247,12 @@ class Manifest(RewardCard):
 
         It changes with the reward row, the base, what the base is asked, and how the reward is read.
         """
-        identity = [self.reward.sha256, self.base_model, self.critique_instruction or ""]
-        if self.readout != Readout() or self.reward.offset:
-            identity += [self.readout.model_dump_json(), str(self.reward.offset)]
+        first, *others = self.rewards
+        identity = [first.sha256, self.base_model, self.critique_instruction or ""]
+        if self.readout != Readout() or first.offset:
+            identity += [self.readout.model_dump_json(), str(first.offset)]
+        if others:
+            identity += [str((r.name, r.sha256, r.offset, r.weight)) for r in self.rewards]
         return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]
 
     def save(self, folder: Path) -> None:

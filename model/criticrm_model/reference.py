@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .reward import Completion, Dtype, finite_reward, reward_positions
+from .reward import Completion, Dtype, RewardTokens, reward_positions
 
 # vLLM's own floor: divided by less, logits overflow.
 _LEAST_TEMPERATURE = 0.01
@@ -31,33 +31,43 @@ class HiddenStates:
 
 
 class _Readout(LogitsProcessor):
-    """Reads the reward logit of each step, then bans its token: vLLM's `raw_logits` with a `logit_bias`."""
+    """Reads the reward logits of each step, then bans their tokens: vLLM's `raw_logits` with a `logit_bias`."""
 
-    def __init__(self, reward_token_id: int) -> None:
-        self.reward_token_id = reward_token_id
-        self.steps: list[torch.Tensor] = []  # one [batch] a step
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+        self.steps: list[torch.Tensor] = []  # one [batch, rewards] a step
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:  # noqa: ARG002 - transformers' signature
-        self.steps.append(scores[:, self.reward_token_id].float().clone())
-        scores[:, self.reward_token_id] = -torch.inf
+        self.steps.append(scores[:, self.ids].float().clone())
+        scores[:, self.ids] = -torch.inf
         return scores
 
 
 class ReferenceModel:
-    """Scores completions with transformers, and generates its own."""
+    """Scores completions with transformers, and generates its own.
 
-    def __init__(self, model: PreTrainedModel, reward_token_id: int, stop_token_ids: Sequence[int]) -> None:
+    Args:
+        rewards: the reward token's id, or several and their weights.
+    """
+
+    def __init__(self, model: PreTrainedModel, rewards: int | RewardTokens, stop_token_ids: Sequence[int]) -> None:
         self.model = model.eval()
         # A base's generation config may hold a repetition penalty, which would distort both critique and reward.
         self.model.generation_config = GenerationConfig()
-        self.reward_token_id = reward_token_id
+        self.reward_tokens = RewardTokens((rewards,)) if isinstance(rewards, int) else rewards
         self.stop_token_ids = tuple(stop_token_ids)
+
+    @property
+    def reward_token_id(self) -> int:
+        """The only one's. Raises ValueError: there are several."""
+        (token_id,) = self.reward_tokens.ids
+        return token_id
 
     @classmethod
     def load(
         cls,
         folder: Path,
-        reward_token_id: int,
+        rewards: int | RewardTokens,
         stop_token_ids: Sequence[int],
         *,
         dtype: Dtype = "auto",
@@ -69,21 +79,23 @@ class ReferenceModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch_dtype, device_map=device, trust_remote_code=trust_remote_code
         )
-        return cls(model, reward_token_id, stop_token_ids)
+        return cls(model, rewards, stop_token_ids)
+
+    def score(self, prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, float]:
+        """Rewards of a given completion, `(direct_score, score)`, in one forward pass. Raises NonFiniteReward."""
+        read = self.read(prompt, completion)
+        return read.direct_score, read.score
 
     @torch.inference_mode()
-    def score(self, prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, float]:
-        """Rewards of a given completion, `(direct_score, score)`, in one forward pass.
-
-        Raises:
-            NonFiniteReward
-        """
+    def read(self, prompt: Sequence[int], completion: Sequence[int]) -> Completion:
+        """A given completion with its rewards, in one forward pass. Raises NonFiniteReward."""
         positions = reward_positions(len(prompt), len(completion))
         ids = torch.tensor([[*prompt, *completion]], device=self.model.device)  # [1, seq]
         keep = torch.tensor(positions, device=self.model.device)
         logits = self.model(ids, logits_to_keep=keep, use_cache=False).logits[0]  # [2, vocab]
-        direct, final = logits[:, self.reward_token_id].float().tolist()
-        return finite_reward(direct), finite_reward(final)
+        direct, final = logits[:, list(self.reward_tokens.ids)].float().tolist()
+        ended = completion[-1] in self.stop_token_ids
+        return self.reward_tokens.completion(list(completion), "stop" if ended else "length", direct, final)
 
     def _generation(self, max_tokens: int, temperature: float) -> GenerationConfig:
         sampled = temperature > 0
@@ -123,7 +135,7 @@ class ReferenceModel:
         device = self.model.device
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)  # [batch, width]
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        readout = _Readout(self.reward_token_id)
+        readout = _Readout(self.reward_tokens.ids)
         hidden: list[torch.Tensor] = []  # one [batch, d_model] a step
         head = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, args: hidden.append(args[0][:, -1].float()))
@@ -136,19 +148,13 @@ class ReferenceModel:
             )
         finally:
             hook.remove()
-        rewards = torch.stack(readout.steps)  # [steps, batch]
+        rewards = torch.stack(readout.steps)  # [steps, batch, rewards]
         completions = []
         for row, tokens in enumerate(output[:, width:].tolist()):
             end = next((i for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
             kept = tokens if end is None else tokens[: end + 1]
-            completions.append(
-                Completion(
-                    token_ids=kept,
-                    finish_reason="length" if end is None else "stop",
-                    direct_score=finite_reward(rewards[0, row].item()),
-                    score=finite_reward(rewards[len(kept) - 1, row].item()),
-                )
-            )
+            first, last = rewards[0, row].tolist(), rewards[len(kept) - 1, row].tolist()
+            completions.append(self.reward_tokens.completion(kept, "length" if end is None else "stop", first, last))
         states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
         last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(

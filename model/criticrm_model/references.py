@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from .manifest import ReferenceCritique, ReferenceRewards
 from .prompt import Message, Renderer, Role
 from .reference import ReferenceModel
+from .reward import RewardTokens
 
 # Short, for every start of a server reads them; unlike each other, so that one's reward is not another's.
 CONVERSATIONS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -67,7 +68,7 @@ def _messages(turns: tuple[str, ...]) -> list[Message]:
     return [Message(role=roles[i % 2], content=text) for i, text in enumerate(turns)]
 
 
-def measure_references(model: PreTrainedModel, renderer: Renderer, reward_token_id: int) -> ReferenceRewards:
+def measure_references(model: PreTrainedModel, renderer: Renderer, rewards: RewardTokens) -> ReferenceRewards:
     """Score the fixed conversations, and write and score critiques of some, one at a time.
 
     Args:
@@ -80,8 +81,9 @@ def measure_references(model: PreTrainedModel, renderer: Renderer, reward_token_
         model = model.float()
     else:
         Module.to(model, _body_dtype(model))  # a head may be more precise
-    reference = ReferenceModel(model, reward_token_id, renderer.stop_token_ids)
+    reference = ReferenceModel(model, rewards, renderer.stop_token_ids)
     prompts = fixed_prompts(renderer)
+    read = [reference.read(prompt, prompt[:1]) for prompt in prompts]
     critiques = []
     for place, prompt in enumerate(prompts[:_CRITIQUES]):
         (written,), _ = reference.critique([prompt], max_tokens=_CRITIQUE_TOKENS)
@@ -91,7 +93,8 @@ def measure_references(model: PreTrainedModel, renderer: Renderer, reward_token_
         {
             "dtype": str(model.dtype).removeprefix("torch."),
             "template_sha256": template_sha256(renderer),
-            "direct_scores": [reference.score(prompt, prompt[:1])[0] for prompt in prompts],
+            "direct_scores": [one.direct_score for one in read],
+            "direct_rewards": [[before for before, _ in one.rewards] for one in read if one.rewards],
             "critiques": critiques,
         }
     )

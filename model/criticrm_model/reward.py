@@ -5,11 +5,15 @@ a rendered prompt and of the critique written after it (its end-of-turn token in
 
 - `direct_score`: the logit at the position that predicts the first token of the completion;
 - `score`: the logit at the position that predicts the last emitted token of the completion.
+
+Where a checkpoint has several rewards, each has a token of its own, read at the same positions, and the score is the
+weighted sum of their logits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,11 +47,45 @@ class Completion:
 
     Attributes:
         token_ids: `[completion_len]`, the end-of-turn token included when `finish_reason` is "stop".
-        direct_score: reward logit before the critique.
-        score: reward logit after it.
+        direct_score: reward logit before the critique; of several rewards, their weighted sum.
+        score: the same after it.
+        rewards: `[rewards]`, the logit before and after of each, where there are several; else empty.
     """
 
     token_ids: list[int]
     finish_reason: FinishReason
     direct_score: float
     score: float
+    rewards: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def logits(self) -> tuple[tuple[float, float], ...]:
+        """`[rewards]`, before and after, as the model gives them."""
+        return self.rewards or ((self.direct_score, self.score),)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTokens:
+    """The tokens whose logits are rewards.
+
+    Attributes:
+        ids: `[rewards]`.
+        weights: `[rewards]`, what each weighs in the score; 1 where there is one.
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    def completion(
+        self, token_ids: list[int], finish_reason: FinishReason, before: Sequence[float], after: Sequence[float]
+    ) -> Completion:
+        """From the logits of a completion's first and last step, `[rewards]` each. Raises NonFiniteReward."""
+        direct, final = tuple(map(finite_reward, before)), tuple(map(finite_reward, after))
+        rewards = tuple(zip(direct, final, strict=True)) if len(self.ids) > 1 else ()
+        return Completion(token_ids, finish_reason, self.score(direct), self.score(final), rewards)
+
+    def score(self, logits: Sequence[float]) -> float:
+        """Of `[rewards]` logits."""
+        if len(self.ids) == 1:
+            return logits[0]
+        return sum(weight * logit for weight, logit in zip(self.weights, logits, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,21 @@ _INPUT_NAMES = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_em
 
 
 def stored_row(folder: Path, token_id: int, tied: bool) -> torch.Tensor:
-    """A row of the LM head as stored, `[d_model]` float32, without reading the rest of the weights.
+    """As `stored_rows`, of one token: `[d_model]`."""
+    return stored_rows(folder, [token_id], tied)[0]
+
+
+def stored_rows(folder: Path, token_ids: Sequence[int], tied: bool) -> torch.Tensor:
+    """Rows of the LM head as stored, `[tokens, d_model]` float32, without reading the rest of the weights.
 
     Raises:
         CheckpointError, UnsupportedModel
     """
     with _stored_head(folder, tied) as head:
         rows = head.get_shape()[0]
-        if token_id >= rows:
-            raise CheckpointError(f"{folder}: the LM head has {rows} rows, the reward token is {token_id}")
-        row: torch.Tensor = head[token_id : token_id + 1][0]
-        return row.float()
+        if max(token_ids) >= rows:
+            raise CheckpointError(f"{folder}: the LM head has {rows} rows, the reward token is {max(token_ids)}")
+        return torch.stack([head[token_id : token_id + 1][0].float() for token_id in token_ids])
 
 
 def stored_matrix(folder: Path, tied: bool) -> torch.Tensor:

@@ -178,6 +178,13 @@ class Critique(Received):
     tokens: int
 
 
+class NamedReward(Received):
+    """One of several rewards, in reward units: `normalize` does not change it."""
+
+    score: float = Field(allow_inf_nan=False, description="Mean over the critiques; without critiques, direct_score.")
+    direct_score: float = Field(allow_inf_nan=False, description="The reward before any critique.")
+
+
 class Usage(Received):
     """Tokens. `cached_tokens` is the part of `prompt_tokens` that was read from the prefix cache."""
 
@@ -201,6 +208,11 @@ class Result(Received):
     direct_score: float | None = Field(allow_inf_nan=False, description="The reward before any critique.")
     score_std: float | None = Field(
         allow_inf_nan=False, description="Sample standard deviation over the critiques; null with fewer than two."
+    )
+    rewards: dict[str, NamedReward] | None = Field(
+        None,
+        description="By name, of a model with several rewards, whose weighted sum the score is; null for a model with "
+        "one.",
     )
     critiques: list[Critique]
     warnings: list[str] = Field(

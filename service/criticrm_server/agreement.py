@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import stdev
 from typing import Any
 
 
@@ -15,6 +16,7 @@ class Agreement:
     Attributes:
         mean_signed_diff: vLLM minus transformers; far from 0 beside `max_abs_diff` means a drift, not noise.
         rank_agreement: share of all pairs of sequences that both put in the same order.
+        std: of the reference's rewards; 0 for one sequence.
     """
 
     n: int
@@ -22,6 +24,7 @@ class Agreement:
     rms_diff: float
     mean_signed_diff: float
     rank_agreement: float
+    std: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ def agreement(rewards: Rewards) -> Agreement:
         rms_diff=math.hypot(*differences) / math.sqrt(n),
         mean_signed_diff=sum(differences) / n,
         rank_agreement=same / total if total else 1.0,
+        std=stdev(reference) if n > 1 else 0.0,
     )
 
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import EngineFailed
 
-CheckName = Literal["template", "references", "together", "cached", "decode", "samples", "chunked", "ban", "head"]
+CheckName = Literal[
+    "template", "references", "rewards", "together", "cached", "decode", "samples", "chunked", "ban", "head"
+]
 
 # What each check compares, and what is wrong where it fails.
 COMPARED: dict[CheckName, tuple[str, str]] = {
@@ -20,6 +22,10 @@ COMPARED: dict[CheckName, tuple[str, str]] = {
     "references": (
         "rewards of fixed prompts and fixed critiques, with those of transformers at the export",
         "these are not the rewards of this checkpoint: other weights, or no raw logits",
+    ),
+    "rewards": (
+        "each of several rewards, in its deviations, with those of transformers at the export",
+        "the rewards that make the score are not those of this checkpoint",
     ),
     "together": ("the prompts at once, with one at a time", "requests in one batch change each other's rewards"),
     "cached": ("the prompts again, with before", "a prompt that is read from the prefix cache gets another reward"),

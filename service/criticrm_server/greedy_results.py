@@ -18,10 +18,11 @@ from .engines.base import Engine, Job, Output
 
 # What CPython takes for an entry besides its token ids: key, tuple, two floats, place in the dict.
 _ENTRY_BYTES = 400
+_REWARD_BYTES = 112  # of each of several: a tuple and two floats
 
-# Token ids as bytes, the reason the critique ended, the reward before and after it: nothing that the garbage
-# collector has to visit.
-_Kept = tuple[bytes, str, float, float]
+# Token ids as bytes, the reason the critique ended, the reward before and after it, and those of several: nothing that
+# the garbage collector has to visit.
+_Kept = tuple[bytes, str, float, float, tuple[tuple[float, float], ...]]
 
 
 class GreedyResults:
@@ -83,14 +84,19 @@ class GreedyResults:
 
     def _keep(self, key: bytes, completion: Completion) -> None:
         token_ids = array("i", completion.token_ids).tobytes()
-        self._kept[key] = (token_ids, completion.finish_reason, completion.direct_score, completion.score)
-        self._bytes += len(token_ids) + _ENTRY_BYTES
+        c = completion
+        self._kept[key] = kept = (token_ids, c.finish_reason, c.direct_score, c.score, c.rewards)
+        self._bytes += _size(kept)
         while self._bytes > self._max_bytes:
-            _, (dropped, *_) = self._kept.popitem(last=False)
-            self._bytes -= len(dropped) + _ENTRY_BYTES
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= _size(dropped)
+
+
+def _size(kept: _Kept) -> int:
+    return len(kept[0]) + _ENTRY_BYTES + _REWARD_BYTES * len(kept[4])
 
 
 def _restore(kept: _Kept, prompt_tokens: int) -> Output:
-    token_ids, finish_reason, direct_score, score = kept
-    completion = Completion(array("i", token_ids).tolist(), finish_reason, direct_score, score)  # type: ignore[arg-type]  # as kept
+    token_ids, *known = kept
+    completion = Completion(array("i", token_ids).tolist(), *known)  # type: ignore[arg-type]  # as kept
     return Output([completion], cached_tokens=prompt_tokens, reused=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from criticrm_client.schemas import Critique, CritiqueOptions, Result, Usage
+from criticrm_client.schemas import Critique, CritiqueOptions, NamedReward, Result, Usage
 from criticrm_model import Completion, CriticRMError, Moments
 
 from .engines.base import Output
@@ -22,7 +22,8 @@ class Results:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._decode = checkpoint.renderer.decode
         self._calibration = checkpoint.manifest.calibration
-        self._offset = checkpoint.manifest.reward.offset
+        self._offset = checkpoint.manifest.offset
+        self._rewards = checkpoint.manifest.rewards
 
     def result(
         self,
@@ -55,17 +56,18 @@ class Results:
                 error=error_info(error, request_id),
                 usage=Usage(prompt_tokens=prompt_tokens),
             )
-        rewards, direct, std = self._rewards(output, normalize, after_critiques=critique is not None)
+        scores, direct, std = self._scores(output, normalize, after_critiques=critique is not None)
         shown = output.completions if critique is not None and critique.include else []
         cut = critique is not None and any(c.finish_reason == "length" for c in output.completions)
         return Result(
             id=response.item_id,
             index=response.index,
             status="truncated" if response.truncated else "ok",
-            score=statistics.fmean(rewards),
+            score=statistics.fmean(scores),
             direct_score=direct,
             score_std=std,
-            critiques=[self._critique(c, reward) for c, reward in zip(shown, rewards, strict=False)],
+            rewards=self._each(output.completions) if len(self._rewards) > 1 else None,
+            critiques=[self._critique(c, score) for c, score in zip(shown, scores, strict=False)],
             warnings=[*response.warnings, *(["critique_cut"] if cut else [])],
             error=None,
             usage=Usage(
@@ -76,28 +78,36 @@ class Results:
             ),
         )
 
-    def _rewards(
+    def _each(self, completions: list[Completion]) -> dict[str, NamedReward]:
+        found = {}
+        for k, reward in enumerate(self._rewards):
+            score = statistics.fmean(completion.rewards[k][1] for completion in completions)
+            direct = completions[0].rewards[k][0]  # the same for all: it is before any critique
+            found[reward.name] = NamedReward(score=score + reward.offset, direct_score=direct + reward.offset)
+        return found
+
+    def _scores(
         self, output: Output, normalize: bool, *, after_critiques: bool
     ) -> tuple[list[float], float, float | None]:
-        """`[n]` rewards after critiques, the one before any, and the sample deviation where there are several."""
-        rewards = [completion.score + self._offset for completion in output.completions]
+        """`[n]` scores after critiques, the one before any, and the sample deviation where there are several."""
+        scores = [completion.score + self._offset for completion in output.completions]
         direct = output.completions[0].direct_score + self._offset  # the same for all: it is before any critique
-        std = statistics.stdev(rewards) if len(rewards) > 1 else None
+        std = statistics.stdev(scores) if len(scores) > 1 else None
         if not normalize:
-            return rewards, direct, std
+            return scores, direct, std
         assert self._calibration is not None
         # Without critiques the score is the direct score, and so is its calibration.
         after = self._calibration.score if after_critiques else self._calibration.direct_score
         return (
-            [_standardise(reward, after) for reward in rewards],
+            [_standardise(score, after) for score in scores],
             _standardise(direct, self._calibration.direct_score),
             None if std is None else std / after.std,
         )
 
-    def _critique(self, completion: Completion, reward: float) -> Critique:
+    def _critique(self, completion: Completion, score: float) -> Critique:
         return Critique(
             text=self._decode(completion.token_ids),
-            score=reward,
+            score=score,
             finish_reason=completion.finish_reason,
             tokens=len(completion.token_ids),
         )

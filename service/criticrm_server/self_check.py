@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from statistics import stdev
 from typing import TYPE_CHECKING, TypeVar
 
 from criticrm_model import CheckpointError, Completion, NonFiniteReward
@@ -130,7 +131,8 @@ class _Routine:
     async def make(self, max_model_len: int) -> None:
         self._check_template()
         self.doing = "references"
-        alone = [await self._direct(ids) for ids in self._prompts]
+        one_by_one = [await self._read(ids) for ids in self._prompts]
+        alone = [completion.direct_score for completion in one_by_one]
         long = self._prompt_of(self._facts.cache_block + _BEYOND_A_BLOCK)
         given = self._given_critiques()
         self.doing = "together"
@@ -138,6 +140,7 @@ class _Routine:
             self._together([*self._prompts[:_AT_ONCE], long, *(ids for ids, _ in given)]), self._write_critiques()
         )
         self._compare_with_references(alone, before[_AT_ONCE + 1 :], [score for _, score in given])
+        self._compare_each(one_by_one)
         self._compare("together", before[:_AT_ONCE], alone[:_AT_ONCE])
         self.doing = "cached"
         again = await self._together([long, self._prompts[0], *(prefix for prefix, _ in critiques)])
@@ -147,7 +150,8 @@ class _Routine:
         if length + _TOKENS <= max_model_len:
             await self._check_chunked(length)
         if self._facts.float32_head and not self._facts.exact:
-            self._add("head", [], [], passed=not all(fits_bfloat16(reward) for reward in alone))
+            logits = [before for completion in one_by_one for before, _ in completion.logits]
+            self._add("head", [], [], passed=not all(map(fits_bfloat16, logits)))
 
     def _check_template(self) -> None:
         from criticrm_model.references import template_sha256
@@ -173,6 +177,20 @@ class _Routine:
         exact = self._facts.exact and references.dtype == "float32"
         expected = [*references.direct_scores, *expected]
         self._compare("references", [*alone, *given], expected, apart=_APART_FROM_REFERENCE, exact=exact)
+
+    def _compare_each(self, read: Sequence[Completion]) -> None:
+        """Each of several rewards, whose errors could cancel each other out in the score, or weigh nothing in it."""
+        references = self._manifest.references
+        if references is None or not references.direct_rewards or self.faults:
+            return
+        served: list[float] = []
+        expected: list[float] = []
+        for k, column in enumerate(zip(*references.direct_rewards, strict=True)):
+            std = stdev(column) or 1.0
+            served += [completion.rewards[k][0] / std for completion in read]
+            expected += [reward / std for reward in column]
+        exact = self._facts.exact and references.dtype == "float32"
+        self._add("rewards", served, expected, limit=_EXACT if exact else _APART_FROM_REFERENCE)
 
     async def _write_critiques(self) -> list[tuple[list[int], Completion]]:
         """One greedy critique and two sampled ones, each with the tokens before the position where its reward is."""
@@ -205,8 +223,11 @@ class _Routine:
         self._compare("chunked", [critique.direct_score, critique.score], again)
 
     async def _direct(self, token_ids: list[int]) -> float:
+        return (await self._read(token_ids)).direct_score
+
+    async def _read(self, token_ids: list[int]) -> Completion:
         job = Job(token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, ban=None)
-        return (await self._run(job)).completions[0].direct_score
+        return (await self._run(job)).completions[0]
 
     async def _together(self, prompts: Sequence[list[int]]) -> list[float]:
         return await _gather(map(self._direct, prompts))

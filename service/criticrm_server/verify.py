@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,9 @@ def find_faults(checkpoint: Checkpoint, found: Mapping[str, Agreement], *, exact
     calibration, direct_std = checkpoint.manifest.calibration, checkpoint.manifest.direct_std
     faults = []
     for name, a in found.items():
-        direct = name.startswith(("direct", "original"))
-        std = direct_std if direct or calibration is None else calibration.score.std
+        std = direct_std if calibration is None or name.startswith(("direct", "original")) else calibration.score.std
+        if name.removesuffix(", direct") in (reward.name for reward in checkpoint.manifest.rewards):
+            std = a.std  # calibrated is the score alone
         if a.rms_diff > APART * std:
             faults.append(f"{name}: root mean square {a.rms_diff:.2e} exceeds {APART} of the deviation {std:.3g}")
     return faults
@@ -78,39 +79,43 @@ async def run_passes(
         await engine.close()
 
 
-def score_by_reference(
-    checkpoint: Checkpoint, settings: Settings, passes: Passes
-) -> dict[str, list[tuple[float, float]]]:
-    """`(direct_score, score)` of each completion by transformers."""
+def score_by_reference(checkpoint: Checkpoint, settings: Settings, passes: Passes) -> dict[str, list[Completion]]:
+    """Each completion with its rewards by transformers."""
     from criticrm_model.reference import ReferenceModel
 
     model = ReferenceModel.load(
         checkpoint.folder,
-        checkpoint.manifest.reward_token_id,
+        checkpoint.manifest.reward_tokens,
         checkpoint.renderer.stop_token_ids,
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
     with tqdm(total=sum(map(len, passes.values())), desc="transformers", unit="sequence") as progress:
 
-        def score(job: Job, completion: Completion) -> tuple[float, float]:
+        def read(job: Job, completion: Completion) -> Completion:
             progress.update()
-            return model.score(job.token_ids, completion.token_ids)
+            return model.read(job.token_ids, completion.token_ids)
 
-        return {name: [score(*one) for one in done] for name, done in passes.items()}
+        return {name: [read(*one) for one in done] for name, done in passes.items()}
 
 
-def pair_rewards(passes: Passes, reference: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Rewards]:
+def pair_rewards(
+    checkpoint: Checkpoint, passes: Passes, reference: Mapping[str, Sequence[Completion]]
+) -> dict[str, Rewards]:
+    """By what they are; of several rewards each one too."""
     found: dict[str, Rewards] = {}
 
-    def add(name: str, pass_: str, position: int) -> None:
-        served = [(c.direct_score, c.score)[position] for _, c in passes[pass_]]
-        found[name] = Rewards(served, [rewards[position] for rewards in reference[pass_]])
+    def add(name: str, pass_: str, read: Callable[[Completion], float]) -> None:
+        found[name] = Rewards([read(c) for _, c in passes[pass_]], [read(c) for c in reference[pass_]])
 
-    add("direct_score", "greedy", 0)
-    add("score", "greedy", 1)
-    add("direct_score, cached", "cached", 0)
-    add("score, sampled", "sampled", 1)
+    add("direct_score", "greedy", lambda c: c.direct_score)
+    add("score", "greedy", lambda c: c.score)
+    add("direct_score, cached", "cached", lambda c: c.direct_score)
+    add("score, sampled", "sampled", lambda c: c.score)
+    rewards = checkpoint.manifest.rewards
+    for k, reward in enumerate(rewards if len(rewards) > 1 else ()):
+        add(f"{reward.name}, direct", "greedy", lambda c, k=k: c.rewards[k][0])  # type: ignore[misc]
+        add(reward.name, "greedy", lambda c, k=k: c.rewards[k][1])  # type: ignore[misc]
     return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from criticrm_model import REWARD_TOKEN, Completion, CriticRMError
+from criticrm_model import Completion, CriticRMError
 
 from .agreement import Rewards
 from .engines.base import Job
@@ -45,7 +45,7 @@ def score_by_original(
     set_verbosity_error()  # a table of the head's weights, which a decoder does not have
     manifest = checkpoint.manifest
     assert manifest.origin is not None
-    token_id = None if manifest.reward.token == REWARD_TOKEN else manifest.reward_token_id
+    token_id = manifest.rewards[0].token_id if manifest.reads_existing_token else None
     try:
         folder = resolve(name or manifest.origin.name, None if name else manifest.origin.revision)
         original = Original(folder, checkpoint.tokenizer, reward_token_id=token_id, dtype=getattr(torch, dtype))
@@ -56,7 +56,7 @@ def score_by_original(
     for (messages, response), (job, completion) in tqdm(both, desc="the original", unit="conversation"):
         opened = checkpoint.renderer.open(messages)
         if opened.render(response, max_model_len=_ANY_LENGTH, max_critique_tokens=1).token_ids == job.token_ids:
-            ours.append(completion.direct_score + manifest.reward.offset)
+            ours.append(completion.direct_score + manifest.offset)
             theirs.append(original.reward(messages, response))
     if not ours:
         raise CriticRMError("every conversation is longer than the engine takes: raise --max-model-len")

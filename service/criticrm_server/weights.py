@@ -102,11 +102,16 @@ def _differences(old: Checkpoint, new: Checkpoint) -> list[str]:
     ours, theirs = _shapes(old), _shapes(new)
     differ = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     faults = [f"its config differs in {', '.join(differ[:5])}"] if differ else []
-    if new.manifest.reward_token_id != old.manifest.reward_token_id:
-        faults.append(f"its reward token is {new.manifest.reward_token_id} and not {old.manifest.reward_token_id}")
+    if _rewards(new) != _rewards(old):
+        faults.append(f"its reward tokens are {_rewards(new)} and not {_rewards(old)}")
     if new.renderer.stop_token_ids != old.renderer.stop_token_ids:
         faults.append("its tokenizer ends turns with other tokens")
     return faults
+
+
+def _rewards(checkpoint: Checkpoint) -> dict[int, float]:
+    """Weights in the score by token, which the engine has."""
+    return {reward.token_id: reward.weight for reward in checkpoint.manifest.rewards}
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, Any]:

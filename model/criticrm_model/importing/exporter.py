@@ -22,7 +22,7 @@ from ..plain import TEMPLATE_DATE
 from ..prompt import Message
 from ..reference import ReferenceModel
 from ..references import FLOAT32_PARAMETERS, fixed_conversations, fixed_prompts
-from ..stored_head import stored_row
+from ..stored_head import stored_rows
 from .weights import StoredWeights
 
 _EXACT = 1e-5  # reward units, in float32
@@ -43,9 +43,9 @@ def export_classifier(checkpoint: Checkpoint, out: Path, *, drop_offset: bool = 
         CheckpointError: the rewards differ.
     """
     manifest = checkpoint.manifest
-    if manifest.reward.offset and not drop_offset:
+    if manifest.offset and not drop_offset:
         raise UnsupportedModel(
-            f"the reward has an offset of {manifest.reward.offset:g}, and a classifier of transformers has no bias; "
+            f"the reward has an offset of {manifest.offset:g}, and a classifier of transformers has no bias; "
             "--drop-offset leaves it out, which changes all rewards by this constant"
         )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
@@ -123,7 +123,7 @@ def _rewards(checkpoint: Checkpoint) -> list[float]:
     """By the checkpoint itself, without its offset. Its memory is free again when this returns."""
     name: Any = str(_dtype(checkpoint)).removeprefix("torch.")
     manifest, renderer = checkpoint.manifest, checkpoint.renderer
-    model = ReferenceModel.load(checkpoint.folder, manifest.reward_token_id, renderer.stop_token_ids, dtype=name)
+    model = ReferenceModel.load(checkpoint.folder, manifest.reward_tokens, renderer.stop_token_ids, dtype=name)
     prompts = [
         renderer.open(messages).render(response, max_model_len=10**6, max_critique_tokens=1).token_ids
         for messages, response in fixed_conversations()
@@ -136,7 +136,9 @@ def _classifier(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> A
     with torch.device("meta"):
         without_weights = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.folder))
     scale = logit_scale(without_weights)
-    row = stored_row(checkpoint.folder, manifest.reward_token_id, checkpoint.config.tie_word_embeddings) * scale
+    tokens = manifest.reward_tokens
+    rows = stored_rows(checkpoint.folder, tokens.ids, checkpoint.config.tie_word_embeddings)  # [rewards, d_model]
+    row = (torch.tensor(tokens.weights)[:, None] * rows).sum(0) * scale
     try:
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint.folder, num_labels=1, dtype="auto")
     except ValueError as error:
@@ -158,7 +160,7 @@ def _pad_token_id(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) ->
         return unread
     last = fixed_prompts(checkpoint.renderer)[0][-1]
     candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
-    candidates.append(tokenizer.convert_tokens_to_ids(checkpoint.manifest.reward.token))
+    candidates.append(tokenizer.convert_tokens_to_ids(checkpoint.manifest.rewards[0].token))
     return next(int(i) for i in candidates if i is not None and i != last)
 
 

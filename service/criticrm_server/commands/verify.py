@@ -87,7 +87,7 @@ class Verify(Settings):
         conversations = read_conversations(self.conversations, self.limit)
         passes, facts = asyncio.run(run_passes(checkpoint, settings, conversations, samples=self.samples))
         dtype = facts.described.get("dtype", settings.dtype)
-        compared = pair_rewards(passes, score_by_reference(checkpoint, settings, passes))
+        compared = pair_rewards(checkpoint, passes, score_by_reference(checkpoint, settings, passes))
         if checkpoint.manifest.origin is not None and self.original != "none":
             served = passes["cached"]
             compared["original"] = score_by_original(checkpoint, self.original, dtype, conversations, served)

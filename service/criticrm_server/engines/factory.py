@@ -76,4 +76,6 @@ def create_engine(checkpoint: Checkpoint, settings: Settings) -> Engine:
 
     logger.warning("the fake engine returns made-up rewards")
     max_model_len = settings.max_model_len or checkpoint.max_model_len
-    return FakeEngine(checkpoint.renderer.stop_token_ids[0], max_model_len=max_model_len)
+    return FakeEngine(
+        checkpoint.renderer.stop_token_ids[0], max_model_len=max_model_len, tokens=checkpoint.manifest.reward_tokens
+    )

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from criticrm_model import Completion
+from criticrm_model import RewardTokens
 
 from ..errors import EngineDead
 from .base import Facts, Job, Output, Timings
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 class FakeEngine:
     """Deterministic in the job; `delay_s` a job. `die` is what a killed engine looks like."""
 
-    def __init__(self, stop_token_id: int, delay_s: float = 0.0, max_model_len: int = 4096) -> None:
+    def __init__(
+        self,
+        stop_token_id: int,
+        delay_s: float = 0.0,
+        max_model_len: int = 4096,
+        tokens: RewardTokens | None = None,
+    ) -> None:
         self.stop_token_id = stop_token_id
         self.delay_s = delay_s
         self.running = 0
         self.facts = Facts()
         self.max_model_len = max_model_len
+        self.tokens = tokens or RewardTokens((0,))
         self._death = asyncio.Event()
 
     async def start(self) -> None: ...
@@ -44,13 +51,17 @@ class FakeEngine:
             pass  # the delay is over
         finally:
             self.running -= 1
-        direct = made_up_reward(job.token_ids)
+        direct = self._logits(job.token_ids)
         completions = []
         for k in range(job.n):
             text = made_up_critique(job.token_ids, job.max_tokens, k)
-            score = made_up_reward([*job.token_ids, *text]) if text else direct
-            completions.append(Completion([*text, self.stop_token_id], "stop", direct, score))
+            after = self._logits([*job.token_ids, *text]) if text else direct
+            completions.append(self.tokens.completion([*text, self.stop_token_id], "stop", direct, after))
         return Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
+
+    def _logits(self, token_ids: list[int]) -> list[float]:
+        first = made_up_reward(token_ids)
+        return [first, *(made_up_reward([*token_ids, k]) for k in range(1, len(self.tokens.ids)))]
 
     async def check_health(self) -> None:
         if self._death.is_set():

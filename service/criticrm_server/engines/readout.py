@@ -6,9 +6,10 @@ Knows no vLLM: the gateway, which has none, reads its servers' answers with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from criticrm_model import CheckpointError, Completion, finite_reward
+from criticrm_model import CheckpointError, Completion, RewardTokens
 
 from ..errors import EngineFailed
 from .base import Job
@@ -26,33 +27,41 @@ ENGINE_ARGUMENTS: dict[str, Any] = {
 CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"enable_chunked_prefill": False, "block_size": 32}
 
 
-def sampling_parameters(job: Job, reward_token_id: int, stop_token_ids: Sequence[int]) -> dict[str, Any]:
-    """Of vLLM's `SamplingParams`. The logit is read before biases, so the same request bans the token."""
+def sampling_parameters(job: Job, tokens: RewardTokens, stop_token_ids: Sequence[int]) -> dict[str, Any]:
+    """Of vLLM's `SamplingParams`. Logits are read before biases, so the same request bans the tokens."""
     parameters: dict[str, Any] = {
         "n": job.n,
         "max_tokens": job.max_tokens,
         "temperature": job.temperature,
         "seed": job.seed,
-        "logprob_token_ids": [reward_token_id],
+        "logprob_token_ids": list(tokens.ids),
         "detokenize": False,
     }
     if job.ban is None:  # biases and stop tokens cost a one-token job 5 to 8 % of its time
         return parameters
-    return parameters | {"stop_token_ids": list(stop_token_ids), "logit_bias": {reward_token_id: job.ban}}
+    return parameters | {"stop_token_ids": list(stop_token_ids), "logit_bias": dict.fromkeys(tokens.ids, job.ban)}
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Of each step of a completion the entry that should be one reward's.
+
+    Attributes:
+        token_ids, logits: `[completion_len]`.
+    """
+
+    token_ids: Sequence[int]
+    logits: Sequence[float]
 
 
 def read_completion(
-    token_ids: list[int],
-    finish_reason: Any,
-    entries: Sequence[tuple[int, float]],
-    reward_token_id: int,
-    ban: float | None,
+    token_ids: list[int], finish_reason: Any, entries: Sequence[Steps], tokens: RewardTokens, ban: float | None
 ) -> Completion:
     """A critique and the rewards around it.
 
     Args:
         token_ids: `[completion_len]`, as written.
-        entries: `[completion_len]`, of each step the token id of the entry that should be the reward's, and its logit.
+        entries: `[rewards]`.
         ban: that of the job.
 
     Raises:
@@ -61,13 +70,13 @@ def read_completion(
     """
     if finish_reason not in ("stop", "length") or not token_ids:
         raise EngineFailed(f"the engine ended a critique with {finish_reason!r}")
-    if ban is not None and reward_token_id in token_ids:
-        raise CheckpointError("the reward token was written although it is banned: its reward row is far too large")
-    if len(entries) != len(token_ids) or any(token_id != reward_token_id for token_id, _ in entries):
-        raise EngineFailed("the engine did not return the reward logit of each step")
-    rewards = [logit for _, logit in entries]
-    if ban is not None and min(rewards[0], rewards[-1]) <= ban / 2:
-        raise EngineFailed(
-            f"a reward is {min(rewards[0], rewards[-1]):g}: the ban of {ban:g} is in it, so it is no raw logit"
-        )
-    return Completion(token_ids, finish_reason, finite_reward(rewards[0]), finite_reward(rewards[-1]))
+    if ban is not None and not set(tokens.ids).isdisjoint(token_ids):
+        raise CheckpointError("a reward token was written although it is banned: its reward row is far too large")
+    for token_id, steps in zip(tokens.ids, entries, strict=True):
+        if len(steps.token_ids) != len(token_ids) or any(one != token_id for one in steps.token_ids):
+            raise EngineFailed("the engine did not return the reward logits of each step")
+        lowest = min(steps.logits[0], steps.logits[-1])
+        if ban is not None and lowest <= ban / 2:
+            raise EngineFailed(f"a reward is {lowest:g}: the ban of {ban:g} is in it, so it is no raw logit")
+    before, after = [steps.logits[0] for steps in entries], [steps.logits[-1] for steps in entries]
+    return tokens.completion(token_ids, finish_reason, before, after)

@@ -23,7 +23,7 @@ from ..logs import printable
 from ..self_check import Run, fits_bfloat16, self_check
 from .backends import Backend
 from .base import Facts, Job
-from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, sampling_parameters
+from .readout import CPU_ENGINE_ARGUMENTS, ENGINE_ARGUMENTS, Steps, sampling_parameters
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _FLOAT32_HEAD = {"hf_overrides": json.dumps({"head_dtype": "float32"})}
 GENERATE = "/inference/v1/generate"
+_VLLM_MAX_LOGPROBS = 20  # a step, unless a server is told otherwise
 _BAN = -1000.0
 _APART = 0.15  # standard deviations of the direct score; float32 and bfloat16 are 0.07 apart (docs/adr/0009)
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
@@ -72,6 +73,11 @@ def server_command(checkpoint: Checkpoint) -> str:
         "served_model_name": served_name(checkpoint),
         "enable_scale_out": True,
         "enable_prompt_tokens_details": True,
+        **(
+            {"max_logprobs": logprobs}
+            if (logprobs := len(checkpoint.manifest.rewards) + 1) > _VLLM_MAX_LOGPROBS
+            else {}
+        ),
         **ENGINE_ARGUMENTS,
     }
     on_cpu = " ".join(vllm_flags(CPU_ENGINE_ARGUMENTS))
@@ -96,18 +102,25 @@ def request_body(token_ids: list[int], parameters: dict[str, Any]) -> bytes:
     """Of `POST /inference/v1/generate`.
 
     Without `logprobs` no logit is sent back, and of a step's entries as many as it says, the written token's first:
-    the reward's is the second. vLLM wants as many ids as that, so the reward's is named twice.
+    one more than there are rewards. vLLM wants as many ids as that, so the first is named twice.
     """
-    reward = parameters["logprob_token_ids"]
+    ids = parameters["logprob_token_ids"]
+    ids = [*ids, ids[0]]
     return to_json(
-        {"token_ids": token_ids, "sampling_params": {**parameters, "logprob_token_ids": reward * 2, "logprobs": 2}}
+        {"token_ids": token_ids, "sampling_params": {**parameters, "logprob_token_ids": ids, "logprobs": len(ids)}}
     )
 
 
-def read_logits(choice: dict[str, Any]) -> list[tuple[int, float]]:
-    """`[completion_len]`, the last entry of each step: its token id and its logit. NaN is sent as -9999."""
-    entries = [step["top_logprobs"][-1] for step in choice["logprobs"]["content"]]
-    return [(entry["token_id"], math.nan if entry["logprob"] <= -9999 else entry["logprob"]) for entry in entries]
+def read_logits(choice: dict[str, Any], rewards: int) -> list[Steps]:
+    """`[rewards]`, the last entries of each step. NaN is sent as -9999."""
+    steps = [step["top_logprobs"][-rewards:] for step in choice["logprobs"]["content"]]
+    return [
+        Steps(
+            [entries[k]["token_id"] for entries in steps],
+            [math.nan if entries[k]["logprob"] <= -9999 else entries[k]["logprob"] for entries in steps],
+        )
+        for k in range(rewards)
+    ]
 
 
 class Checks:
@@ -126,7 +139,7 @@ class Checks:
 
         self._checkpoint = checkpoint
         self._name = served_name(checkpoint)
-        self._reward_token_id = checkpoint.manifest.reward_token_id
+        self._tokens = checkpoint.manifest.reward_tokens
         self._stop_token_ids = checkpoint.renderer.stop_token_ids
         self._least_log_probability = -math.log(checkpoint.config.vocab_size)
         self._tolerance = _APART * checkpoint.manifest.direct_std
@@ -184,14 +197,15 @@ class Checks:
             steps = await asyncio.gather(*(self._first_step(session, server, ids) for ids in self._prompts))
         except Unfit as unfit:
             raise Unfit(*dict.fromkeys([*faults, *unfit.args])) from unfit
-        rewards = [reward for _, reward in steps]
+        scores = [self._tokens.score(logits) for _, logits in steps]
+        rewards = [logit for _, logits in steps for logit in logits]
         # The likeliest token's, were it not for the ban. GPT-2's logits are all far below, other models' above.
-        log_probabilities = all(self._least_log_probability <= max(step) <= 0 for step in steps)
+        log_probabilities = all(self._least_log_probability <= max(written, *logits) <= 0 for written, logits in steps)
         if log_probabilities or any(reward < _BAN / 2 for reward in rewards):
             faults.append("its log-probabilities are not raw logits: start it with --logprobs-mode raw_logits")
         elif not all(map(math.isfinite, rewards)):
             faults.append(f"its rewards are not finite: {rewards}")
-        elif apart := self.apart(rewards):
+        elif apart := self.apart(scores):
             faults.append(apart)
         if all(map(fits_bfloat16, rewards)) and self._head_float32 is not False:
             rounded = f"its rewards are rounded to bfloat16: start it with {' '.join(vllm_flags(_FLOAT32_HEAD))}"
@@ -208,7 +222,7 @@ class Checks:
             raise Unfit(*error.faults) from error
         except TimeoutError as error:
             raise Unreachable(f"its self-check took more than {_SELF_CHECK_S:g} s") from error
-        return Probe(length, rewards)
+        return Probe(length, scores)
 
     def apart(self, rewards: Sequence[float]) -> str:
         """How these differ from the expected rewards, if they do by more than precision explains."""
@@ -224,12 +238,12 @@ class Checks:
 
     async def _first_step(
         self, session: aiohttp.ClientSession, server: Backend, token_ids: list[int]
-    ) -> tuple[float, float]:
-        """The logits of the token that is written after a prompt, and of the reward."""
+    ) -> tuple[float, list[float]]:
+        """The logits of the token that is written after a prompt, and of the rewards, `[rewards]`."""
         job = Job(token_ids, n=1, max_tokens=1, temperature=0.0, seed=None)
-        parameters = sampling_parameters(job, self._reward_token_id, self._stop_token_ids)
+        parameters = sampling_parameters(job, self._tokens, self._stop_token_ids)
         # A smaller ban, since below -9999 nothing is told apart: where it is seen, the readout is not the raw logit.
-        parameters["logit_bias"] = {self._reward_token_id: _BAN}
+        parameters["logit_bias"] = dict.fromkeys(self._tokens.ids, _BAN)
         body = request_body(token_ids, parameters)
         headers = {"Content-Type": "application/json"}
         try:
@@ -249,13 +263,16 @@ class Checks:
             raise Unfit(f"it refuses to give the reward token's logit: {excerpt(content)}")
         try:
             choice = from_json(content)["choices"][0]
-            ((token_id, reward),) = read_logits(choice)
+            entries = read_logits(choice, len(self._tokens.ids))
+            found = [
+                (token_id, logit) for one in entries for token_id, logit in zip(one.token_ids, one.logits, strict=True)
+            ]
             written = float(choice["logprobs"]["content"][0]["logprob"])
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Unfit(f"{GENERATE} does not answer as vLLM does: {excerpt(content)}") from error
-        if token_id != self._reward_token_id:
+        if [token_id for token_id, _ in found] != list(self._tokens.ids):
             raise Unfit("it does not give the reward token's logit")
-        return written, reward
+        return written, [logit for _, logit in found]
 
 
 def excerpt(content: bytes) -> str:

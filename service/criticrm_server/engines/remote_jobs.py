@@ -37,12 +37,12 @@ class RemoteJobs:
 
     def __init__(self, checkpoint: Checkpoint, key: SecretStr | None) -> None:
         self.session = _new_session(key)
-        self._reward_token_id = checkpoint.manifest.reward_token_id
+        self._tokens = checkpoint.manifest.reward_tokens
         self._stop_token_ids = checkpoint.renderer.stop_token_ids
 
     async def run(self, server: Backend, job: Job) -> Output:
         """Raises EngineFailed, NonFiniteReward; Unreachable if another server may do better."""
-        body = request_body(job.token_ids, sampling_parameters(job, self._reward_token_id, self._stop_token_ids))
+        body = request_body(job.token_ids, sampling_parameters(job, self._tokens, self._stop_token_ids))
         try:
             async with asyncio.timeout(None) as attempt:
                 server.attempts.add(attempt)
@@ -80,7 +80,9 @@ class RemoteJobs:
         token_ids = choice["token_ids"]
         if [step["top_logprobs"][0]["token_id"] for step in choice["logprobs"]["content"]] != token_ids:
             raise EngineFailed("the server returned logits of other tokens than it wrote")
-        return read_completion(token_ids, choice["finish_reason"], read_logits(choice), self._reward_token_id, ban)
+        return read_completion(
+            token_ids, choice["finish_reason"], read_logits(choice, len(self._tokens.ids)), self._tokens, ban
+        )
 
 
 def _new_session(key: SecretStr | None) -> aiohttp.ClientSession:

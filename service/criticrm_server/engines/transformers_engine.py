@@ -61,7 +61,7 @@ class TransformersEngine(Unchanging):
 def _load(checkpoint: Checkpoint, settings: Settings) -> ReferenceModel:
     return ReferenceModel.load(
         checkpoint.folder,
-        checkpoint.manifest.reward_token_id,
+        checkpoint.manifest.reward_tokens,
         checkpoint.renderer.stop_token_ids,
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,

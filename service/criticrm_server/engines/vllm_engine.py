@@ -28,7 +28,7 @@ from ..settings import Settings
 from ..tracing import current_request_id
 from .backends import Backends
 from .base import Facts, Job, Output, Timings
-from .readout import read_completion, sampling_parameters
+from .readout import Steps, read_completion, sampling_parameters
 from .vllm_arguments import engine_arguments
 from .vllm_environment import prepare_environment
 
@@ -58,7 +58,7 @@ class VLLMEngine:
         self._ranks = Backends([str(rank) for rank in range(settings.data_parallel_size)])
         for rank in self._ranks.all:
             rank.up = True
-        self._reward_token_id = checkpoint.manifest.reward_token_id
+        self._tokens = checkpoint.manifest.reward_tokens
         self._stop_token_ids = checkpoint.renderer.stop_token_ids
 
     @property
@@ -92,7 +92,7 @@ class VLLMEngine:
 
     async def run(self, job: Job) -> Output:
         params = SamplingParams(
-            **sampling_parameters(job, self._reward_token_id, self._stop_token_ids),
+            **sampling_parameters(job, self._tokens, self._stop_token_ids),
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -168,12 +168,13 @@ class VLLMEngine:
         return ()  # vLLM's own are in the global registry
 
     def _completion(self, completion: Any, ban: float | None) -> Completion:
-        # Two entries a step: the written token's, then the reward token's.
+        # The entries of a step: the written token's, then each reward token's.
         flat, token_ids = completion.logprobs, list(completion.token_ids)
-        if list(flat.token_ids[::2]) != token_ids:
+        width = 1 + len(self._tokens.ids)
+        if list(flat.token_ids[::width]) != token_ids:
             raise EngineFailed("the engine returned logits of other tokens than it wrote")
-        entries = list(zip(flat.token_ids[1::2], flat.logprobs[1::2], strict=True))
-        return read_completion(token_ids, completion.finish_reason, entries, self._reward_token_id, ban)
+        entries = [Steps(flat.token_ids[k::width], flat.logprobs[k::width]) for k in range(1, width)]
+        return read_completion(token_ids, completion.finish_reason, entries, self._tokens, ban)
 
 
 def _facts(config: VllmConfig) -> Facts:

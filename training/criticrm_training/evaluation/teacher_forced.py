@@ -58,7 +58,7 @@ def teacher_forced_margins(
 
     @cache
     def reference() -> ReferenceModel:  # no model where there is nothing left to do
-        return ReferenceModel.load(folder, checkpoint.manifest.reward_token_id, renderer.stop_token_ids)
+        return ReferenceModel.load(folder, checkpoint.manifest.reward_tokens, renderer.stop_token_ids)
 
     def score(pair: PreferencePair, side: SideName) -> dict[str, Any]:
         prompt = renderer.open(pair.prompt).render(

@@ -120,7 +120,7 @@ def _cached_batch(
 ) -> dict[str, torch.Tensor]:
     model = reference.model
     prompts = [s.token_ids for s in batch]
-    inputs = [prompts, steps, reference.reward_token_id, reference.stop_token_ids, model.config.to_diff_dict()]
+    inputs = [prompts, steps, list(reference.reward_tokens.ids), reference.stop_token_ids, model.config.to_diff_dict()]
     key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()
     path = work_dir / f"{key[:24]}.safetensors"
     if path.is_file():
