@@ -128,7 +128,11 @@ def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
     app = create_app(
         Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}),
         checkpoint,
-        FakeEngine(checkpoint.renderer.stop_token_ids[0], max_model_len=MAX_MODEL_LEN),
+        FakeEngine(
+            checkpoint.renderer.stop_token_ids[0],
+            max_model_len=MAX_MODEL_LEN,
+            tokens=checkpoint.manifest.reward_tokens,
+        ),
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)

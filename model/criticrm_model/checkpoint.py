@@ -61,8 +61,10 @@ def assemble(
 
     Raises:
         UnsupportedModel: the architecture or the tokenizer can't carry the readout.
-        CheckpointError: the reward vector is not `[d_model]`, or not finite.
+        CheckpointError: a reward vector is not `[d_model]`, or not finite, or objectives share a name.
     """
+    if len({objective.name for objective in objectives}) < len(objectives):
+        raise CheckpointError("two objectives have the same name")
     rewards = add_reward_tokens(model, tokenizer, objectives)
     vectors = reward if objectives else reward[None]
     if len(vectors) != len(rewards):

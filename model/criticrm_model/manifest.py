@@ -128,7 +128,7 @@ class Reward(_Frozen):
         sha256: of the LM-head row as float32 little-endian bytes, `[d_model]`.
     """
 
-    name: str = Field("reward", min_length=1, max_length=64)
+    name: str = Field("reward", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     token: str = REWARD_TOKEN
     token_id: int = Field(ge=0)
     offset: FiniteFloat = 0.0

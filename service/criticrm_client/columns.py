@@ -12,6 +12,7 @@ from .score_many import as_item
 from .tables import Row
 
 _ADDED = ("score", "direct_score", "score_std", "status", "critiques", "warnings")
+_REWARDS = "rewards"  # of a model with several
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,19 @@ class Columns:
         if not self.responses:
             return {self.prefix + name: value for name, value in each[0].items()}
         scores = [result.reward for result in results]
-        lists = {self.prefix + name: [one[name] for one in each] for name in _ADDED}
+        lists = {self.prefix + name: [one[name] for one in each] for name in each[0]}
         return {**lists, f"{self.prefix}best": scores.index(max(scores))}
 
-    def example(self) -> Row:
-        """`added` with nothing empty in it, for its types."""
+    def example(self, rewards: Sequence[str] = ()) -> Row:
+        """`added` with nothing empty in it, for its types.
+
+        Args:
+            rewards: names, of a model with several.
+        """
         critique = {"text": "", "score": 0.0, "finish_reason": "", "tokens": 0}
-        one = dict(zip(_ADDED, (0.0, 0.0, 0.0, "", [critique], [""]), strict=True))
+        one: Row = dict(zip(_ADDED, (0.0, 0.0, 0.0, "", [critique], [""]), strict=True))
+        if rewards:
+            one[_REWARDS] = {name: {"score": 0.0, "direct_score": 0.0} for name in rewards}
         if not self.responses:
             return {self.prefix + name: value for name, value in one.items()}
         return {**{self.prefix + name: [value] for name, value in one.items()}, f"{self.prefix}best": 0}
@@ -94,4 +101,7 @@ DEFAULT_COLUMNS = Columns()
 def _of_response(result: Result) -> Row:
     critiques = [critique.model_dump() for critique in result.critiques]
     values = (result.reward, result.direct_score, result.score_std, result.status, critiques, result.warnings)
-    return dict(zip(_ADDED, values, strict=True))
+    row: Row = dict(zip(_ADDED, values, strict=True))
+    if result.rewards is not None:
+        row[_REWARDS] = {name: reward.model_dump() for name, reward in result.rewards.items()}
+    return row

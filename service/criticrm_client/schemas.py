@@ -272,3 +272,9 @@ class ServedModel(Received, Generic[ManifestT, CheckT]):
 
 class ModelInfo(ServedModel[dict[str, Any], dict[str, Any]]):
     """The checkpoint that is served, and the server's limits; the manifest as its critic_rm.json has it."""
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Of a model with several rewards; empty for one."""
+        names = tuple(str(reward["name"]) for reward in self.manifest.get("rewards", ()))
+        return names if len(names) > 1 else ()

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,17 +93,21 @@ async def score_file(
         check_target(out)
         table = open_source(source)
         _check_apart(source, out)
-        layout = _layout(source, table, columns)
-        version = (await client.model_info()).model_version
+        layout = _layout(source, table, columns, ())
+        info = await client.model_info()
+        version = info.model_version
+        if info.reward_names:
+            _layout(source, table, columns, info.reward_names)
         given = {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in options.items()}
         parts = Parts(out, {"format": 1, "columns": asdict(layout), "options": given, "model_version": version})
         digest = parts.digest(table.lines())
         if done := _done(out, digest):
             return done
         began = time.monotonic()
-        job = _Job(table, layout, parts)
+        example = layout.example(info.reward_names)
+        job = _Job(table, layout, parts, set(example))
         with parts.locked(out):
-            schema = output_schema(out, table, job.valid_lines, layout.example())
+            schema = output_schema(out, table, job.valid_lines, example)
             with progress_bar(table.count, "row", progress) as bar:
                 stream = client.score_stream(job.items(bar.update), concurrency=concurrency, pack=pack, **options)
                 async for scores in stream:
@@ -116,11 +120,11 @@ async def score_file(
 class _Job:
     """The rows that are still to do, and the parts they belong to."""
 
-    def __init__(self, source: Source, columns: Columns, parts: Parts) -> None:
+    def __init__(self, source: Source, columns: Columns, parts: Parts, new: set[str]) -> None:
         self.source, self.columns, self.parts = source, columns, parts
         self._asked: deque[tuple[Part, int]] = deque()
         self._open: dict[int, Part] = {}
-        self._new = set(columns.example())
+        self._new = new
         self.taken_over = 0
 
     def valid_lines(self) -> Iterator[Line]:
@@ -229,13 +233,20 @@ def _merged(job: _Job, schema: Any, digest: str, out: Path, seconds: float) -> F
     return summary
 
 
-def _layout(source: Path, table: Source, columns: Columns) -> Columns:
-    """Which columns are read and added. Raises FileError."""
+def _layout(source: Path, table: Source, columns: Columns, rewards: Sequence[str]) -> Columns:
+    """Which columns are read and added.
+
+    Args:
+        rewards: names, of a model with several.
+
+    Raises:
+        FileError
+    """
     first = next((line.row for line in table.lines() if line.row is not None), None)
     if first is None:
         raise FileError(f"{source}: no rows")
     layout = columns.found_in(first)
-    if taken := sorted(set(first) & set(layout.example())):
+    if taken := sorted(set(first) & set(layout.example(rewards))):
         raise FileError(f"{source} has columns {', '.join(taken)} already; choose a prefix for the new ones")
     return layout
 

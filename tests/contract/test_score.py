@@ -28,6 +28,7 @@ RESULT_KEYS = {
     "score",
     "direct_score",
     "score_std",
+    "rewards",
     "critiques",
     "warnings",
     "error",

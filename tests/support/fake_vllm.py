@@ -22,11 +22,14 @@ from criticrm_server.engines.remote_checks import served_name
 
 def with_made_up_references(checkpoint: Checkpoint) -> Checkpoint:
     """As if its rewards were those that this server makes up."""
-    prompts = fixed_prompts(checkpoint.renderer)
+    tokens = checkpoint.manifest.reward_tokens
+    made_up = [made_up_reward(prompt) for prompt in fixed_prompts(checkpoint.renderer)]
+    each = [tuple(reward + k for k in range(len(tokens.ids))) for reward in made_up]
     references = ReferenceRewards(
         dtype="float32",
         template_sha256=template_sha256(checkpoint.renderer),
-        direct_scores=tuple(map(made_up_reward, prompts)),
+        direct_scores=tuple(map(tokens.score, each)),
+        direct_rewards=tuple(each) if len(tokens.ids) > 1 else (),
     )
     return replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"references": references}))
 
@@ -191,10 +194,13 @@ class FakeVLLM:
         return torch.tensor(reward).bfloat16().item() if self.rounded else reward
 
     def _step(self, token_id: int, reward: float, params: dict[str, Any]) -> dict[str, Any]:
-        reward_token_id = params["logprob_token_ids"][0]
-        logits = {token_id: WRITTEN, reward_token_id: math.nan if self.fault == "nan" else reward}
+        ids = list(dict.fromkeys(params["logprob_token_ids"]))
+        logits = {token_id: WRITTEN, **{i: reward + k for k, i in enumerate(ids)}}
+        if self.fault == "nan":
+            logits[ids[-1]] = math.nan
         if self.mode.startswith("processed"):
-            logits[reward_token_id] += params.get("logit_bias", {}).get(str(reward_token_id), 0.0)
+            for i in ids:
+                logits[i] += params.get("logit_bias", {}).get(str(i), 0.0)
         if self.mode.endswith("logprobs"):
             norm = max(logits.values()) + 0.7
             logits = {i: logit - norm for i, logit in logits.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from criticrm_model import Calibration, Moments, RewardCard
-from criticrm_model.checkpoint import assemble
+from criticrm_model.checkpoint import Objective, assemble
 
 INSTRUCTION = "In one sentence, is the last reply good?"
 
@@ -153,4 +154,20 @@ def make_checkpoint(folder: Path, style: str = "chatml", *, tied: bool = True, *
     """A Critic-RM checkpoint that vLLM and transformers load."""
     tokenizer = make_tokenizer(style)
     assemble(make_model(len(tokenizer), tied=tied), tokenizer, reward_vector(), card(**changes), folder)
+    return folder
+
+
+OBJECTIVES = (Objective("helpfulness", 0.5), Objective("correctness", 0.75), Objective("verbosity", -0.25))
+
+
+def several_rewards(d_model: int = 64) -> torch.Tensor:
+    """Of `OBJECTIVES`, `[objectives, d_model]`."""
+    return torch.stack([torch.cos(torch.arange(d_model) * 0.7 + k).float() for k in range(len(OBJECTIVES))])
+
+
+def make_several(folder: Path, objectives: Sequence[Objective] = OBJECTIVES, **changes: object) -> Path:
+    """As `make_checkpoint`, with several rewards."""
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer))
+    assemble(model, tokenizer, several_rewards(), card(calibration=None, **changes), folder, objectives)
     return folder
