@@ -30,7 +30,7 @@ from .quantization import check_head_is_not_quantized
 from .references import measure_references
 from .stored_head import row_sha256, stored_rows
 
-_NOT_STORED = "0" * 64  # the digest of a row before it is written
+NOT_STORED = "0" * 64  # the digest of a row before it is written
 # How architectures name their longest sequence, in tokens: most, Bloom, MPT, GPT-2.
 _LENGTH_NAMES = ("max_position_embeddings", "seq_length", "max_seq_len", "n_positions")
 
@@ -128,7 +128,7 @@ def add_reward_tokens(
     named = named or {REWARD_TOKEN: {}}
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in named], special_tokens=True)
     rewards = [
-        Reward(token=token, token_id=_token_id(tokenizer, token), sha256=_NOT_STORED, **known)
+        Reward(token=token, token_id=_token_id(tokenizer, token), sha256=NOT_STORED, **known)
         for token, known in named.items()
     ]
     ids = [reward.token_id for reward in rewards]

@@ -25,7 +25,7 @@ def score_by_original(
     conversations: Sequence[tuple[Any, str]],
     served: Sequence[tuple[Job, Completion]],
 ) -> Rewards:
-    """Rewards as served, and by the original, of the conversations that were not cut.
+    """Rewards as served, and by the original, of the conversations that were not cut; of several rewards all.
 
     Args:
         name: of the original; the manifest's, if None.
@@ -45,10 +45,17 @@ def score_by_original(
     set_verbosity_error()  # a table of the head's weights, which a decoder does not have
     manifest = checkpoint.manifest
     assert manifest.origin is not None
-    token_id = manifest.rewards[0].token_id if manifest.reads_existing_token else None
+    token_id = manifest.reward_token_id if manifest.reads_existing_token else None
+    several = {reward.name: reward.weight for reward in manifest.rewards} if len(manifest.rewards) > 1 else None
     try:
         folder = resolve(name or manifest.origin.name, None if name else manifest.origin.revision)
-        original = Original(folder, checkpoint.tokenizer, reward_token_id=token_id, dtype=getattr(torch, dtype))
+        original = Original(
+            folder,
+            checkpoint.tokenizer,
+            reward_token_id=token_id,
+            objectives=several,
+            dtype=getattr(torch, dtype),
+        )
     except CheckpointError as error:
         raise CriticRMError(f"the original can't be loaded: {error}\n  say where it is: --original") from error
     ours, theirs = [], []
@@ -56,8 +63,9 @@ def score_by_original(
     for (messages, response), (job, completion) in tqdm(both, desc="the original", unit="conversation"):
         opened = checkpoint.renderer.open(messages)
         if opened.render(response, max_model_len=_ANY_LENGTH, max_critique_tokens=1).token_ids == job.token_ids:
-            ours.append(completion.direct_score + manifest.offset)
-            theirs.append(original.reward(messages, response))
+            logits = [before for before, _ in completion.logits]
+            ours += [logit + reward.offset for logit, reward in zip(logits, manifest.rewards, strict=True)]
+            theirs += original.rewards(messages, response)
     if not ours:
         raise CriticRMError("every conversation is longer than the engine takes: raise --max-model-len")
     return Rewards(ours, theirs)

@@ -72,10 +72,7 @@ def test_a_file_gets_them(url: str, tmp_path: Path, suffix: str, column: str) ->
     source.write_text("".join(json.dumps({"prompt": "Why?", column: text}) + "\n" for text in texts(column)))
     with CriticRM(url) as client:
         client.score_file(source, out, progress=False)
-    rows = (
-        pq.read_table(out).to_pylist() if suffix == "parquet" else list(map(json.loads, out.read_text().splitlines()))
-    )
-    for row in rows:
+    for row in read(out):
         rewards = row["rewards"] if column == "responses" else [row["rewards"]]
         scores = row["score"] if column == "responses" else [row["score"]]
         for reward, score in zip(rewards, scores, strict=True):

@@ -53,7 +53,7 @@ EXACT = 1e-4
 def differences(checkpoint: Checkpoint, source: Path, reward_token_id: int | None = None) -> list[float]:
     """Of each conversation's reward: the reading of the checkpoint less that of the original."""
     original = Original(source, checkpoint.tokenizer, reward_token_id=reward_token_id)
-    model, offset = load_reference(checkpoint), checkpoint.manifest.reward.offset
+    model, offset = load_reference(checkpoint), checkpoint.manifest.offset
     found = []
     for messages, response in conversations():
         rendered = checkpoint.renderer.open(messages).render(response, max_model_len=10_000, max_critique_tokens=1)
@@ -151,7 +151,7 @@ def test_other_linear_heads_with_a_bias(head: str, tmp_path: Path) -> None:
     source = make_with_head(tmp_path / "source", head, bias=-3.25)
     imported(source, tmp_path / "out")
     checkpoint = assert_exact(tmp_path / "out", source)
-    assert checkpoint.manifest.reward.offset == -3.25
+    assert checkpoint.manifest.offset == -3.25
     assert checkpoint.manifest.lm_head
 
 
@@ -163,7 +163,7 @@ def test_a_value_head_in_a_file_of_its_own(tmp_path: Path) -> None:
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     save_file(head, source / "value_head.safetensors", metadata={"format": "pt"})
     imported(source, tmp_path / "out")
-    assert assert_exact(tmp_path / "out", source).manifest.reward.offset == 0.5
+    assert assert_exact(tmp_path / "out", source).manifest.offset == 0.5
 
 
 def test_a_body_under_another_name(tmp_path: Path) -> None:
@@ -212,6 +212,74 @@ def test_the_logit_of_a_token(tmp_path: Path) -> None:
     assert checkpoint.manifest.reward_token_id == 3
     with pytest.raises(UnsupportedModel, match="--reward-token-id"):
         imported(source, tmp_path / "other")
+
+
+FIVE = {"helpfulness": 0.5, "correctness": 0.25, "coherence": 0.25, "complexity": 0.0, "verbosity": -0.1}
+
+
+def assert_each_is_exact(folder: Path, source: Path, weights: dict[str, float]) -> Checkpoint:
+    checkpoint = Checkpoint.open(folder)
+    manifest = checkpoint.manifest
+    assert {reward.name: reward.weight for reward in manifest.rewards} == weights
+    original = Original(source, checkpoint.tokenizer, objectives=weights)
+    model = load_reference(checkpoint)
+    for messages, response in conversations(16):
+        rendered = checkpoint.renderer.open(messages).render(response, max_model_len=10_000, max_critique_tokens=1)
+        read = model.read(rendered.token_ids, rendered.token_ids[:1])
+        expected = original.rewards(messages, response)
+        found = [before + r.offset for (before, _), r in zip(read.rewards, manifest.rewards, strict=True)]
+        assert found == pytest.approx(expected, abs=EXACT)
+        score = sum(weight * reward for weight, reward in zip(weights.values(), expected, strict=True))
+        assert read.direct_score + manifest.offset == pytest.approx(score, abs=EXACT)
+    return checkpoint
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_several_objectives_of_a_classifier(named: bool, tmp_path: Path) -> None:
+    source = make_classifier(tmp_path / "source", labels=5)
+    weights = FIVE
+    if named:  # in another order than the rows'
+        edit_config(source, id2label=dict(enumerate(FIVE)))
+        weights = dict(reversed(FIVE.items()))
+    assert imported(source, tmp_path / "out", objectives=weights).largest <= EXACT
+    assert_each_is_exact(tmp_path / "out", source, FIVE)
+
+
+def test_several_objectives_with_a_bias_each(tmp_path: Path) -> None:
+    source = make_with_head(tmp_path / "source", "rm_head")
+    rows = torch.cos(torch.arange(3 * 64) * 0.7).reshape(3, 64)
+    edit_weights(source, rm_head__weight=rows, rm_head__bias=torch.tensor([1.0, -2.0, 0.5]))
+    weights = {"a": 1.0, "b": 0.5, "c": -1.0}
+    imported(source, tmp_path / "out", objectives=weights)
+    checkpoint = assert_each_is_exact(tmp_path / "out", source, weights)
+    assert checkpoint.manifest.offset == pytest.approx(1.0 - 1.0 - 0.5)
+
+
+def test_the_objectives_of_armorm_without_its_gate(tmp_path: Path) -> None:
+    source = make_with_head(tmp_path / "source", "regression_layer")
+    rows = torch.cos(torch.arange(19 * 64) * 0.7).reshape(19, 64)
+    gate = {"gating__layers__0__weight": torch.ones(8, 64), "reward_transform_matrix": torch.ones(19, 19)}
+    edit_weights(source, regression_layer__weight=rows, **gate)
+    weights = {f"objective-{row}": float(row == 9) for row in range(19)}
+    imported(source, tmp_path / "out", objectives=weights)
+    assert_each_is_exact(tmp_path / "out", source, weights)
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "words"),
+    [
+        (5, {"helpfulness": 1.0}, "say what each weighs in the score \\(helpfulness, correctness, coherence"),
+        (5, dict.fromkeys("abcde", 1.0), "say what each weighs in the score \\(helpfulness, correctness, coherence"),
+        (1, {"helpfulness": 1.0}, "it has one reward: leave out --weights"),
+        (2, {"a": 1.0, "b": -1.0}, "num_labels is 2"),
+    ],
+)
+def test_weights_that_fit_no_rows(labels: int, weights: dict[str, float], words: str, tmp_path: Path) -> None:
+    source = make_classifier(tmp_path / "source", labels=labels)
+    if labels == 5:
+        edit_config(source, id2label=dict(enumerate(FIVE)))
+    with pytest.raises(UnsupportedModel, match=words):
+        imported(source, tmp_path / "out", objectives=weights)
 
 
 def test_the_lm_head_of_the_model_that_it_was_trained_from(tmp_path: Path) -> None:
@@ -334,7 +402,7 @@ def adapter(folder: Path) -> Path:
         (cloud, "its head is an MLP"),
         (grm, "its head is an MLP"),
         (armo, "learned gate"),
-        (several, "5 rows: several objectives"),
+        (several, "5 rows, one an objective"),
         (two_labels, "num_labels is 2"),
         (encoder, "it is an encoder"),
         (gemma2, "soft-caps its logits"),
@@ -354,8 +422,8 @@ def test_what_can_not_be_exact_is_refused(make: Callable[[Path], Path], words: s
 
 def test_rewards_that_differ_leave_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_classifier(tmp_path / "source")
-    reward = Original.reward
-    monkeypatch.setattr(Original, "reward", lambda *arguments: reward(*arguments) + 0.01)
+    rewards = Original.rewards
+    monkeypatch.setattr(Original, "rewards", lambda *arguments: [one + 0.01 for one in rewards(*arguments)])
     with pytest.raises(CheckpointError, match=r"differ from those of .* by up to 0\.01"):
         imported(source, tmp_path / "out")
     assert not (tmp_path / "out" / "critic_rm.json").exists()

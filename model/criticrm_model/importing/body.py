@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..errors import CheckpointError, UnsupportedModel
 from ..stored_head import HEAD_NAMES, stored_matrix
 from .internlm2 import llama_config, llama_weights
-from .recognise import Head
+from .recognise import Head, is_gate
 from .weights import StoredWeights
 
 # Buffers that older versions of transformers stored.
@@ -133,6 +133,8 @@ def _load(
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{folder} can't be loaded as a causal LM: {reason}") from error
     known = {_renamed(name, config) for name in (head.weight, head.bias) if name}
+    if head.objectives:
+        known |= set(filter(is_gate, info["unexpected_keys"]))
     extra = [n for n in info["unexpected_keys"] if n not in known and not n.endswith(_COMPUTED)]
     missing = [n for n in info["missing_keys"] if not (lacks_head and n.endswith(HEAD_NAMES))]
     if extra or missing:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoint import Checkpoint, add_reward_token, check_head, write_checkpoint
+from ..checkpoint import NOT_STORED, Checkpoint, add_reward_tokens, check_head, write_checkpoint
 from ..default import resolve
 from ..errors import CheckpointError, UnsupportedModel
 from ..files import write_json
@@ -26,7 +27,6 @@ from .weights import StoredWeights
 
 _EXACT = 1e-4  # reward units, in float32
 _ROUNDED = 0.03  # of the largest reward, where both are computed in bfloat16 or float16
-_NOT_STORED = "0" * 64  # the digest of a row before it is written
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Source:
         chat_template: file of a Jinja template, where the tokenizer has none.
         lm_head: folder or hub name of the model that it was trained from, for a classifier that has no LM head.
         reward_token_id: of the token whose logit is the reward, where it is a causal LM.
+        objectives: of several rewards, what each weighs in the score.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Source:
     chat_template: Path | None = None
     lm_head: str | None = None
     reward_token_id: int | None = None
+    objectives: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def import_model(source: Source, out: Path) -> Imported:
         raise UnsupportedModel(f"{source.name} is an adapter: merge it into its base first (peft's merge_and_unload)")
     weights = StoredWeights(folder)
     try:
-        head = recognise(read_config(folder), weights, source.reward_token_id)
+        head = recognise(read_config(folder), weights, source.reward_token_id, source.objectives)
         tokenizer = load_tokenizer(source, folder)
         readout = _readout(folder, head, tokenizer)
         Renderer(tokenizer, None, readout)  # refuses one that can't be rendered for, before the work
@@ -85,18 +87,17 @@ def import_model(source: Source, out: Path) -> Imported:
         raise UnsupportedModel(f"{source.name} can't be imported: {error}") from error
     dtype = torch.float32 if weights.count <= FLOAT32_PARAMETERS else torch.bfloat16
     logger.info("the original's rewards of %d conversations", len(fixed_conversations()))
-    rewards = _original_rewards(folder, tokenizer, source.reward_token_id, dtype)
+    expected = _original_rewards(folder, tokenizer, source, dtype)
     base = resolve(source.lm_head) if source.lm_head else None
     body = load_body(folder, head, weights, lm_head_from=base)
     check_head(body.model)
     stored_dtype = str(body.model.dtype).removeprefix("torch.")
-    token_id, offset = _put_reward(body.model, tokenizer, head, weights)
-    token = tokenizer.convert_ids_to_tokens(token_id)
+    rewards = _put_rewards(body.model, tokenizer, head, weights)
     manifest = Manifest(
         critique_instruction=None,
         max_critique_tokens=1,
         base_model=source.name,
-        rewards=(Reward(token=str(token), token_id=token_id, offset=offset, sha256=_NOT_STORED),),
+        rewards=tuple(rewards),
         readout=readout,
         origin=Origin(name=source.name, revision=source.revision),
         lm_head=body.lm_head,
@@ -105,8 +106,10 @@ def import_model(source: Source, out: Path) -> Imported:
     _keep_dtype(out, stored_dtype)
     Checkpoint.open(out)
     assert manifest.references is not None
-    scores = [score + offset for score in manifest.references.direct_scores]
-    return Imported(manifest, _compare(source.name, out, scores, rewards, dtype))
+    references = manifest.references
+    read = references.direct_rewards or [(score,) for score in references.direct_scores]
+    served = [value + reward.offset for one in read for value, reward in zip(one, manifest.rewards, strict=True)]
+    return Imported(manifest, _compare(source.name, out, served, expected, dtype))
 
 
 def load_tokenizer(source: Source, folder: Path) -> PreTrainedTokenizerBase:
@@ -139,29 +142,34 @@ def _readout(folder: Path, head: Head, tokenizer: PreTrainedTokenizerBase) -> Re
 
 
 def _original_rewards(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, token_id: int | None, dtype: torch.dtype
+    folder: Path, tokenizer: PreTrainedTokenizerBase, source: Source, dtype: torch.dtype
 ) -> list[float]:
-    """The original's memory is free again when this returns."""
-    original = Original(folder, tokenizer, reward_token_id=token_id, dtype=dtype)
-    return [original.reward(messages, response) for messages, response in fixed_conversations()]
+    """Of each conversation, of each several in turn. The original's memory is free again when this returns."""
+    original = Original(
+        folder, tokenizer, reward_token_id=source.reward_token_id, objectives=source.objectives, dtype=dtype
+    )
+    return [reward for messages, response in fixed_conversations() for reward in original.rewards(messages, response)]
 
 
-def _put_reward(
+def _put_rewards(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: Head, weights: StoredWeights
-) -> tuple[int, float]:
-    """The id of the token whose logit is the reward then, and what is added to it."""
+) -> list[Reward]:
+    """The tokens whose logits are the rewards then, and what is added to them."""
     if head.token_id is not None:
-        return head.token_id, 0.0
+        token = str(tokenizer.convert_ids_to_tokens(head.token_id))
+        return [Reward(token=token, token_id=head.token_id, sha256=NOT_STORED)]
     assert head.weight is not None
-    row = weights.read(head.weight).flatten().float() / logit_scale(model)  # [d_model]
-    token_id = add_reward_token(model, tokenizer)
+    rows = weights.read(head.weight).float() / logit_scale(model)
+    rows = rows.reshape(-1, rows.shape[-1])  # [rewards, d_model]
+    added = add_reward_tokens(model, tokenizer, head.objectives)
     linear = model.get_output_embeddings()
     assert isinstance(linear, torch.nn.Linear)
-    if not torch.equal(row.to(linear.weight.dtype).float(), row):
-        linear.weight.data = linear.weight.data.float()  # the row is more precise than the body
+    if not torch.equal(rows.to(linear.weight.dtype).float(), rows):
+        linear.weight.data = linear.weight.data.float()  # the rows are more precise than the body
     with torch.no_grad():
-        linear.weight[token_id] = row.to(linear.weight.dtype)
-    return token_id, weights.read(head.bias).float().item() if head.bias else 0.0
+        linear.weight[[reward.token_id for reward in added]] = rows.to(linear.weight.dtype)
+    offsets = weights.read(head.bias).float().flatten().tolist() if head.bias else [0.0] * len(added)
+    return [reward.model_copy(update={"offset": offset}) for reward, offset in zip(added, offsets, strict=True)]
 
 
 def _keep_dtype(out: Path, dtype: str) -> None:
@@ -170,8 +178,8 @@ def _keep_dtype(out: Path, dtype: str) -> None:
     write_json(out / "config.json", config | {"dtype": dtype})
 
 
-def _compare(name: str, out: Path, scores: list[float], rewards: list[float], dtype: torch.dtype) -> float:
-    largest = max(abs(a - b) for a, b in zip(scores, rewards, strict=True))
+def _compare(name: str, out: Path, served: list[float], rewards: list[float], dtype: torch.dtype) -> float:
+    largest = max(abs(a - b) for a, b in zip(served, rewards, strict=True))
     limit = _EXACT if dtype == torch.float32 else _ROUNDED * max(1.0, *map(abs, rewards))
     if largest > limit:
         (out / MANIFEST_NAME).unlink()  # nobody shall serve it

@@ -5,7 +5,7 @@ An imported checkpoint is compared with it. Nothing of the renderer, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .internlm2_forward import internlm2_hidden
 from .recognise import Head, recognise
 from .weights import StoredWeights
 
-_Score = Callable[[torch.Tensor], float]
+_Score = Callable[[torch.Tensor], list[float]]  # [rewards]
 
 
 class Original:
@@ -32,6 +32,7 @@ class Original:
 
     Args:
         tokenizer: with its chat template.
+        reward_token_id, objectives: as in `recognise`.
         dtype: of weights and activations.
 
     Raises:
@@ -44,15 +45,21 @@ class Original:
         tokenizer: PreTrainedTokenizerBase,
         *,
         reward_token_id: int | None = None,
+        objectives: Mapping[str, float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         weights = StoredWeights(folder)
-        self.head = recognise(read_config(folder), weights, reward_token_id)
+        self.head = recognise(read_config(folder), weights, reward_token_id, objectives)
         self._tokenizer = tokenizer
         self._score = _scoring(folder, self.head, weights, dtype)
 
     def reward(self, messages: Sequence[Message], response: str) -> float:
-        """Of a response to a conversation."""
+        """Of a response to a conversation. Raises ValueError: there are several."""
+        (only,) = self.rewards(messages, response)
+        return only
+
+    def rewards(self, messages: Sequence[Message], response: str) -> list[float]:
+        """As `reward`, `[rewards]`."""
         ids = self.tokenize([*messages, Message(role="assistant", content=response)])
         return self._score(torch.tensor([ids]))
 
@@ -80,21 +87,22 @@ def appended_cls(head: Head, tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def _scoring(folder: Path, head: Head, weights: StoredWeights, dtype: torch.dtype) -> _Score:
     if head.kind == "classifier":
-        return _classifier(folder, dtype)
+        return _classifier(folder, dtype, max(1, len(head.objectives)))
     if head.kind == "token":
         assert head.token_id is not None
         return _first_step(folder, head.token_id, dtype)
     return _linear(folder, head, weights, dtype)
 
 
-def _classifier(folder: Path, dtype: torch.dtype) -> _Score:
+def _classifier(folder: Path, dtype: torch.dtype, labels: int) -> _Score:
     model: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=dtype, trust_remote_code=False
+        folder, num_labels=labels, dtype=dtype, trust_remote_code=False
     ).eval()
 
     @torch.inference_mode()
-    def score(ids: torch.Tensor) -> float:
-        return float(model(ids, use_cache=False).logits[0, 0])
+    def score(ids: torch.Tensor) -> list[float]:
+        logits: list[float] = model(ids, use_cache=False).logits[0].float().tolist()
+        return logits
 
     return score
 
@@ -108,9 +116,9 @@ def _first_step(folder: Path, token_id: int, dtype: torch.dtype) -> _Score:
     )
 
     @torch.inference_mode()
-    def score(ids: torch.Tensor) -> float:
+    def score(ids: torch.Tensor) -> list[float]:
         output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        return float(output.scores[0][0][token_id])
+        return [float(output.scores[0][0][token_id])]
 
     return score
 
@@ -119,18 +127,20 @@ def _linear(folder: Path, head: Head, weights: StoredWeights, dtype: torch.dtype
     """A linear head on the last position's hidden state."""
     config = read_config(folder)
     assert head.weight is not None
-    row = weights.read(head.weight).flatten().to(dtype)  # [d_model]
-    bias = weights.read(head.bias).float().item() if head.bias else 0.0
+    rows = weights.read(head.weight).to(dtype)
+    rows = rows.reshape(-1, rows.shape[-1])  # [rewards, d_model]
+    bias = weights.read(head.bias).float() if head.bias else torch.zeros(len(rows))
     decoder: Any = None
     if config.get("model_type") != "internlm2":
         decoder = load_body(folder, head, weights, dtype=dtype).model.get_decoder()
 
     @torch.inference_mode()
-    def score(ids: torch.Tensor) -> float:
+    def score(ids: torch.Tensor) -> list[float]:
         if decoder is None:
             hidden = internlm2_hidden(ids[0], weights, config, dtype)
         else:
             hidden = decoder(ids, use_cache=False).last_hidden_state[0, -1]
-        return (hidden @ row).float().item() + bias
+        rewards: list[float] = ((rows @ hidden).float() + bias.flatten()).tolist()
+        return rewards
 
     return score

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..checkpoint import Objective
 from ..errors import UnsupportedModel
 from .weights import StoredWeights
 
@@ -36,10 +37,11 @@ class Head:
     Attributes:
         kind: "classifier" is transformers' `...ForSequenceClassification`; "linear" another linear head; "token" the
             logit of a token of the vocabulary.
-        weight: name of the head's weight, `[1, d_model]`; None for "token".
-        bias: name of its bias, `[1]`, if it has one.
+        weight: name of the head's weight, `[rewards, d_model]`; None for "token".
+        bias: name of its bias, `[rewards]`, if it has one.
         token_id: for "token".
         appended_id: of a token that is appended to the conversation, where the reward is read.
+        objectives: names of several rewards and what each weighs in the score, in the order of the rows.
     """
 
     kind: Literal["classifier", "linear", "token"]
@@ -47,20 +49,28 @@ class Head:
     bias: str | None = None
     token_id: int | None = None
     appended_id: int | None = None
+    objectives: tuple[Objective, ...] = ()
 
 
-def recognise(config: Mapping[str, Any], weights: StoredWeights, reward_token_id: int | None = None) -> Head:
+def recognise(
+    config: Mapping[str, Any],
+    weights: StoredWeights,
+    reward_token_id: int | None = None,
+    objectives: Mapping[str, float] | None = None,
+) -> Head:
     """The head of a reward model.
 
     Args:
         config: what its config.json says.
         reward_token_id: of the token whose logit is the reward, where it is a causal LM.
+        objectives: what each of several rewards weighs in the score, by name; in the order of the rows, unless
+            config.json names them.
 
     Raises:
         UnsupportedModel: the reward can't be imported exactly, and why.
     """
     _refuse_architecture(config)
-    _refuse_heads(weights)
+    _refuse_heads(weights, weighed=bool(objectives))
     found = [
         f"{prefix}{head}" for prefix in _PREFIXES for head in _HEADS if f"{prefix}{head}.weight" in set(weights.names)
     ]
@@ -78,7 +88,7 @@ def recognise(config: Mapping[str, Any], weights: StoredWeights, reward_token_id
     if len(found) > 1:
         raise UnsupportedModel(f"it has several heads: {', '.join(found)}")
     (head,) = found
-    _refuse_shape(head, weights.shape(f"{head}.weight"))
+    named = _objectives(config, head, weights.shape(f"{head}.weight"), objectives or {})
     bias = f"{head}.bias" if f"{head}.bias" in set(weights.names) else None
     classifier = head == "score" and bias is None and config.get("model_type") != "internlm2"
     return Head(
@@ -86,6 +96,7 @@ def recognise(config: Mapping[str, Any], weights: StoredWeights, reward_token_id
         weight=f"{head}.weight",
         bias=bias,
         appended_id=config.get("reward_token_id"),
+        objectives=named,
     )
 
 
@@ -105,11 +116,12 @@ def _refuse_architecture(config: Mapping[str, Any]) -> None:
         raise UnsupportedModel(f"its reward is read from a pooling ({config['pooling']}) of all positions, not of one")
 
 
-def _refuse_heads(weights: StoredWeights) -> None:
+def _refuse_heads(weights: StoredWeights, *, weighed: bool) -> None:
     names = set(weights.names)
-    if gates := sorted(name for name in names if re.search(r"(^|\.)(gating|gate_network|prompt_head)\.", name)):
+    if (gates := sorted(filter(is_gate, names))) and not weighed:
         raise UnsupportedModel(
-            f"its score weighs several objectives by a learned gate ({gates[0]}), which is not linear (as in ArmoRM)"
+            f"its score weighs several objectives by a learned gate ({gates[0]}), which is not linear (as in ArmoRM). "
+            "The objectives can be imported without it: say what each weighs in the score (--weights)"
         )
     if encoders := sorted(name for name in names if name.startswith(_ENCODER_HEADS)):
         raise UnsupportedModel(f"it is an encoder with a classifier ({encoders[0]}), and the reward needs a decoder")
@@ -122,11 +134,30 @@ def _refuse_heads(weights: StoredWeights) -> None:
         )
 
 
-def _refuse_shape(head: str, shape: tuple[int, ...]) -> None:
+def is_gate(name: str) -> bool:
+    """Whether this is a weight of a learned gate over objectives, which no single objective depends on."""
+    return re.search(r"(^|\.)(gating|gate_network|prompt_head)\.|^reward_transform_matrix$", name) is not None
+
+
+def _objectives(
+    config: Mapping[str, Any], head: str, shape: tuple[int, ...], weights: Mapping[str, float]
+) -> tuple[Objective, ...]:
+    """Of each row; none where there is one."""
     rows = shape[0] if len(shape) > 1 else 1
     if rows == 2:
         raise UnsupportedModel(f"num_labels is 2 ({head}.weight has 2 rows): it is a classifier of two classes")
-    if rows > 2:
+    labels = config.get("id2label") or {}
+    names = [str(labels.get(str(row), labels.get(row, f"LABEL_{row}"))) for row in range(rows)]
+    if any(name.startswith("LABEL_") for name in names):
+        names = list(weights)
+    if rows == 1:
+        if weights:
+            raise UnsupportedModel("it has one reward: leave out --weights")
+        return ()
+    if len(names) != rows or set(names) != set(weights):
+        known = ", ".join(names) if names and set(names) != set(weights) else "in the order of its rows"
         raise UnsupportedModel(
-            f"{head}.weight has {rows} rows: several objectives, and only one reward can be imported so far"
+            f"{head}.weight has {rows} rows, one an objective: say what each weighs in the score ({known}), as in "
+            "--weights helpfulness=0.7 --weights correctness=0.3; 0 for one that is only to be reported"
         )
+    return tuple(Objective(name, weights[name]) for name in names)

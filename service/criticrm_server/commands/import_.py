@@ -39,6 +39,12 @@ class Import(BaseSettings):
         description="Of a causal LM whose reward is the logit of a token (0 for Llama-3.1-Nemotron-70B-Reward-HF).",
     )
 
+    weights: dict[str, float] | None = Field(
+        None,
+        description="Of a model with several linear objectives (ArmoRM), what each weighs in the score, in the order "
+        "of its rows: --weights helpfulness=0.7 --weights correctness=0.3. 0: reported only.",
+    )
+
     def run(self) -> int:
         from transformers.utils.logging import set_verbosity_error
 
@@ -47,7 +53,13 @@ class Import(BaseSettings):
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         set_verbosity_error()  # a table of the weights that a classifier has and a causal LM has not
         source = Source(
-            self.source, self.revision, self.tokenizer, self.chat_template, self.lm_head, self.reward_token_id
+            self.source,
+            self.revision,
+            self.tokenizer,
+            self.chat_template,
+            self.lm_head,
+            self.reward_token_id,
+            self.weights,
         )
         imported = import_model(source, self.out)
         manifest = imported.manifest
