@@ -36,7 +36,7 @@ _LENGTH_NAMES = ("max_position_embeddings", "seq_length", "max_seq_len", "n_posi
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class WeightedReward:
     """One of several rewards: `helpfulness`, and what it weighs in the score."""
 
     name: str
@@ -49,26 +49,26 @@ def assemble(
     reward: torch.Tensor,
     card: RewardCard,
     out: Path,
-    objectives: Sequence[Objective] = (),
+    several: Sequence[WeightedReward] = (),
 ) -> Manifest:
     """Turn a base model, in place, into a Critic-RM and save it to `out`; it is in float32 then, unless it is large.
 
     Args:
-        reward: `[d_model]`, float32; with objectives `[objectives, d_model]`. The reward of a hidden state `h` (the LM
+        reward: `[d_model]`, float32; of several rewards `[rewards, d_model]`. The reward of a hidden state `h` (the LM
             head's input) is `reward · h`.
         card: what the manifest says of the reward.
-        objectives: names and weights, where there are several rewards.
+        several: names and weights, where there are several rewards.
 
     Raises:
         UnsupportedModel: the architecture or the tokenizer can't carry the readout.
-        CheckpointError: a reward vector is not `[d_model]`, or not finite, or objectives share a name.
+        CheckpointError: a reward vector is not `[d_model]`, or not finite, or two have the same name.
     """
-    if len({objective.name for objective in objectives}) < len(objectives):
-        raise CheckpointError("two objectives have the same name")
-    rewards = add_reward_tokens(model, tokenizer, objectives)
-    vectors = reward if objectives else reward[None]
+    if len({one.name for one in several}) < len(several):
+        raise CheckpointError("two rewards have the same name")
+    rewards = add_reward_tokens(model, tokenizer, several)
+    vectors = reward if several else reward[None]
     if len(vectors) != len(rewards):
-        raise CheckpointError(f"{len(objectives)} objectives have {len(vectors)} reward vectors")
+        raise CheckpointError(f"{len(several)} rewards have {len(vectors)} reward vectors")
     for one, vector in zip(rewards, vectors, strict=True):
         fold_reward(model, one.token_id, vector)
     manifest = Manifest(rewards=tuple(rewards), **dict(card))
@@ -114,9 +114,9 @@ def add_reward_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def add_reward_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, objectives: Sequence[Objective] = ()
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, several: Sequence[WeightedReward] = ()
 ) -> list[Reward]:
-    """Add `<|reward|>`, or a token for each objective, to the vocabulary with zero rows.
+    """Add `<|reward|>`, or a token for each of several rewards, to the vocabulary with zero rows.
 
     Where the embedding matrix is already larger than the vocabulary (Qwen pads it), spare rows are used.
 
@@ -124,7 +124,7 @@ def add_reward_tokens(
         UnsupportedModel: see `check_head`.
     """
     check_head(model)
-    named: dict[str, Any] = {reward_token(o.name): {"name": o.name, "weight": o.weight} for o in objectives}
+    named: dict[str, Any] = {reward_token(o.name): {"name": o.name, "weight": o.weight} for o in several}
     named = named or {REWARD_TOKEN: {}}
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in named], special_tokens=True)
     rewards = [

@@ -34,6 +34,11 @@ DEFAULT_CRITIQUE_INSTRUCTION = (
 )
 
 
+def is_reward_token(text: str) -> bool:
+    """Whether it is `<|reward|>`, or that of one of several."""
+    return text == REWARD_TOKEN or (text.startswith(reward_token("")[:-2]) and text.endswith("|>"))
+
+
 def reward_token(name: str) -> str:
     """Of one of several rewards."""
     return REWARD_TOKEN.replace("|>", f":{name}|>")
@@ -215,7 +220,7 @@ class Manifest(RewardCard):
     @property
     def reads_existing_token(self) -> bool:
         """The reward is the logit of a token that the base has anyway."""
-        return not any(reward.token in (REWARD_TOKEN, reward_token(reward.name)) for reward in self.rewards)
+        return not any(is_reward_token(reward.token) for reward in self.rewards)
 
     @property
     def reward_tokens(self) -> RewardTokens:

@@ -10,12 +10,12 @@ import pytest
 
 from conftest import StartApp, Using, serving
 from criticrm_client import CriticRM, FileError
-from criticrm_model.checkpoint import Checkpoint, Objective
+from criticrm_model.checkpoint import Checkpoint, WeightedReward
 from criticrm_model.manifest import Manifest
 from support.scored_files import read
-from support.tiny import OBJECTIVES, make_several
+from support.tiny import SEVERAL, make_several
 
-NAMES = [objective.name for objective in OBJECTIVES]
+NAMES = [one.name for one in SEVERAL]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ async def test_the_score_is_the_weighted_sum(start_app: StartApp, checkpoint: Ch
     for result in answer["results"]:
         assert list(result["rewards"]) == NAMES
         for field in ("score", "direct_score"):
-            parts = [o.weight * result["rewards"][o.name][field] for o in OBJECTIVES]
+            parts = [o.weight * result["rewards"][o.name][field] for o in SEVERAL]
             assert result[field] == pytest.approx(sum(parts))
 
 
@@ -76,7 +76,7 @@ def test_a_file_gets_them(url: str, tmp_path: Path, suffix: str, column: str) ->
         rewards = row["rewards"] if column == "responses" else [row["rewards"]]
         scores = row["score"] if column == "responses" else [row["score"]]
         for reward, score in zip(rewards, scores, strict=True):
-            assert sum(o.weight * reward[o.name]["score"] for o in OBJECTIVES) == pytest.approx(score)
+            assert sum(o.weight * reward[o.name]["score"] for o in SEVERAL) == pytest.approx(score)
 
 
 def texts(column: str) -> list[object]:
@@ -93,7 +93,7 @@ def test_a_file_that_has_such_a_column_is_refused(url: str, tmp_path: Path) -> N
 async def test_weights_of_other_rewards_are_not_taken_in_their_place(
     start_app: StartApp, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    other = make_several(tmp_path / "other", [Objective(o.name, o.weight + 1) for o in OBJECTIVES])
+    other = make_several(tmp_path / "other", [WeightedReward(o.name, o.weight + 1) for o in SEVERAL])
     async with start_app(checkpoint=checkpoint, admin_key="admin") as app:
         answer = await app.client.post(
             "/admin/reload", json={"checkpoint": str(other)}, headers={"Authorization": "Bearer admin"}

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from criticrm_model import Calibration, Moments, RewardCard
-from criticrm_model.checkpoint import Objective, assemble
+from criticrm_model.checkpoint import WeightedReward, assemble
 
 INSTRUCTION = "In one sentence, is the last reply good?"
 
@@ -157,17 +157,17 @@ def make_checkpoint(folder: Path, style: str = "chatml", *, tied: bool = True, *
     return folder
 
 
-OBJECTIVES = (Objective("helpfulness", 0.5), Objective("correctness", 0.75), Objective("verbosity", -0.25))
+SEVERAL = (WeightedReward("helpfulness", 0.5), WeightedReward("correctness", 0.75), WeightedReward("verbosity", -0.25))
 
 
 def several_rewards(d_model: int = 64) -> torch.Tensor:
-    """Of `OBJECTIVES`, `[objectives, d_model]`."""
-    return torch.stack([torch.cos(torch.arange(d_model) * 0.7 + k).float() for k in range(len(OBJECTIVES))])
+    """Of `SEVERAL`, `[several, d_model]`."""
+    return torch.stack([torch.cos(torch.arange(d_model) * 0.7 + k).float() for k in range(len(SEVERAL))])
 
 
-def make_several(folder: Path, objectives: Sequence[Objective] = OBJECTIVES, **changes: object) -> Path:
+def make_several(folder: Path, several: Sequence[WeightedReward] = SEVERAL, **changes: object) -> Path:
     """As `make_checkpoint`, with several rewards."""
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
-    assemble(model, tokenizer, several_rewards(), card(calibration=None, **changes), folder, objectives)
+    assemble(model, tokenizer, several_rewards(), card(calibration=None, **changes), folder, several)
     return folder

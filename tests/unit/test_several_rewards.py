@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from criticrm_model import CheckpointError, Manifest, RewardTokens
-from criticrm_model.checkpoint import Checkpoint, Objective, assemble
+from criticrm_model.checkpoint import Checkpoint, WeightedReward, assemble
 from criticrm_model.importing.exporter import export_classifier
 from criticrm_server.checks import SelfCheckFailed
 from criticrm_server.engines.base import Engine, Job, Output
@@ -23,12 +23,12 @@ from criticrm_server.self_check import self_check
 from criticrm_server.settings import Settings
 from support.fake_vllm import FakeVLLM, with_made_up_references
 from support.references import load_reference
-from support.tiny import OBJECTIVES, card, make_model, make_several, make_tokenizer, several_rewards
+from support.tiny import SEVERAL, card, make_model, make_several, make_tokenizer, several_rewards
 
 pytestmark = pytest.mark.slow
 
 LONGEST = 2048
-WEIGHTS = [objective.weight for objective in OBJECTIVES]
+WEIGHTS = [one.weight for one in SEVERAL]
 JOB = Job([40, 41, 42, 43], n=1, max_tokens=6, temperature=0.0, seed=None)
 
 
@@ -47,7 +47,7 @@ async def engine(checkpoint: Checkpoint) -> AsyncIterator[TransformersEngine]:
 
 def test_each_reward_is_its_vector_times_the_hidden_state(checkpoint: Checkpoint) -> None:
     manifest = checkpoint.manifest
-    assert [reward.token for reward in manifest.rewards] == [f"<|reward:{one.name}|>" for one in OBJECTIVES]
+    assert [reward.token for reward in manifest.rewards] == [f"<|reward:{one.name}|>" for one in SEVERAL]
     model = load_reference(checkpoint)
     seen: list[torch.Tensor] = []
     hook = model.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
@@ -60,10 +60,10 @@ def test_each_reward_is_its_vector_times_the_hidden_state(checkpoint: Checkpoint
 
 
 @pytest.mark.parametrize("rows", [2, 4])
-def test_as_many_vectors_as_objectives(rows: int, tmp_path: Path) -> None:
+def test_as_many_vectors_as_rewards(rows: int, tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
-    with pytest.raises(CheckpointError, match=f"3 objectives have {rows} reward vectors"):
-        assemble(make_model(len(tokenizer)), tokenizer, torch.ones(rows, 64), card(), tmp_path, OBJECTIVES)
+    with pytest.raises(CheckpointError, match=f"3 rewards have {rows} reward vectors"):
+        assemble(make_model(len(tokenizer)), tokenizer, torch.ones(rows, 64), card(), tmp_path, SEVERAL)
 
 
 def test_a_row_that_was_changed_is_found(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_a_healthy_engine_passes_and_each_reward_is_compared(
     engine: TransformersEngine, checkpoint: Checkpoint
 ) -> None:
     checks = {check.name: check for check in await self_check(engine.run, engine.facts, checkpoint, LONGEST)}
-    assert checks["rewards"].n == 8 * len(OBJECTIVES)
+    assert checks["rewards"].n == 8 * len(SEVERAL)
     assert checks["rewards"].rms < 1e-4
 
 
@@ -133,7 +133,7 @@ async def test_a_result_that_is_kept_has_all_of_them(engine: TransformersEngine)
     first, again = await results.run(JOB), await results.run(JOB)
     assert again.reused
     assert again.completions == first.completions
-    assert len(again.completions[0].rewards) == len(OBJECTIVES)
+    assert len(again.completions[0].rewards) == len(SEVERAL)
 
 
 async def test_a_server_of_vllm_is_asked_for_all_of_them(checkpoint: Checkpoint) -> None:
@@ -160,6 +160,6 @@ def test_the_score_alone_becomes_a_classifier(checkpoint: Checkpoint, tmp_path: 
     assert export_classifier(checkpoint, tmp_path / "classifier") <= 1e-5
 
 
-def test_two_objectives_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="two objectives have the same name"):
-        make_several(tmp_path / "critic", [Objective("a"), Objective("b"), Objective("a")])
+def test_two_rewards_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="two rewards have the same name"):
+        make_several(tmp_path / "critic", [WeightedReward("a"), WeightedReward("b"), WeightedReward("a")])

@@ -87,7 +87,7 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[VLLMWriter]:
     vllm.TokensPrompt = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     writer = VLLMWriter.__new__(VLLMWriter)  # without its engine
-    writer.name, writer._max_model_len, writer._reward_token_id = "made", 512, None
+    writer.name, writer._max_model_len, writer._rewards = "made", 512, None
     writer._tokenizer = make_tokenizer()
     writer._renderer = Renderer(writer._tokenizer, "")
     monkeypatch.setattr(writer._renderer, "decode", lambda ids: f"It says {ids[-1]}.")

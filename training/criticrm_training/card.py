@@ -37,7 +37,7 @@ def reward_card(
         CalibrationError: the reward is the same for all of them.
 
     Args:
-        reward: `[d_model]`.
+        reward: `[d_model]`; of several rewards their weighted sum.
         data: the name of the file or dataset that the pairs come from.
         pairs: those that the reward was fitted on.
         reference_set: which pairs those of `states` are, in words.

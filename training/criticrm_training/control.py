@@ -102,7 +102,7 @@ def control(config: TrainConfig, out: Path, tasks: Tasks) -> dict[str, Any]:
     """
     if not config.validation_share:
         raise ConfigError("validation_share: the controls are measured on held-out pairs; give it a share above 0")
-    usable = usable_pairs(read_pairs(config.data))
+    usable = usable_pairs(read_pairs(config.data, config.objective.rewards))
     rules = _rules(usable, tasks)
     unused = {"data", "critiques", "reward_critiques", "training_share", *_NOT_USED}
     settings = config.model_dump(mode="json", exclude=unused)
@@ -110,7 +110,8 @@ def control(config: TrainConfig, out: Path, tasks: Tasks) -> dict[str, Any]:
     same_run(out, {"config": settings, "pairs": content_sha256(usable), "rules": described})
     write_text(out / _PAIRS, "".join(json.dumps(pair_row(pair)) + "\n" for pair in usable))
     config = config.model_copy(update={"data": str(out / _PAIRS)})
-    training, held_out = split_by_prompt(in_question_order(read_pairs(config.data)), config.validation_share)
+    pairs = in_question_order(read_pairs(config.data, config.objective.rewards))
+    training, held_out = split_by_prompt(pairs, config.validation_share)
     arms = _arms(training, held_out, rules)
     logger.info("controls on %d training and %d held-out pairs", len(training), len(held_out))
     margins: dict[str, dict[str, list[float]]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checkpoint import Objective
+from ..checkpoint import WeightedReward
 from ..errors import UnsupportedModel
 from .weights import StoredWeights
 
@@ -49,7 +49,7 @@ class Head:
     bias: str | None = None
     token_id: int | None = None
     appended_id: int | None = None
-    objectives: tuple[Objective, ...] = ()
+    objectives: tuple[WeightedReward, ...] = ()
 
 
 def recognise(
@@ -141,7 +141,7 @@ def is_gate(name: str) -> bool:
 
 def _objectives(
     config: Mapping[str, Any], head: str, shape: tuple[int, ...], weights: Mapping[str, float]
-) -> tuple[Objective, ...]:
+) -> tuple[WeightedReward, ...]:
     """Of each row; none where there is one."""
     rows = shape[0] if len(shape) > 1 else 1
     if rows == 2:
@@ -160,4 +160,4 @@ def _objectives(
             f"{head}.weight has {rows} rows, one an objective: say what each weighs in the score ({known}), as in "
             "--weights helpfulness=0.7 --weights correctness=0.3; 0 for one that is only to be reported"
         )
-    return tuple(Objective(name, weights[name]) for name in names)
+    return tuple(WeightedReward(name, weights[name]) for name in names)

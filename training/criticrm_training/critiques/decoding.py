@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from criticrm_model.reward import finite_reward
+from criticrm_model.reward import RewardTokens, finite_reward
 
 # Finished sequences leave the batch once this share of it has ended: selecting the others copies the cache.
 _ENDED_SHARE = 0.25
@@ -85,7 +85,7 @@ def decode(
     temperature: float,
     max_tokens: int,
     stop_token_ids: Sequence[int],
-    reward_token_id: int | None,
+    rewards: RewardTokens | None,
 ) -> list[list[Decoded]]:
     """`n` continuations of each prompt, all in one batch; the prompts are computed once.
 
@@ -96,7 +96,7 @@ def decode(
         prompts: `[batch]` token ids of any length; padded on the left here.
         seeds: `[batch]`.
         temperature: 0 is greedy.
-        reward_token_id: never written; its logit is read before it is banned.
+        rewards: never written; their logits are read before they are banned.
 
     Raises:
         NonFiniteReward
@@ -117,17 +117,18 @@ def decode(
     stops = torch.tensor(list(stop_token_ids), device=device)
     written = torch.full((rows, max_tokens), pad, dtype=torch.int32, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
-    rewards = torch.zeros(rows, dtype=torch.float32, device=device)
+    scores = torch.zeros(rows, dtype=torch.float32, device=device)
+    weights = torch.tensor(rewards.weights if rewards else (), device=device)
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
     alive = torch.arange(rows, device=device)  # places of the batch's sequences
     lens = mask.sum(1)  # positions of the next token
 
     for step in range(max_tokens):
         active = ~stopped[alive]
-        if reward_token_id is not None:
-            raw = logits[:, reward_token_id].float()
-            rewards[alive] = torch.where(active, raw, rewards[alive])
-            logits[:, reward_token_id] = -torch.inf
+        if rewards is not None:
+            raw = logits[:, list(rewards.ids)].float() @ weights
+            scores[alive] = torch.where(active, raw, scores[alive])
+            logits[:, list(rewards.ids)] = -torch.inf
         tokens = logits.argmax(-1) if uniforms is None else _draw(logits, temperature, uniforms[alive, step])
         written[alive, step] = torch.where(active, tokens.int(), written[alive, step])
         lengths[alive] += active
@@ -144,7 +145,7 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = _forward(model, tokens[:, None], mask, lens[:, None], cache)
         lens = lens + 1
-    return _decoded(written.tolist(), lengths.tolist(), stopped.tolist(), rewards.tolist(), n, reward_token_id)
+    return _decoded(written.tolist(), lengths.tolist(), stopped.tolist(), scores.tolist(), n, rewards is not None)
 
 
 def _forward(
@@ -180,12 +181,12 @@ def _decoded(
     written: list[list[int]],
     lengths: list[int],
     stopped: list[bool],
-    rewards: list[float],
+    scores: list[float],
     n: int,
-    reward_token_id: int | None,
+    scored: bool,
 ) -> list[list[Decoded]]:
     sequences = [
-        Decoded(ids[:length], end, None if reward_token_id is None else finite_reward(reward))
-        for ids, length, end, reward in zip(written, lengths, stopped, rewards, strict=True)
+        Decoded(ids[:length], end, finite_reward(score) if scored else None)
+        for ids, length, end, score in zip(written, lengths, stopped, scores, strict=True)
     ]
     return [sequences[start : start + n] for start in range(0, len(sequences), n)]

@@ -11,7 +11,7 @@ import torch
 
 from criticrm_model.checkpoint import longest_sequence
 from criticrm_model.default import resolve
-from criticrm_model.manifest import DEFAULT_NAME, REWARD_TOKEN
+from criticrm_model.manifest import DEFAULT_NAME
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
@@ -20,7 +20,7 @@ from .decoding import Decoded, decode, use_grouped_attention
 from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask, write_group
+from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask, reward_tokens, write_group
 
 # Sequences in one batch at the most; what they need in memory may allow fewer.
 _ROWS = {"cuda": 2048, "cpu": 32}
@@ -56,12 +56,12 @@ class TransformersWriter:
         self._model.eval()
         use_grouped_attention(self._model)
         self._renderer = Renderer(self._tokenizer, "")
-        self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
+        self._rewards = reward_tokens(self._tokenizer.get_vocab(), self._tokenizer.name_or_path)
         self._rows = _ROWS["cuda" if cuda else "cpu"]
 
     def write(self, tasks: Sequence[WritingTask], sampling: Sampling) -> list[list[Draft]]:
         by_reward, by_expected = sampling.score_by == "reward", sampling.score_by == "expected"
-        if by_reward and self._reward_token_id is None:
+        if by_reward and self._rewards is None:
             raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
         longest = sampling.max_tokens + (SCORE_LINE_TOKENS if by_expected else 0)
         rendered = [
@@ -136,7 +136,7 @@ class TransformersWriter:
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
                 stop_token_ids=self._renderer.stop_token_ids,
-                reward_token_id=self._reward_token_id,
+                rewards=self._rewards,
             )
 
         return self._in_batches(prompts, sampling.n, sampling.max_tokens, run)

@@ -14,14 +14,13 @@ import torch
 from criticrm_model.checkpoint import longest_sequence
 from criticrm_model.cores import compute_on_all_cores
 from criticrm_model.default import resolve
-from criticrm_model.manifest import REWARD_TOKEN
 from criticrm_model.prompt import Renderer
 from criticrm_model.reward import Dtype, finite_reward
 
 from .rendering import RenderedTask, render_conversation, render_task
 from .score_line import SCORE_LINE_TOKENS, score_line
 from .scores import GREATEST_EXPECTED, LEAST_SCORE, split_score
-from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask
+from .writers import Conversation, Draft, Request, Sampling, WriterError, WritingTask, reward_tokens
 
 
 class VLLMWriter:
@@ -66,7 +65,7 @@ class VLLMWriter:
         self._max_model_len = max_model_len
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._renderer = Renderer(self._tokenizer, "")
-        self._reward_token_id = self._tokenizer.get_vocab().get(REWARD_TOKEN)
+        self._rewards = reward_tokens(self._tokenizer.get_vocab(), str(folder))
         self._llm = LLM(
             str(folder),
             dtype=dtype,
@@ -124,9 +123,9 @@ class VLLMWriter:
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
 
-        sampling, reward_id = request.sampling, self._reward_token_id
+        sampling, rewards = request.sampling, self._rewards
         by_reward = sampling.score_by == "reward"
-        if by_reward and reward_id is None:
+        if by_reward and rewards is None:
             raise WriterError(f"{self.name} has no reward token: only a Critic-RM scores by its reward")
         return SamplingParams(
             n=sampling.n,
@@ -134,16 +133,17 @@ class VLLMWriter:
             max_tokens=sampling.max_tokens,
             seed=request.asked.seed if sampling.temperature else None,
             stop_token_ids=list(self._renderer.stop_token_ids),
-            logit_bias=None if reward_id is None else {reward_id: -100.0},  # a reward is no word
-            logprob_token_ids=None if not by_reward or reward_id is None else [reward_id],
+            logit_bias=None if rewards is None else dict.fromkeys(rewards.ids, -100.0),  # a reward is no word
+            logprob_token_ids=list(rewards.ids) if by_reward and rewards is not None else None,
             detokenize=False,
         )
 
     def _draft(self, request: Request, task: RenderedTask, completion: Any) -> Draft:
         score = None
-        if request.sampling.score_by == "reward":
+        if request.sampling.score_by == "reward" and self._rewards is not None:
             # The reward position: what predicts the last token that was written.
-            score = finite_reward(completion.logprobs[-1][self._reward_token_id].logprob)
+            last = completion.logprobs[-1]
+            score = finite_reward(self._rewards.score([last[token_id].logprob for token_id in self._rewards.ids]))
         text = self._renderer.decode([*task.prefix_ids, *completion.token_ids])
         return Draft(text, str(completion.finish_reason), len(completion.token_ids), score, task.truncated)
 

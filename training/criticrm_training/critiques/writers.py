@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from criticrm_model import CriticRMError
+from criticrm_model import CriticRMError, Manifest, RewardTokens
+from criticrm_model.manifest import is_reward_token
 from criticrm_model.prompt import Message
 
 from .scores import ScoreBy
@@ -136,3 +138,15 @@ def write_group(critic: Any, group: Sequence[Request]) -> list[list[Draft]]:
         write = critic.write if kind is WritingTask else critic.answer
         found |= zip(places, write([group[i].asked for i in places], sampling), strict=True)
     return [found[i] for i in range(len(group))]
+
+
+def reward_tokens(vocabulary: Mapping[str, int], folder: str) -> RewardTokens | None:
+    """Those of the model in a folder or of a hub name, which are never written; None where it has none.
+
+    Raises:
+        CheckpointError: there are several, and no manifest says what they weigh.
+    """
+    ids = [token_id for token, token_id in vocabulary.items() if is_reward_token(token)]
+    if len(ids) > 1:
+        return Manifest.load(Path(folder)).reward_tokens
+    return RewardTokens((ids[0],)) if ids else None

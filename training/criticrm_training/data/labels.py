@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
+_LABELS = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5}
 _ANNOTATORS = 3  # how many vote in the public sets that give a number of votes (PandaLM)
 
 
@@ -51,6 +52,25 @@ def read_agreement(value: Any) -> float:
         hint = ": the label is more often wrong than right, swap chosen and rejected" if 0 <= probability < 0.5 else ""
         raise ValueError(f"agreement: {value} is not a probability from 0.5 to 1{hint}")
     return probability
+
+
+def read_label(value: Any, name: str) -> float | None:
+    """The probability that the chosen response is the better one by the reward of this name; None where none is known.
+
+    "chosen", "rejected" and "tie" are 1, 0 and 0.5.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in _LABELS:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(_LABELS)}, and no probability")
+        return _LABELS[value]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: {value!r} is no probability that the chosen response is the better one, 0 to 1")
+    return float(value)
 
 
 def read_reference(value: Any) -> str | None:

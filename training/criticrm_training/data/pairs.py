@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from criticrm_model.prompt import Message
 
-from .labels import read_agreement, read_margin, read_reference
+from .labels import read_agreement, read_label, read_margin, read_reference
 from .rows import read_row
 from .sources import DataError, parsed, source_name
 from .splits import merged_groups, question_group
@@ -30,6 +30,8 @@ class PreferencePair:
         margin: by how much the chosen response is better, in reward; the loss asks for at least that difference.
         agreement: probability that the label is right, from 0.5 to 1.
         reference: a correct solution of the prompt.
+        labels: by the name of each of several rewards, the probability that the chosen response is the better one; None
+            where it is not known.
     """
 
     id: str
@@ -41,6 +43,7 @@ class PreferencePair:
     margin: float = 0.0
     agreement: float = 1.0
     reference: str | None = None
+    labels: tuple[tuple[str, float | None], ...] = ()
 
     def response(self, side: Literal["chosen", "rejected"]) -> str:
         """The chosen or the rejected response."""
@@ -50,13 +53,17 @@ class PreferencePair:
     def content(self) -> tuple[Any, ...]:
         """What the pair says: all but its names (id, category and group). Equal for exact duplicates."""
         turns = tuple((m["role"], m["content"]) for m in self.prompt)
-        return turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference
+        said = (turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference)
+        return (*said, self.labels) if self.labels else said
 
 
-def read_pairs(source: Path | str) -> list[PreferencePair]:
+def read_pairs(source: Path | str, rewards: Collection[str] = ()) -> list[PreferencePair]:
     """Preference pairs of a file or a dataset (`sources.rows`), in the formats that TRL's reward trainer takes.
 
     See `rows.read_row` for what a row may hold. Exact duplicates are dropped and counted.
+
+    Args:
+        rewards: names of columns with labels (`labels.read_label`), of a model with several rewards.
 
     Raises:
         DataError: the source is missing, empty or broken, a row is malformed, or two different rows share an id.
@@ -64,7 +71,7 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
     repeating = duplicates = 0
-    for number, (pair, repeats) in parsed(source, lambda number, row: _pair(row, default_id=str(number))):
+    for number, (pair, repeats) in parsed(source, lambda number, row: _pair(row, str(number), rewards)):
         content = pair.content
         first, other = seen.setdefault(pair.id, (number, content))
         if other != content:
@@ -88,9 +95,9 @@ def read_pairs(source: Path | str) -> list[PreferencePair]:
     return [replace(pair, group=groups[pair.group]) for pair in pairs.values()]
 
 
-def parse_pair(row: Any, default_id: str) -> PreferencePair:
+def parse_pair(row: Any, default_id: str, rewards: Collection[str] = ()) -> PreferencePair:
     """One row, as `read_pairs` takes it. Raises KeyError and ValueError: the field, and what is wrong with it."""
-    return _pair(row, default_id)[0]
+    return _pair(row, default_id, rewards)[0]
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
@@ -101,9 +108,8 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
         "chosen": pair.chosen,
         "rejected": pair.rejected,
         "category": pair.category,
-        "margin": pair.margin,
-        "agreement": pair.agreement,
         "reference": pair.reference,
+        **(dict(pair.labels) if pair.labels else {"margin": pair.margin, "agreement": pair.agreement}),
     }
 
 
@@ -119,8 +125,13 @@ def content_sha256(pairs: Iterable[PreferencePair]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _pair(row: Any, default_id: str) -> tuple[PreferencePair, bool]:
+def _pair(row: Any, default_id: str, rewards: Collection[str]) -> tuple[PreferencePair, bool]:
     parts = read_row(row)
+    labels = tuple((name, read_label(row.get(name), name)) for name in rewards)
+    if labels and all(label is None for _, label in labels):
+        raise ValueError(f"{', '.join(rewards)}: there is a label in none of these columns")
+    if labels and (said := next((name for name in ("margin", "agreement") if row.get(name) is not None), None)):
+        raise ValueError(f"{said}: is of one reward; of several, a probability in each column says how sure it is")
     return (
         PreferencePair(
             id=_name(row, "id", default_id),
@@ -132,6 +143,7 @@ def _pair(row: Any, default_id: str) -> tuple[PreferencePair, bool]:
             margin=read_margin(row.get("margin")),
             agreement=read_agreement(row.get("agreement")),
             reference=read_reference(row.get("reference")),
+            labels=labels,
         ),
         parts.repeated_prompt,
     )

@@ -44,8 +44,9 @@ def rounds(config: RoundsConfig, out: Path) -> list[dict[str, Any]]:
         RoundsError: a command failed; what it printed is above.
         PartsError: `out` holds another run.
     """
-    pairs = in_question_order(read_pairs(config.data))
-    share = config.training(config.rounds).validation_share
+    last = config.training(config.rounds)
+    pairs = in_question_order(read_pairs(config.data, last.objective.rewards))
+    share = last.validation_share
     training, validation = split_by_prompt(pairs, share)
     training = training[: config.limit] if config.limit else training
     validation = validation[: config.validation_pairs]

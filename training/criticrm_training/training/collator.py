@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -37,7 +37,8 @@ class Example(TypedDict):
     """A preference pair ready for training.
 
     `index`: its place among the training examples. `margin`: what the chosen reward should exceed the rejected one by.
-    `agreement`: the probability that the label is right.
+    `agreement`: the probability that the label is right. `labels`: of several rewards, `PreferencePair.labels` in their
+    order, NaN where there is none; else empty.
     """
 
     chosen: Side
@@ -45,6 +46,7 @@ class Example(TypedDict):
     margin: float
     agreement: float
     index: int
+    labels: NotRequired[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class PairCollator:
     - `chosen_at`, `rejected_at`: `[m]`, each pair of one chosen and one rejected critique of a preference pair, as
       indexes into `score_at`: K critiques a response give K^2 of them
     - `margin`, `agreement`, `index`: `[b]`
+    - `labels`: `[b, rewards]`, only where there are several rewards
     - `counts`: `[4]`: t; preference pairs with `reward` critiques on both sides; b; tokens without padding
 
     Args:
@@ -152,7 +155,7 @@ class PairCollator:
         }
         if any(sum(bool(c["token_ids"]) for c in critiques) > 1 for *_, critiques in rows):
             batch |= {"position_ids": position_ids, "segments": segments}
-        return batch
+        return batch | _labels(examples)
 
     def _rows(self, critiques: Sequence[CritiqueTokens]) -> Iterator[Sequence[CritiqueTokens]]:
         """The critiques of each row of a response."""
@@ -160,3 +163,9 @@ class PairCollator:
             yield critiques
         else:
             yield from ([critique] for critique in critiques)
+
+
+def _labels(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    if not examples[0].get("labels"):
+        return {}
+    return {"labels": torch.tensor([e["labels"] for e in examples], dtype=torch.float32)}

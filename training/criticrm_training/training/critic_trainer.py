@@ -16,7 +16,7 @@ from transformers.trainer_utils import IntervalStrategy
 from criticrm_model.checkpoint import check_head
 from criticrm_model.files import write_json
 from criticrm_model.logits import logit_scale
-from criticrm_model.manifest import REWARD_TOKEN
+from criticrm_model.manifest import is_reward_token
 from criticrm_model.prompt import Renderer
 
 from ..base import base_name, load_base
@@ -87,8 +87,8 @@ class CriticTrainer(JointTrainer):
         if args.objective.distill_weight > 0 and (peft_config is None or args.head is None):
             raise ConfigError("distill_weight: the teacher is the frozen base under `lora` with the reward `head`")
         self._base, self._peft_config = model, peft_config
-        training = _read(train_dataset, "train_dataset")
-        evaluated = None if eval_dataset is None else _read(eval_dataset, "eval_dataset")
+        training = _read(train_dataset, "train_dataset", args)
+        evaluated = None if eval_dataset is None else _read(eval_dataset, "eval_dataset", args)
         if evaluated is None:
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         check_critiques(training, args)
@@ -100,7 +100,7 @@ class CriticTrainer(JointTrainer):
         if args.head is not None:
             start_from(Path(args.head), joint)
         elif is_imported(model):
-            start_from_imported(Path(str(model)), joint)
+            start_from_imported(Path(str(model)), joint, args.objective.rewards)
         check_dtype(joint, args)
         self._attention = attend_by(args.attn_implementation, joint)
         rendered = self._rendered(training, args, "training pairs")
@@ -114,7 +114,7 @@ class CriticTrainer(JointTrainer):
             joint,
             args,
             stop_token_ids=self._renderer.stop_token_ids,
-            suppress_token_ids=[id_ for text, id_ in self._tokenizer.get_vocab().items() if text == REWARD_TOKEN],
+            suppress_token_ids=[id_ for text, id_ in self._tokenizer.get_vocab().items() if is_reward_token(text)],
             train_dataset=self._examples(rendered, training, args),
             eval_dataset=judging,
             callbacks=callbacks,
@@ -242,7 +242,8 @@ class CriticTrainer(JointTrainer):
             tokenizer = tokenizer or loaded
         check_head(lm)
         scale = logit_scale(lm)
-        return JointModel(self._add_adapters(lm), scale, writes=not settings.scalar), tokenizer
+        weights = list(settings.objective.rewards.values())
+        return JointModel(self._add_adapters(lm), scale, weights=weights, writes=not settings.scalar), tokenizer
 
     def _add_adapters(self, lm: PreTrainedModel) -> PreTrainedModel | PeftModel:
         if self._peft_config is None:
@@ -277,5 +278,5 @@ class CriticTrainer(JointTrainer):
         )
 
 
-def _read(data: Rows, name: str) -> CritiquedPairs:
-    return data if isinstance(data, CritiquedPairs) else read_rows(data, name)
+def _read(data: Rows, name: str, args: CriticConfig) -> CritiquedPairs:
+    return data if isinstance(data, CritiquedPairs) else read_rows(data, name, args.objective.rewards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, Features, List, Value
@@ -26,6 +27,7 @@ _FEATURES = Features(
     rejected=_SIDE,
     margin=Value("float32"),
     agreement=Value("float32"),
+    labels=List(Value("float32")),
     index=Value("int32"),
     length=Value("int32"),
 )
@@ -74,6 +76,7 @@ def make_examples(
             margin=pair.margin,
             agreement=pair.agreement,
             index=index,
+            labels=[math.nan if label is None else label for _, label in pair.labels],
         )
         for index, (pair, (chosen, rejected)) in enumerate(zip(rendered.pairs, rendered.prompts, strict=True))
     ]
@@ -99,7 +102,7 @@ def as_dataset(examples: Sequence[Example]) -> Dataset:
 
     `length` is of the longer row of a pair, in tokens.
     """
-    rows = [{**e, "length": max(_length(e["chosen"]), _length(e["rejected"]))} for e in examples]
+    rows = [{"labels": [], **e, "length": max(_length(e["chosen"]), _length(e["rejected"]))} for e in examples]
     return Dataset.from_list(rows, features=_FEATURES)
 
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from criticrm_model import RewardCard
-from criticrm_model.checkpoint import add_reward_token, assemble
+from criticrm_model import RewardCard, RewardTokens
+from criticrm_model.checkpoint import WeightedReward, add_reward_tokens, assemble
 from criticrm_model.files import write_text
 from criticrm_model.head import save_head
 from criticrm_model.manifest import MANIFEST_NAME
@@ -63,7 +63,11 @@ def export(
     Calibrated on critiques that it writes of validation pairs (of training pairs where there are none).
     """
     lm, reward = _merged(model, trained.base, out), model.reward.weight.detach().cpu()
-    reference = ReferenceModel(lm, add_reward_token(lm, tokenizer), renderer.stop_token_ids)
+    score = model.score_vector.detach().cpu()
+    several = [WeightedReward(name, weight) for name, weight in args.objective.rewards.items()]
+    added = add_reward_tokens(lm, tokenizer, several)
+    tokens = RewardTokens(tuple(one.token_id for one in added), tuple(one.weight for one in added))
+    reference = ReferenceModel(lm, tokens, renderer.stop_token_ids)
     kind, measured = ("validation", trained.validation) if trained.validation else ("training", trained.training)
     calibration = render_pairs(
         measured[: args.calibration_pairs],
@@ -85,7 +89,7 @@ def export(
         label="calibration",
     )
     card = reward_card(
-        reward,
+        score,
         states,
         base=trained.base,
         instruction=args.instruction,
@@ -99,7 +103,7 @@ def export(
         save_head(reward, card, out / "adapter")
     _write_cards(trained, card, out)
     write_trained_questions(out, trained.training)
-    assemble(lm, tokenizer, reward, card, out)
+    assemble(lm, tokenizer, reward, card, out, several)
     logger.info("wrote %s", out)
 
 

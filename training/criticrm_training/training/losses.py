@@ -78,8 +78,13 @@ def losses(
     of, share = _weigh_couples(batch)
     margin, agreement = batch["margin"], batch["agreement"]
     chosen, rejected = output.scores[batch["chosen_at"]], output.scores[batch["rejected_at"]]
-    after = _reward_loss(chosen, rejected, margin[of], agreement[of], center)
-    before = _reward_loss(output.direct_scores[0::2], output.direct_scores[1::2], margin, agreement, center)
+    if output.rewards is None or output.direct_rewards is None:
+        after = _reward_loss(chosen, rejected, margin[of], agreement[of], center)
+        before = _reward_loss(output.direct_scores[0::2], output.direct_scores[1::2], margin, agreement, center)
+    else:
+        each, labels = output.rewards, batch["labels"]
+        after = _mean_loss(each[batch["chosen_at"]], each[batch["rejected_at"]], labels[of], center)
+        before = _mean_loss(output.direct_rewards[0::2], output.direct_rewards[1::2], labels, center)
     distance = torch.zeros((), device=before.device)
     if teacher is not None:
         apart = F.smooth_l1_loss(output.scores, teacher[batch["side_at"]], reduction="none")
@@ -131,6 +136,13 @@ def _reward_loss(
 ) -> torch.Tensor:
     loss = bradley_terry_loss(chosen - rejected - margin, agreement)
     return loss + center * (chosen + rejected) ** 2 if center else loss
+
+
+def _mean_loss(chosen: torch.Tensor, rejected: torch.Tensor, labels: torch.Tensor, center: float) -> torch.Tensor:
+    """`[n]`: the mean over those of several rewards that have a label. Args: `[n, rewards]`, NaN is no label."""
+    known = ~labels.isnan()
+    loss = _reward_loss(chosen, rejected, torch.zeros_like(labels), labels.nan_to_num(0.5), center)
+    return (loss * known).sum(1) / known.sum(1)
 
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,32 +23,36 @@ class JointOutput:
         critique_loss: summed over the critique tokens that are learned, in nats.
         direct_scores: `[2b]` float32, before any critique; chosen and rejected in turn.
         scores: `[n]` float32, after each critique that the reward loss reads.
+        direct_rewards, rewards: `[2b, rewards]` and `[n, rewards]`, of several rewards, whose weighted sums the scores
+            are; else None.
     """
 
     critique_loss: torch.Tensor
     direct_scores: torch.Tensor
     scores: torch.Tensor
+    direct_rewards: torch.Tensor | None = None
+    rewards: torch.Tensor | None = None
 
 
 class RewardHead(nn.Module):
-    """The reward of a hidden state: linear, in float32.
+    """The reward of a hidden state, or several: linear, in float32.
 
     A module of its own, since FSDP and ZeRO-3 gather weights by module. They may gather this one in bfloat16, which
     is how a bfloat16 checkpoint holds it; the weight that the optimizer moves is in float32 always.
     """
 
-    def __init__(self, d_model: int, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(d_model, dtype=torch.float32, device=device))
+        self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.float32, device=device))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Args: hidden: `[n, d_model]`. Returns `[n]` float32."""
+        """Args: hidden: `[n, d_model]`. Returns `[n]`, or `[n, rewards]` where there are several; float32."""
         return _reward(hidden, self.weight)
 
 
 def _reward(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        return hidden.float() @ weight.float()
+        return hidden.float() @ weight.float().mT if weight.dim() > 1 else hidden.float() @ weight.float()
 
 
 def without_adapters(lm: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -61,24 +66,37 @@ class JointModel(nn.Module):
     little beside the reward alone. On export the head becomes the row of the reward token (docs/adr/0001).
 
     Attributes:
-        teacher: `[d_model]` float32, the reward that training started from, for `teacher_scores`.
+        teacher: the reward that training started from, for `teacher_scores`; of the shape of the head's weight.
+        weights: `[rewards]` float32, of several rewards what each weighs in the score; else None.
 
     Args:
         lm: its vocabulary is still the base's: the critique loss knows no reward token.
         logit_scale: what the architecture multiplies its logits with (Granite, Cohere), else 1.
+        weights: see above.
         writes: False for the scalar baseline, which has no critique loss. All processes alike: where weights lie in
             parts, they gather the LM head together.
     """
 
     teacher: torch.Tensor
+    weights: torch.Tensor | None
 
-    def __init__(self, lm: PreTrainedModel | PeftModel, logit_scale: float = 1.0, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        lm: PreTrainedModel | PeftModel,
+        logit_scale: float = 1.0,
+        *,
+        weights: Sequence[float] = (),
+        writes: bool = True,
+    ) -> None:
         super().__init__()
         self.writes = writes
         self.lm = lm
         self.logit_scale = logit_scale
         lm_head = lm.get_output_embeddings()  # `in_features`: under ZeRO-3 the weight itself is empty here
-        self.reward = RewardHead(lm_head.in_features, lm_head.weight.device)
+        shape = (len(weights), lm_head.in_features) if weights else (lm_head.in_features,)
+        self.reward = RewardHead(shape, lm_head.weight.device)
+        on = {"dtype": torch.float32, "device": lm_head.weight.device}
+        self.register_buffer("weights", torch.tensor(weights, **on) if weights else None, persistent=False)
         self.register_buffer("teacher", torch.zeros_like(self.reward.weight), persistent=False)
 
     @property
@@ -122,11 +140,17 @@ class JointModel(nn.Module):
         )  # fmt: skip
         # Indexes whose number is known without asking the GPU: a mask would make it wait.
         critique_loss = self._critique_loss(hidden.index_select(0, predicts_at), targets)
-        return JointOutput(
-            critique_loss,
-            self.reward(hidden.index_select(0, direct_at)),
-            self.reward(hidden.index_select(0, score_at)),
-        )
+        direct = self.reward(hidden.index_select(0, direct_at))
+        after = self.reward(hidden.index_select(0, score_at))
+        if self.weights is None:
+            return JointOutput(critique_loss, direct, after)
+        return JointOutput(critique_loss, direct @ self.weights, after @ self.weights, direct, after)
+
+    @property
+    def score_vector(self) -> torch.Tensor:
+        """`[d_model]` float32: the score of a hidden state is its product with this."""
+        weight = self.reward.weight
+        return weight if self.weights is None else self.weights @ weight
 
     @torch.no_grad()
     def teacher_scores(

@@ -48,10 +48,24 @@ class Objective(BaseModel):
         "usual.",
     )
 
+    rewards: dict[str, float] = Field(
+        default_factory=dict,
+        description="Several rewards, and what each weighs in the score: `{helpfulness: 0.7, correctness: 0.3}`. Each "
+        "is the name of a column with its labels: 'chosen', 'rejected', 'tie', the probability that the chosen "
+        "response is the better one, or null where it is not known. The reward loss of a pair is the mean over those "
+        "that have one. Empty: one reward, of the chosen response over the rejected one.",
+    )
+
     @model_validator(mode="after")
     def _leave_the_reward_a_share(self) -> Objective:
         if self.schedule == "constant" and self.weight > 1:
             raise ValueError(f"weight {self.weight}: with 'constant' the reward loss has 1 - weight, which is below 0")
+        if len(self.rewards) == 1:
+            raise ValueError(f"rewards: one reward has no name; leave {next(iter(self.rewards))!r} out, or give others")
+        if self.rewards and not any(self.rewards.values()):
+            raise ValueError("rewards: all weights are 0")
+        if self.rewards and self.distill_weight:
+            raise ValueError("distill_weight: the teacher has one reward, and `rewards` are several")
         return self
 
     @property

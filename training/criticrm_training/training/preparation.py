@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
-from criticrm_model import REWARD_TOKEN, Manifest
+from criticrm_model import Manifest
 from criticrm_model.head import load_head
 from criticrm_model.manifest import MANIFEST_NAME
-from criticrm_model.stored_head import stored_row
+from criticrm_model.stored_head import stored_rows
 
 from ..critiques.records import SIDES
 from .config import ConfigError
@@ -64,20 +65,32 @@ def start_from(head: Path, model: JointModel) -> None:
         model.teacher.copy_(fitted)
 
 
-def start_from_imported(base: Path, model: JointModel) -> None:
-    """Start from the reward of an imported checkpoint; without its offset, for a loss sees differences of rewards.
+def start_from_imported(base: Path, model: JointModel, rewards: Collection[str]) -> None:
+    """Start from the rewards of an imported checkpoint; without offsets, for a loss sees differences of rewards.
 
-    In the LM head its row is zero from then on: a logit of 10 would be a word that the critique loss has to unlearn.
+    In the LM head their rows are zero from then on: a logit of 10 would be a word that the critique loss has to
+    unlearn.
+
+    Args:
+        rewards: names of several that are to be trained.
+
+    Raises:
+        ConfigError: the base has others.
     """
     manifest = Manifest.load(base)
+    names = [reward.name for reward in manifest.rewards] if len(manifest.rewards) > 1 else []
+    if names != list(rewards):
+        has = f"the rewards {', '.join(names)}" if names else "one reward"
+        raise ConfigError(f"objective.rewards: {base} has {has}: name the same, in the same order, to start from it")
     tied = bool(without_adapters(model.lm).config.get_text_config().tie_word_embeddings)
-    row = stored_row(base, manifest.reward_token_id, tied) * model.logit_scale
+    ids = list(manifest.reward_tokens.ids)
+    rows = (stored_rows(base, ids, tied) * model.logit_scale).view_as(model.teacher)
     with torch.no_grad():
-        model.reward.weight.copy_(row)
-        model.teacher.copy_(row)
+        model.reward.weight.copy_(rows)
+        model.teacher.copy_(rows)
         weight = without_adapters(model.lm).get_output_embeddings().weight
-        if manifest.reward.token == REWARD_TOKEN and weight.numel():  # it is empty where ZeRO-3 has split it
-            weight[manifest.reward_token_id] = 0
+        if not manifest.reads_existing_token and weight.numel():  # it is empty where ZeRO-3 has split it
+            weight[ids] = 0
 
 
 def is_imported(base: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,9 @@ class CritiquedPairs:
     judged: Critiques | None = None
 
 
-def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") -> CritiquedPairs:
+def read_rows(
+    rows: Iterable[Mapping[str, Any]], name: str = "train_dataset", rewards: Collection[str] = ()
+) -> CritiquedPairs:
     """A `datasets.Dataset`, or a list of dicts, with the columns below.
 
     - `prompt`, `chosen`, `rejected` as for `criticrm train` (texts or messages); optional `id`, `category`, `margin`,
@@ -36,6 +38,7 @@ def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") ->
     - `chosen_reward_critiques`, `rejected_reward_critiques`: lists of critiques that the reward is read after: fresh
       ones of the model that is trained, from which nothing was dropped. Without these columns the reward is read after
       the others.
+    - a column for each name of `rewards`, with its label (`labels.read_label`).
 
     Raises:
         DataError: names the row and the field.
@@ -47,7 +50,7 @@ def read_rows(rows: Iterable[Mapping[str, Any]], name: str = "train_dataset") ->
     for number, row in enumerate(rows):
         must_be_unicode(row, name, number)
         try:
-            pair = parse_pair(row, default_id=str(number))
+            pair = parse_pair(row, str(number), rewards)
             pairs.append(pair)
             for side in SIDES:
                 learned += _critiques(row, f"{side}_critiques", pair.id, side)

@@ -52,7 +52,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
     """
     arguments = training_arguments(config, out, scalar)
     lora = None if config.lora is None else lora_config(config.lora)
-    pairs = in_question_order(read_pairs(config.data))
+    pairs = in_question_order(read_pairs(config.data, config.objective.rewards))
     training, validation = split_by_prompt(pairs, config.validation_share) if config.validation_share else (pairs, [])
     if not validation and arguments.eval_strategy != "no":
         raise ConfigError(

@@ -90,8 +90,8 @@ class CriticConfig(TrainingArguments):
         attn_implementation: attention while training, as transformers names it; its own choice, if None.
         head: folder of a reward to start from (`criticrm fit-head --head-only`) instead of zero.
         scalar: train the matched baseline: the same pairs, steps and reward weights, without critiques.
-        schedule, beta, critique_weight, direct_weight, distill_weight, center_rewards_coefficient: see `Objective`;
-            `critique_weight` is its `weight`.
+        schedule, beta, critique_weight, direct_weight, distill_weight, center_rewards_coefficient, rewards: see
+            `Objective`; `critique_weight` is its `weight`.
         head_learning_rate: of the reward head; `learning_rate`, if None.
         head_weight_decay: of the reward head; `weight_decay` is for everything else.
         fresh_critique_pairs: so many validation pairs are critiqued by the model that is trained at each evaluation,
@@ -135,6 +135,7 @@ class CriticConfig(TrainingArguments):
     direct_weight: float = field(default=0.1, metadata=_help("Of the reward loss before the critique."))
     distill_weight: float = field(default=0.0, metadata=_help("Of the distance of both rewards from their teacher."))
     center_rewards_coefficient: float = field(default=0.0, metadata=_help("Of (r+ + r-)^2; keeps rewards around 0."))
+    rewards: dict[str, float] | None = field(default=None, metadata=_help("Several, and their weights in the score."))
     head_learning_rate: float | None = field(default=None, metadata=_help("Of the reward head."))
     head_weight_decay: float = field(default=0.0, metadata=_help("Of the reward head."))
     fresh_critique_pairs: int = field(default=64, metadata=_help("Validation pairs critiqued at each evaluation."))
@@ -192,6 +193,7 @@ class CriticConfig(TrainingArguments):
             direct_weight=0.0 if self.scalar else self.direct_weight,  # it has one reward only
             distill_weight=0.0 if self.scalar else self.distill_weight,
             center_rewards_coefficient=self.center_rewards_coefficient,
+            rewards=self.rewards or {},
         )
 
     @property
