@@ -153,8 +153,8 @@ class ReferenceModel:
         for row, tokens in enumerate(output[:, width:].tolist()):
             end = next((i for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
             kept = tokens if end is None else tokens[: end + 1]
-            first, last = rewards[0, row].tolist(), rewards[len(kept) - 1, row].tolist()
-            completions.append(self.reward_tokens.completion(kept, "length" if end is None else "stop", first, last))
+            before, after = rewards[0, row].tolist(), rewards[len(kept) - 1, row].tolist()
+            completions.append(self.reward_tokens.completion(kept, "length" if end is None else "stop", before, after))
         states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
         last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(

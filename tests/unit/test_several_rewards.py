@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from criticrm_server.checks import SelfCheckFailed
 from criticrm_server.engines.base import Engine, Job, Output
 from criticrm_server.engines.fake import FakeEngine
 from criticrm_server.engines.remote import RemoteEngine
+from criticrm_server.engines.remote_checks import read_logits
 from criticrm_server.engines.transformers_engine import TransformersEngine
 from criticrm_server.greedy_results import GreedyResults
 from criticrm_server.self_check import self_check
@@ -148,6 +150,21 @@ async def test_a_server_of_vllm_is_asked_for_all_of_them(checkpoint: Checkpoint)
     (first, *_) = completion.rewards
     assert completion.rewards == tuple((first[0] + k, first[1] + k) for k in range(3))
     assert completion.score == pytest.approx(sum(w * r for w, (_, r) in zip(WEIGHTS, completion.rewards, strict=True)))
+
+
+def test_a_reward_whose_token_was_written_is_read_by_its_id() -> None:
+    """Of a job that bans nothing. vLLM's server puts the written token first, and names none twice."""
+    steps = [{3: 1.5, 2: 0.5, 4: 2.5}, {2: 0.1, 3: 0.2, 4: -9999.0}, {9: 7.0, 2: 1.0, 3: 2.0}]
+    content = [
+        {"top_logprobs": [{"token_id": token_id, "logprob": logit} for token_id, logit in step.items()]}
+        for step in steps
+    ]
+    first, second, third = read_logits({"logprobs": {"content": content}}, [2, 3, 4])
+    assert (first.token_ids, first.logits) == ([2, 2, 2], [0.5, 0.1, 1.0])
+    assert (second.token_ids, second.logits) == ([3, 3, 3], [1.5, 0.2, 2.0])
+    assert third.token_ids == [4, 4, -1]
+    assert third.logits[0] == 2.5
+    assert math.isnan(third.logits[1])
 
 
 async def test_the_made_up_rewards_differ() -> None:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _FLOAT32_HEAD = {"hf_overrides": json.dumps({"head_dtype": "float32"})}
 GENERATE = "/inference/v1/generate"
+_MISSING = -1
 _VLLM_MAX_LOGPROBS = 20  # a step, unless a server is told otherwise
 _BAN = -1000.0
 _APART = 0.15  # standard deviations of the direct score; float32 and bfloat16 are 0.07 apart (docs/adr/0009)
@@ -111,15 +112,19 @@ def request_body(token_ids: list[int], parameters: dict[str, Any]) -> bytes:
     )
 
 
-def read_logits(choice: dict[str, Any], rewards: int) -> list[Steps]:
-    """`[rewards]`, the last entries of each step. NaN is sent as -9999."""
-    steps = [step["top_logprobs"][-rewards:] for step in choice["logprobs"]["content"]]
+def read_logits(choice: dict[str, Any], ids: Sequence[int]) -> list[Steps]:
+    """`[rewards]`, of each step. NaN is sent as -9999.
+
+    By id, for a step has an entry a token: a reward's token that was written itself stands first among them.
+    """
+    content = choice["logprobs"]["content"]
+    steps = [{entry["token_id"]: entry["logprob"] for entry in step["top_logprobs"]} for step in content]
     return [
         Steps(
-            [entries[k]["token_id"] for entries in steps],
-            [math.nan if entries[k]["logprob"] <= -9999 else entries[k]["logprob"] for entries in steps],
+            [token_id if token_id in step else _MISSING for step in steps],
+            [math.nan if (logit := step.get(token_id, math.nan)) <= -9999 else logit for step in steps],
         )
-        for k in range(rewards)
+        for token_id in ids
     ]
 
 
@@ -263,7 +268,7 @@ class Checks:
             raise Unfit(f"it refuses to give the reward token's logit: {excerpt(content)}")
         try:
             choice = from_json(content)["choices"][0]
-            entries = read_logits(choice, len(self._tokens.ids))
+            entries = read_logits(choice, self._tokens.ids)
             found = [
                 (token_id, logit) for one in entries for token_id, logit in zip(one.token_ids, one.logits, strict=True)
             ]

@@ -81,7 +81,7 @@ class RemoteJobs:
         if [step["top_logprobs"][0]["token_id"] for step in choice["logprobs"]["content"]] != token_ids:
             raise EngineFailed("the server returned logits of other tokens than it wrote")
         return read_completion(
-            token_ids, choice["finish_reason"], read_logits(choice, len(self._tokens.ids)), self._tokens, ban
+            token_ids, choice["finish_reason"], read_logits(choice, self._tokens.ids), self._tokens, ban
         )
 
 
