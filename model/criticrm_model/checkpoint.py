@@ -132,16 +132,16 @@ def add_reward_tokens(
         for token, known in named.items()
     ]
     ids = [reward.token_id for reward in rewards]
-    if max(ids) >= _head(model).out_features:
+    if max(ids) >= _lm_head(model).out_features:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     with torch.no_grad():
         inputs = model.get_input_embeddings().weight
         assert isinstance(inputs, torch.Tensor)
         inputs[ids] = 0
-        head = _head(model)
-        head.weight[ids] = 0
-        if head.bias is not None:
-            head.bias[ids] = 0
+        lm_head = _lm_head(model)
+        lm_head.weight[ids] = 0
+        if lm_head.bias is not None:
+            lm_head.bias[ids] = 0
     return rewards
 
 
@@ -164,15 +164,15 @@ def fold_reward(model: PreTrainedModel, token_id: int, reward: torch.Tensor) -> 
         UnsupportedModel: the logit is no linear function of the row (soft-capping, as in Gemma 2).
         CheckpointError: the vector is not `[d_model]`, or not finite.
     """
-    head = _head(model)
-    d_model = head.weight.shape[1]
+    lm_head = _lm_head(model)
+    d_model = lm_head.weight.shape[1]
     if reward.shape != (d_model,):
         raise CheckpointError(f"the reward vector is {tuple(reward.shape)}, the model needs ({d_model},)")
     if not torch.isfinite(reward).all():
         raise CheckpointError("the reward vector holds NaN or infinity")
     scale = measure_logit_scale(model, token_id)
     with torch.no_grad():
-        head.weight[token_id] = (reward.to(head.weight.device) / scale).to(head.weight.dtype)
+        lm_head.weight[token_id] = (reward.to(lm_head.weight.device) / scale).to(lm_head.weight.dtype)
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -185,19 +185,19 @@ def check_head(model: PreTrainedModel) -> None:
             f"{model.config.model_type} soft-caps its logits (final_logit_softcapping={cap}), which would "
             "squash the reward; use a base without it"
         )
-    head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or not head.weight.is_floating_point():
+    lm_head = model.get_output_embeddings()
+    if type(lm_head) is not torch.nn.Linear or not lm_head.weight.is_floating_point():
         raise UnsupportedModel(
-            f"the LM head is a {type(head).__name__}, not a plain floating-point linear layer (quantised?); "
+            f"the LM head is a {type(lm_head).__name__}, not a plain floating-point linear layer (quantised?); "
             "its reward row would be quantised with it. Keep the head unquantised; the body may be quantised."
         )
 
 
-def _head(model: PreTrainedModel) -> torch.nn.Linear:
+def _lm_head(model: PreTrainedModel) -> torch.nn.Linear:
     """The LM head, which `check_head` has found to be a plain linear layer. `[vocab, d_model]`."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear)
-    return head
+    lm_head = model.get_output_embeddings()
+    assert isinstance(lm_head, torch.nn.Linear)
+    return lm_head
 
 
 @dataclass(frozen=True)

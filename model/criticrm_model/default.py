@@ -24,8 +24,8 @@ from .checkpoint import Checkpoint, assemble
 from .errors import CheckpointError
 from .files import whole
 from .gguf import load_gguf
-from .head import load_head
 from .manifest import DEFAULT_BASE_NAME, DEFAULT_NAME
+from .reward_vector import load_reward_vector
 
 ADAPTER = Path(__file__).parent / "default_adapter"
 BASE = QWEN_CODER_HALF_B
@@ -87,7 +87,7 @@ def build_default(cache: Path | None = None) -> Path:
     def fill(folder: Path) -> None:
         base, tokenizer = load_default_base(cache=cache)
         dtype = base.config.dtype
-        reward, card = load_head(ADAPTER)
+        reward, card = load_reward_vector(ADAPTER)
         model = PeftModel.from_pretrained(base.float(), ADAPTER).merge_and_unload()
         assemble(model.to(dtype), tokenizer, reward, card, folder)
         Checkpoint.open(folder)

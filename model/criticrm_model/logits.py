@@ -13,11 +13,11 @@ from .errors import UnsupportedModel
 @torch.no_grad()
 def measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
     """The factor between `row · h` and the token's logit; 1.0 for most models."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear)
+    lm_head = model.get_output_embeddings()
+    assert isinstance(lm_head, torch.nn.Linear)
     captured: list[torch.Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-    kept = head.weight[token_id].clone()
+    hook = lm_head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    kept = lm_head.weight[token_id].clone()
     factors = []
     try:
         for amplitude in (1.0, 64.0):  # a capped logit does not grow with its row
@@ -26,17 +26,17 @@ def measure_logit_scale(model: PreTrainedModel, token_id: int) -> float:
             # The row along h itself: a large, positive logit for certain.
             model(ids, use_cache=False)
             h = captured[0][0, -1].float()  # [d_model]
-            row = (amplitude * h / h.norm()).to(head.weight.dtype)
-            head.weight[token_id] = row
+            row = (amplitude * h / h.norm()).to(lm_head.weight.dtype)
+            lm_head.weight[token_id] = row
             captured.clear()
             logit = model(ids, use_cache=False).logits[0, -1, token_id].float()
             # A model over several devices gives its logits on another than its head's.
             factors.append((logit.cpu() / (row.float() @ captured[0][0, -1].float()).cpu()).item())
     finally:
         hook.remove()
-        head.weight[token_id] = kept
+        lm_head.weight[token_id] = kept
     low, high = sorted(factors)
-    tolerance = 0.02 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    tolerance = 0.02 if lm_head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if not low > 0 or high / low > 1 + tolerance:
         raise UnsupportedModel(
             f"{model.config.model_type} does not return the LM head's output as it is (factors {factors}): "

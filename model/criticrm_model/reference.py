@@ -137,8 +137,8 @@ class ReferenceModel:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         readout = _Readout(self.reward_tokens.ids)
         hidden: list[torch.Tensor] = []  # one [batch, d_model] a step
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: hidden.append(args[0][:, -1].float()))
+        lm_head = self.model.get_output_embeddings()
+        hook = lm_head.register_forward_pre_hook(lambda _, args: hidden.append(args[0][:, -1].float()))
         try:
             output = self.model.generate(
                 ids,

@@ -102,5 +102,5 @@ def measure_references(model: PreTrainedModel, renderer: Renderer, rewards: Rewa
 
 def _body_dtype(model: PreTrainedModel) -> torch.dtype:
     """`model.dtype` is that of the head where it is tied to the input embeddings."""
-    head = model.get_output_embeddings().weight
-    return next(weight.dtype for weight in model.parameters() if weight is not head)
+    lm_head = model.get_output_embeddings().weight
+    return next(weight.dtype for weight in model.parameters() if weight is not lm_head)

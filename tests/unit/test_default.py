@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from criticrm_model import CheckpointError, default
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.head import load_head, save_head
+from criticrm_model.reward_vector import load_reward_vector, save_reward_vector
 from support.killer import killed
 from support.tiny import card, fill, make_model, make_tokenizer, reward_vector
 
@@ -42,7 +42,7 @@ def install_tiny_base(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int
         adapted = get_peft_model(published(folder)[0], _LORA)
         fill(adapted)
         adapted.save_pretrained(adapter)
-        save_head(reward_vector(), card(), adapter)
+        save_reward_vector(reward_vector(), card(), adapter)
         built.clear()
     monkeypatch.setattr(default, "ADAPTER", adapter)
     monkeypatch.setattr(default, "_load_published", published)
@@ -73,7 +73,7 @@ def test_rebuilt_when_the_reward_changes(builds: list[int], tmp_path: Path) -> N
     stranger.parent.mkdir(parents=True)
     stranger.touch()
     first = default.build_default(tmp_path / "cache")
-    save_head(reward_vector() * 2, card(), tmp_path / "adapter")
+    save_reward_vector(reward_vector() * 2, card(), tmp_path / "adapter")
     second = default.build_default(tmp_path / "cache")
     assert second != first
     assert len(builds) == 1
@@ -165,7 +165,7 @@ def test_the_default_is_built_where_the_variable_says(
 
 
 def test_the_committed_adapter_fits_the_base() -> None:
-    reward, known = load_head(default.ADAPTER)
+    reward, known = load_reward_vector(default.ADAPTER)
     assert reward.shape == (896,)
     assert reward.dtype == torch.float32
     assert torch.isfinite(reward).all()
@@ -181,4 +181,4 @@ def test_the_committed_adapter_fits_the_base() -> None:
 
 def test_a_head_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no fitted reward"):
-        load_head(tmp_path)
+        load_reward_vector(tmp_path)

@@ -11,9 +11,9 @@ import torch
 
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.head import load_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
+from criticrm_model.reward_vector import load_reward_vector
 from criticrm_training.commands.fit_head import FitHead
 from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import read_pairs
@@ -86,7 +86,7 @@ def test_the_fitted_reward_is_the_reward_that_is_read(base: Path, pairs_file: Pa
     """Hidden state times vector while fitting, logit of the token in the checkpoint."""
     settings(base, pairs_file, tmp_path / "row", head_only=True, critique_pairs=8).run()
     settings(base, pairs_file, tmp_path / "full", critique_pairs=8).run()
-    reward, card = load_head(tmp_path / "row")
+    reward, card = load_reward_vector(tmp_path / "row")
     opened = Checkpoint.open(tmp_path / "full")
     assert opened.manifest.model_dump(include=set(card.model_dump())) == card.model_dump()
     model = ReferenceModel.load(opened.folder, opened.manifest.reward_token_id, opened.renderer.stop_token_ids)

@@ -11,7 +11,7 @@ import torch
 
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.head import load_head, save_head
+from criticrm_model.reward_vector import load_reward_vector, save_reward_vector
 from criticrm_training.card import CalibrationError, reward_card
 from criticrm_training.critiques.records import SCHEMA, Critique, read_critiques
 from criticrm_training.data.pairs import read_pairs
@@ -62,14 +62,14 @@ def test_critic_and_scalar_train_the_reward_equally(base: Path, data: Path, tmp_
 
 def test_max_steps_trains_the_reward(base: Path, data: Path, tmp_path: Path) -> None:
     """The fitted head that it starts from doesn't pass through as it is."""
-    save_head(reward_vector(), card(), tmp_path)
+    save_reward_vector(reward_vector(), card(), tmp_path)
     steps = {"max_steps": 6, "logging_steps": 1}
     changes: dict[str, Any] = {"head": str(tmp_path), "lora": {"r": 2}, "trainer": steps}
     train(write_config(tmp_path / "c.yaml", base, data, **PAPER, **changes), tmp_path / "out")
     # An epoch has 4 steps: the last 4 of 6.
     expected = [1.0, 1.0, *(1 - 0.9 * done / 4 for done in range(4))]
     assert history(tmp_path / "out", "critique_weight") == pytest.approx(expected)
-    moved = load_head(tmp_path / "out" / "adapter")[0] - reward_vector()
+    moved = load_reward_vector(tmp_path / "out" / "adapter")[0] - reward_vector()
     assert moved.abs().max() > 1e-3
     assert summary(tmp_path / "out")["reward_trained"]
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_model.head import load_head, save_head
 from criticrm_model.reference import ReferenceModel
+from criticrm_model.reward_vector import load_reward_vector, save_reward_vector
 from criticrm_training.critiques.records import SCHEMA, SIDES, read_critiques
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.splits import split_by_prompt
@@ -82,7 +82,7 @@ def test_an_adapter_is_kept_beside_its_reward(base: Path, data: Path, tmp_path: 
     """Base, adapter and reward vector are the checkpoint again: what a repository can hold of a model."""
     config = write_config(tmp_path / "c.yaml", base, data, lora={"r": 4}, trainer={"num_train_epochs": 1})
     train(config, tmp_path / "out")
-    reward, card = load_head(tmp_path / "out" / "adapter")
+    reward, card = load_reward_vector(tmp_path / "out" / "adapter")
     merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out" / "adapter"))
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     ids = torch.arange(20, 40)[None]
@@ -112,12 +112,12 @@ def test_a_run_knows_which_pairs_it_learned_from(base: Path, data: Path, tmp_pat
 
 
 def test_training_starts_from_a_fitted_reward(base: Path, data: Path, tmp_path: Path) -> None:
-    save_head(reward_vector(), card(), tmp_path)
+    save_reward_vector(reward_vector(), card(), tmp_path)
     still = {"num_train_epochs": 1, "learning_rate": 0.0}
     changes: dict[str, Any] = {"head": str(tmp_path), "lora": {"r": 2}, "trainer": still}
     train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "out")
-    assert torch.equal(load_head(tmp_path / "out" / "adapter")[0], reward_vector())
-    save_head(reward_vector()[:-1], card(), tmp_path)
+    assert torch.equal(load_reward_vector(tmp_path / "out" / "adapter")[0], reward_vector())
+    save_reward_vector(reward_vector()[:-1], card(), tmp_path)
     with pytest.raises(ConfigError, match=r"head: .* the base needs"):
         train(write_config(tmp_path / "c.yaml", base, data, **changes), tmp_path / "other")
 

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..errors import CheckpointError, UnsupportedModel
 from ..stored_head import HEAD_NAMES, stored_matrix
 from .internlm2 import llama_config, llama_weights
-from .recognise import Head, is_gate
+from .recognise import OriginalHead, is_gate
 from .weights import StoredWeights
 
 # Buffers that older versions of transformers stored.
@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_body(
-    folder: Path, head: Head, weights: StoredWeights, *, dtype: Any = "auto", lm_head_from: Path | None = None
+    folder: Path, head: OriginalHead, weights: StoredWeights, *, dtype: Any = "auto", lm_head_from: Path | None = None
 ) -> Body:
     """Load it on the CPU.
 
@@ -113,7 +113,7 @@ def _load(
     folder: Path,
     config: PretrainedConfig,
     tensors: dict[str, torch.Tensor] | None,
-    head: Head,
+    head: OriginalHead,
     dtype: Any,
     *,
     lacks_head: bool,

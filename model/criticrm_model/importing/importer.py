@@ -22,7 +22,7 @@ from ..prompt import Renderer
 from ..references import FLOAT32_PARAMETERS, fixed_conversations
 from .body import load_body, read_config
 from .original import Original, appended_cls
-from .recognise import Head, recognise
+from .recognise import OriginalHead, recognise
 from .weights import StoredWeights
 
 _EXACT = 1e-4  # reward units, in float32
@@ -129,7 +129,7 @@ def load_tokenizer(source: Source, folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _readout(folder: Path, head: Head, tokenizer: PreTrainedTokenizerBase) -> Readout:
+def _readout(folder: Path, head: OriginalHead, tokenizer: PreTrainedTokenizerBase) -> Readout:
     if (cls := appended_cls(head, tokenizer)) is not None:
         bos = wanted_bos(tokenizer)  # which is there twice: see `Original.tokenize`
         return Readout(render="conversation", before=() if bos is None else (bos,), after=(cls,))
@@ -152,7 +152,7 @@ def _original_rewards(
 
 
 def _put_rewards(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: Head, weights: StoredWeights
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: OriginalHead, weights: StoredWeights
 ) -> list[Reward]:
     """The tokens whose logits are the rewards then, and what is added to them."""
     if head.token_id is not None:

@@ -21,7 +21,7 @@ from ..plain import apply_template
 from ..prompt import Message
 from .body import load_body, read_config
 from .internlm2_forward import internlm2_hidden
-from .recognise import Head, recognise
+from .recognise import OriginalHead, recognise
 from .weights import StoredWeights
 
 _Score = Callable[[torch.Tensor], list[float]]  # [rewards]
@@ -78,14 +78,14 @@ class Original:
         return [*ids, self.head.appended_id] if self.head.appended_id is not None else ids
 
 
-def appended_cls(head: Head, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def appended_cls(head: OriginalHead, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Athene reads its `v_head` at its tokenizer's CLS token, which no other decoder's tokenizer has."""
     if head.weight == "v_head.weight" and head.appended_id is None and tokenizer.cls_token_id is not None:
         return int(tokenizer.cls_token_id)
     return None
 
 
-def _scoring(folder: Path, head: Head, weights: StoredWeights, dtype: torch.dtype) -> _Score:
+def _scoring(folder: Path, head: OriginalHead, weights: StoredWeights, dtype: torch.dtype) -> _Score:
     if head.kind == "classifier":
         return _classifier(folder, dtype, max(1, len(head.objectives)))
     if head.kind == "token":
@@ -123,7 +123,7 @@ def _first_step(folder: Path, token_id: int, dtype: torch.dtype) -> _Score:
     return score
 
 
-def _linear(folder: Path, head: Head, weights: StoredWeights, dtype: torch.dtype) -> _Score:
+def _linear(folder: Path, head: OriginalHead, weights: StoredWeights, dtype: torch.dtype) -> _Score:
     """A linear head on the last position's hidden state."""
     config = read_config(folder)
     assert head.weight is not None

@@ -31,7 +31,7 @@ _DENSE = re.compile(r"(\D*)dense\.weight$")  # in no layer, which has a number
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class OriginalHead:
     """Where a reward model has its reward.
 
     Attributes:
@@ -57,7 +57,7 @@ def recognise(
     weights: StoredWeights,
     reward_token_id: int | None = None,
     objectives: Mapping[str, float] | None = None,
-) -> Head:
+) -> OriginalHead:
     """The head of a reward model.
 
     Args:
@@ -77,7 +77,7 @@ def recognise(
     if reward_token_id is not None:
         if found:
             raise UnsupportedModel(f"it has a reward head ({found[0]}): leave out the reward token's id")
-        return Head("token", token_id=reward_token_id)
+        return OriginalHead("token", token_id=reward_token_id)
     if not found:
         raise UnsupportedModel(
             "it has no reward head (none of "
@@ -91,7 +91,7 @@ def recognise(
     named = _objectives(config, head, weights.shape(f"{head}.weight"), objectives or {})
     bias = f"{head}.bias" if f"{head}.bias" in set(weights.names) else None
     classifier = head == "score" and bias is None and config.get("model_type") != "internlm2"
-    return Head(
+    return OriginalHead(
         "classifier" if classifier else "linear",
         weight=f"{head}.weight",
         bias=bias,

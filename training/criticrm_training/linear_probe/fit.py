@@ -11,9 +11,9 @@ import torch
 
 from criticrm_model.checkpoint import add_reward_token, assemble
 from criticrm_model.files import write_json
-from criticrm_model.head import save_head
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
+from criticrm_model.reward_vector import save_reward_vector
 
 from ..base import load_base
 from ..card import reward_card
@@ -164,7 +164,7 @@ def _write(settings: FitSettings, reward: torch.Tensor, train: PairFeatures, pai
         reference_set=f"both responses of the pairs of {name} that got critiques",
     )
     if settings.head_only:
-        save_head(reward, card, settings.out)
+        save_reward_vector(reward, card, settings.out)
     else:
         # Folded in float32, in main memory: the precision and the place of fitting are no part of the checkpoint.
         model, tokenizer = load_base(settings.base, torch.float32, device="cpu")

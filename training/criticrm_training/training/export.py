@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from criticrm_model import RewardCard, RewardTokens
 from criticrm_model.checkpoint import WeightedReward, add_reward_tokens, assemble
 from criticrm_model.files import write_text
-from criticrm_model.head import save_head
 from criticrm_model.manifest import MANIFEST_NAME
 from criticrm_model.prompt import Renderer
 from criticrm_model.reference import ReferenceModel
+from criticrm_model.reward_vector import save_reward_vector
 
 from ..card import model_card, reward_card
 from ..data.overlong import render_pairs
@@ -100,7 +100,7 @@ def export(
     )
     (out / MANIFEST_NAME).unlink(missing_ok=True)  # written last: a folder that has one is complete
     if (out / "adapter").is_dir():
-        save_head(reward, card, out / "adapter")
+        save_reward_vector(reward, card, out / "adapter")
     _write_cards(trained, card, out)
     write_trained_questions(out, trained.training)
     assemble(lm, tokenizer, reward, card, out, several)

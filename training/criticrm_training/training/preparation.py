@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from criticrm_model import Manifest
-from criticrm_model.head import load_head
 from criticrm_model.manifest import MANIFEST_NAME
+from criticrm_model.reward_vector import load_reward_vector
 from criticrm_model.stored_head import stored_rows
 
 from ..critiques.records import SIDES
@@ -57,7 +57,7 @@ def check_dtype(model: JointModel, args: CriticConfig) -> None:
 
 
 def start_from(head: Path, model: JointModel) -> None:
-    fitted, _ = load_head(head)
+    fitted, _ = load_reward_vector(head)
     if fitted.shape != model.teacher.shape:
         raise ConfigError(f"head: {head} is {tuple(fitted.shape)}, the base needs {tuple(model.teacher.shape)}")
     with torch.no_grad():

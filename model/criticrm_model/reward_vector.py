@@ -17,15 +17,15 @@ VECTOR_FILE = "reward.safetensors"
 CARD_FILE = "reward.json"
 
 
-def save_head(reward: torch.Tensor, card: RewardCard, folder: Path) -> None:
+def save_reward_vector(reward: torch.Tensor, card: RewardCard, folder: Path) -> None:
     """Write a reward vector, `[d_model]` float32, and its card."""
     with whole(folder / VECTOR_FILE) as unfinished:
         save_file({"reward": reward.contiguous()}, unfinished)
     write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
 
 
-def load_head(folder: Path) -> tuple[torch.Tensor, RewardCard]:
-    """Read what `save_head` wrote.
+def load_reward_vector(folder: Path) -> tuple[torch.Tensor, RewardCard]:
+    """Read what `save_reward_vector` wrote.
 
     Raises:
         CheckpointError: a file is missing or malformed.
