@@ -25,7 +25,7 @@ from criticrm_model.cores import compute_on_all_cores
 
 from ..errors import EngineDead, EngineFailed, NotHere
 from ..settings import Settings
-from ..tracing import current_request_id
+from ..tracing import current_request_id, headers_of_job
 from .backends import Backends
 from .base import Facts, Job, Output, Timings
 from .readout import Steps, read_completion, sampling_parameters
@@ -105,6 +105,7 @@ class VLLMEngine:
                     tokens_input(job.token_ids),
                     params,
                     _job_id(),
+                    trace_headers=self._trace_headers(),
                     data_parallel_rank=int(rank.url) if len(self._ranks.all) > 1 else None,
                 ):
                     final = output
@@ -120,6 +121,11 @@ class VLLMEngine:
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
+
+    def _trace_headers(self) -> dict[str, str] | None:
+        """Those that join vLLM's spans to the request's, where vLLM was told to send any."""
+        endpoint = self.llm.vllm_config.observability_config.otlp_traces_endpoint
+        return None if endpoint is None else headers_of_job()
 
     async def check_health(self) -> None:
         try:
