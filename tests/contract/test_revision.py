@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Running
 from criticrm_model import CheckpointError
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.default import resolve
 from support.live import Server
 
@@ -26,19 +28,23 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize(("options", "name"), [([], "main"), (["--revision", "v1"], "v1"), (["--revision"], "")])
+@pytest.mark.parametrize(
+    ("revision", "commit"), [(None, COMMITS["main"]), ("v1", COMMITS["v1"]), (COMMITS["v1"], COMMITS["v1"])]
+)
 @pytest.mark.usefixtures("hub")
-def test_the_commit_is_shown(options: list[str], name: str, tmp_path: Path) -> None:
-    commit = COMMITS[name or "v1"]
-    options = options if name else ["--revision", commit]
-    with Server("owner/critic", "--engine", "fake", *options, log=tmp_path / "log") as server:
-        assert server.get("/v1/model").json()["revision"] == commit
+def test_it_is_found_by_branch_tag_or_commit(revision: str | None, commit: str) -> None:
+    assert Checkpoint.open(resolve("owner/critic", revision)).revision == commit
 
 
-def test_a_folder_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_the_commit_is_shown(tmp_path: Path) -> None:
+    with Server("owner/critic", "--engine", "fake", "--revision", "v1", log=tmp_path / "log") as server:
+        assert server.get("/v1/model").json()["revision"] == COMMITS["v1"]
+
+
+async def test_a_folder_has_none(running: Running, tiny_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="has no revision v1"):
         resolve(str(tiny_checkpoint), "v1")
     with pytest.raises(CheckpointError, match="has no revision v1"):
         resolve("default", "v1")
-    with Server(str(tiny_checkpoint), "--engine", "fake", log=tmp_path / "log") as server:
-        assert server.get("/v1/model").json()["revision"] is None
+    assert (await running.client.get("/v1/model")).json()["revision"] is None

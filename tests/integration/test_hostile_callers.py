@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "screen.log"
-    with Server(str(tiny_checkpoint), "--engine", "fake", "--deadline-s", "15", log=log) as server:
+    with Server(str(tiny_checkpoint), "--engine", "fake", "--deadline-s", "6", log=log) as server:
         yield server
 
 

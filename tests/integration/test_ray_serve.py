@@ -39,7 +39,7 @@ pytestmark = [
 ]
 # Of one connection, and of one run.
 NOT_COMPARED = ("date", "connection", "transfer-encoding", "x-queue-time", "x-inference-time")
-ITEMS = [(f"What is {i} plus {i}?", [f"It is {2 * i}."]) for i in range(200)]
+ITEMS = [(f"What is {i} plus {i}?", [f"It is {2 * i}."]) for i in range(80)]
 KEY = "k"
 ASKS = {"authorization": f"Bearer {KEY}"}
 ONE = {"prompt": "Why is the sky blue?", "responses": ["Air scatters blue light.", "Because."]}
@@ -175,6 +175,7 @@ def during(url: str, act: Callable[[], Any], attempts: int) -> list[float]:
     async def load() -> None:
         while not over.is_set():
             found.extend(await scores_of(url, attempts=attempts))
+            await asyncio.sleep(0.5)  # what `act` starts needs the processor too
         found.extend(await scores_of(url, attempts=attempts))
 
     thread = threading.Thread(target=act_and_tell, args=(act, over))
@@ -252,7 +253,7 @@ def test_a_replica_is_killed_under_load(two: str, expected: list[float]) -> None
     assert asyncio.run(scores_of(two)) == expected
     by_replica = scored_by_replica(two)
     assert len(by_replica) == 2
-    assert min(by_replica.values()) > 20
+    assert min(by_replica.values()) > 10
     before = replicas()
     assert len(before) == 2
 

@@ -17,7 +17,7 @@ import pytest
 from support.live import CRITICRM, Server
 
 pytestmark = pytest.mark.integration
-ROWS = 1000  # 250 requests of four: more than are answered before the last kill
+ROWS = 500  # 125 requests of four: more than are answered before the last kill
 ENGINE = ("--dtype", "float32", "--max-model-len", "512", "--critique-tokens", "8")
 # One sequence a step: with others beside it, a sum may be added up in another order and its last bit differ.
 ALONE = ("--max-num-seqs", "1")
@@ -106,14 +106,14 @@ def test_killed_five_times_and_its_server_once(
 ) -> None:
     """Before and after its first whole part, and after it took over others. Ends the server: the last test here."""
     out = tmp_path / "out.jsonl"
-    for requests in (1, 20, 40):
+    for requests in (1, 10, 34):
         kill_after(requests, server, source, out)
     # The server dies under a run, which the next server's first run goes on from.
-    dying = start_after(35, server, source, out, "--attempts", "2")
+    dying = start_after(18, server, source, out, "--attempts", "2")
     server.kill()
     assert dying.wait(120)
     with Server(str(tiny_checkpoint), *ENGINE, *ALONE, log=tmp_path / "restarted.log") as restarted:
-        for requests in (5, 34):
+        for requests in (3, 14):
             kill_after(requests, restarted, source, out)
         subprocess.run(command(source, out, "--url", restarted.url), check=True)
     assert out.read_bytes() == whole.read_bytes()
