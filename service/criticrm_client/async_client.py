@@ -20,11 +20,12 @@ from .attempts import Failure, attempt
 from .bodies import parse_answer, request_body
 from .columns import DEFAULT_COLUMNS, Columns
 from .errors import APIResponseError, APIStatusError, APITimeoutError, ClientClosedError, checkpoint_changed
+from .model_info import ModelInfo
 from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, MOST_SERVERS, Retries, Server
 from .retry_log import RetryLog
-from .schemas import Item, ModelInfo, Result, ScoreResponse
+from .schemas import Item, Result, ScoreResponse
 from .score_file import FileSummary, score_file
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, as_item, scored_in_order
 from .sessions import HTTPClient, Sessions
@@ -114,14 +115,27 @@ class AsyncCriticRM:
         """Close the connections; calls that wait raise ClientClosedError, as do later ones."""
         await self._sessions.close()
 
-    async def score(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> ScoreResponse:
-        """Critique and score responses to one prompt. A response that can't be scored is an error in its result."""
-        item = as_item((prompt, responses))
-        return await self._score({"prompt": item.prompt, "responses": item.responses}, [item], options)
+    async def score(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        *,
+        critiques: Sequence[Sequence[str]] | None = None,
+        **options: Unpack[Options],
+    ) -> ScoreResponse:
+        """Critique and score responses to one prompt. A response that can't be scored is an error in its result.
+
+        Args:
+            critiques: that are there already, a list for each response: the reward is read after them, and none is
+                written.
+            options: of the request.
+        """
+        item = as_item({"prompt": prompt, "responses": responses, "critiques": critiques})
+        return await self._score(item.model_dump(exclude_none=True), [item], options)
 
     async def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
         """Several prompts in one request: all of it fails together, unlike `score_many`."""
-        return await self._score({"items": [item.model_dump() for item in items]}, items, options)
+        return await self._score({"items": [item.model_dump(exclude_none=True) for item in items]}, items, options)
 
     async def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[Options]) -> Comparison:
         """Which of two responses is better. Raises ResultError if one could not be scored."""

@@ -25,10 +25,11 @@ from .arguments import ItemLike, Options, Prompt
 from .async_client import AsyncCriticRM
 from .columns import DEFAULT_COLUMNS, Columns
 from .errors import APIConnectionError, ClientClosedError
+from .model_info import ModelInfo
 from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries
-from .schemas import Item, ModelInfo, ScoreResponse
+from .schemas import Item, ScoreResponse
 from .score_file import FileSummary
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, ScoringRun, as_item
 from .sessions import HTTPClient
@@ -92,9 +93,16 @@ class CriticRM:
             running.stop()
             running.join()
 
-    def score(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> ScoreResponse:
+    def score(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        *,
+        critiques: Sequence[Sequence[str]] | None = None,
+        **options: Unpack[Options],
+    ) -> ScoreResponse:
         """See `AsyncCriticRM.score`."""
-        return self._call(lambda client: client.score(prompt, responses, **options))
+        return self._call(lambda client: client.score(prompt, responses, critiques=critiques, **options))
 
     def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
         """See `AsyncCriticRM.score_items`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,8 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
     with_config,
 )
@@ -24,8 +26,6 @@ from .error_body import ErrorInfo, Received
 from .errors import ResultError
 
 T = TypeVar("T")
-ManifestT = TypeVar("ManifestT")
-CheckT = TypeVar("CheckT")
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 # Every list of a request: one fault is reported, or a megabyte of faults would take seconds to report.
@@ -136,11 +136,39 @@ ResponsesField = Annotated[
 ]
 
 
-class Item(Request):
+_Critiques = Annotated[FailFastList[Annotated[Text, Field(min_length=1)]], Field(min_length=1)]
+CritiquesField = Annotated[
+    FailFastList[_Critiques] | None,
+    Field(
+        description="Critiques that are there already, a list for each response: the reward is read after each of "
+        "them, and none is written. Beside them `critique` may only say `include`."
+    ),
+]
+
+
+class Scorable(Request):
     """One prompt and the responses to it."""
 
     prompt: PromptField
     responses: ResponsesField
+    critiques: CritiquesField = None
+
+    @field_validator("critiques")
+    @classmethod
+    def _of_each_response(cls, value: list[list[str]] | None, info: ValidationInfo) -> list[list[str]] | None:
+        responses = info.data.get("responses")  # None where these are at fault themselves
+        if value is not None and responses is not None and len(value) != len(responses):
+            raise PydanticCustomError(
+                "a_list_for_each",
+                "{lists} lists of critiques for {responses} responses: send one list for each response",
+                {"lists": len(value), "responses": len(responses)},
+            )
+        return value
+
+
+class Item(Scorable):
+    """As `Scorable`, one of several."""
+
     id: Text | None = Field(None, max_length=256, description="Returned with each result.")
 
 
@@ -249,32 +277,3 @@ class ScoreResponse(ScoreEnvelope):
     def rewards(self) -> list[float]:
         """Of all responses. Raises ResultError if one has none."""
         return [result.reward for result in self.results]
-
-
-class ServedModel(Received, Generic[ManifestT, CheckT]):
-    """The checkpoint and the server's limits on it, whatever the manifest is read as."""
-
-    model: str
-    model_version: str
-    revision: str | None = Field(
-        None, description="Commit on the Hugging Face hub that the checkpoint was downloaded from; null for a folder."
-    )
-    manifest: ManifestT
-    max_model_len: int
-    limits: dict[str, int | float]
-    engine: dict[str, str] = Field(
-        default_factory=dict, description="The engine's version, runner, precision and so on."
-    )
-    self_check: list[CheckT] = Field(
-        default_factory=list, description="The checks that were run before requests were accepted."
-    )
-
-
-class ModelInfo(ServedModel[dict[str, Any], dict[str, Any]]):
-    """The checkpoint that is served, and the server's limits; the manifest as its critic_rm.json has it."""
-
-    @property
-    def reward_names(self) -> tuple[str, ...]:
-        """Of a model with several rewards; empty for one."""
-        names = tuple(str(reward["name"]) for reward in self.manifest.get("rewards", ()))
-        return names if len(names) > 1 else ()

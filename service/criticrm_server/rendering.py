@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from criticrm_client.schemas import CritiqueOptions, Item, Message, Role
 from criticrm_model import ConversationError, CriticRMError
 
 from .engines.base import Job
+from .errors import LimitExceeded
 
 if TYPE_CHECKING:
     from criticrm_model.prompt import Conversation, Rendered, Renderer
@@ -37,8 +38,20 @@ class _Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenCritique:
+    """A critique that a caller sent, its end included, and the job that reads the reward after it: one prefill."""
+
+    token_ids: list[int]
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedResponse:
-    """One response: the job that scores it, or the error that kept it from being rendered."""
+    """One response: the job that scores it, or the error that kept it from being rendered.
+
+    Attributes:
+        given: critiques that its caller sent; `job` then reads the reward before them.
+    """
 
     item_id: str | None
     index: int
@@ -46,6 +59,11 @@ class RenderedResponse:
     truncated: bool
     job: Job | None
     error: CriticRMError | None
+    given: tuple[GivenCritique, ...] = ()
+
+    def places(self, n: int) -> int:
+        """How many sequences it is. Args: n: critiques that are written of a response."""
+        return len(self.given) or n
 
 
 class Rendering:
@@ -77,12 +95,25 @@ class Rendering:
             truncate: drop what does not fit.
         """
         opened = await self._open(item.prompt)
+        given = None if item.critiques is None else await self._tokenize_critiques(item.critiques)
+        if given is not None:
+            critique, max_tokens = None, max(len(ids) for several in given for ids in several)
         found: list[RenderedResponse] = []
         for group in _in_groups(item.responses):
             characters = sum(map(len, group)) + _MESSAGE * len(group)
             found += await self._beside_others(
                 characters, self._render_group, item.id, len(found), group, opened, critique, max_tokens, truncate
             )
+        return found if given is None else list(map(_with_critiques, found, given))
+
+    async def _tokenize_critiques(self, critiques: list[list[str]]) -> list[list[list[int]]]:
+        """`[responses][critiques]` token ids. Raises LimitExceeded: one alone is longer than the engine takes."""
+        found: list[list[list[int]]] = []
+        for k, several in enumerate(critiques):
+            characters = sum(map(len, several)) + _MESSAGE * len(several)
+            found.append(await self._beside_others(characters, list, map(self._renderer.tokenize_critique, several)))
+            if (longest := max(map(len, found[-1]))) >= self._max_model_len:
+                raise LimitExceeded(f"critiques[{k}]", longest, self._max_model_len - 1, "tokens in a critique")
         return found
 
     async def _beside_others(self, characters: int, tokenize: Callable[..., T], *arguments: Any) -> T:
@@ -148,6 +179,15 @@ class Rendering:
                 job = Job(one.token_ids, critique.n, max_tokens, temperature, seed, group)
             sequences.append(RenderedResponse(item_id, index, warnings, one.truncated, job, None))
         return sequences
+
+
+def _with_critiques(response: RenderedResponse, critiques: list[list[int]]) -> RenderedResponse:
+    if response.job is None:
+        return response
+    prompt = response.job.token_ids
+    # The reward after a critique is that at the position which predicts its last token.
+    jobs = (replace(response.job, token_ids=[*prompt, *ids[:-1]]) for ids in critiques)
+    return replace(response, given=tuple(map(GivenCritique, critiques, jobs)))
 
 
 def _in_groups(responses: list[str]) -> Iterator[list[str]]:

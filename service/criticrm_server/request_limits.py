@@ -31,6 +31,9 @@ def check_limits(
         where = "" if isinstance(request, ScoreOne) else f"items[{i}]."
         if len(item.responses) > limits.max_responses:
             raise LimitExceeded(f"{where}responses", len(item.responses), limits.max_responses, "responses")
+        for k, some in enumerate(item.critiques or ()):
+            if len(some) > limits.max_critiques:
+                raise LimitExceeded(f"{where}critiques[{k}]", len(some), limits.max_critiques, "critiques a response")
         # A message is a token at the least.
         if not isinstance(item.prompt, str) and len(item.prompt) > max_model_len:
             raise LimitExceeded(f"{where}prompt", len(item.prompt), max_model_len, "messages")

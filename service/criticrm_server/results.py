@@ -58,6 +58,7 @@ class Results:
             )
         scores, direct, std = self._scores(output, normalize, after_critiques=critique is not None)
         shown = output.completions if critique is not None and critique.include else []
+        written = critique is not None and not response.given
         cut = critique is not None and any(c.finish_reason == "length" for c in output.completions)
         return Result(
             id=response.item_id,
@@ -73,7 +74,7 @@ class Results:
             usage=Usage(
                 prompt_tokens=prompt_tokens,
                 cached_tokens=output.cached_tokens,
-                critique_tokens=sum(len(c.token_ids) for c in output.completions) if critique else 0,
+                critique_tokens=sum(len(c.token_ids) for c in output.completions) if written else 0,
                 cached=output.reused,
             ),
         )

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from criticrm_client.error_body import ErrorInfo
-from criticrm_client.schemas import FailFastList, Item, PromptField, ResponsesField, ScoreEnvelope, ScoreOptions
+from criticrm_client.schemas import FailFastList, Item, Scorable, ScoreEnvelope, ScoreOptions
 
 # Of vLLM's `/score`, which measures how alike two texts are (vllm/entrypoints/pooling/scoring/protocol.py).
 _VLLM_SCORE_FIELDS = ("text_1", "text_2", "queries", "documents", "data_1", "data_2")
@@ -38,15 +38,14 @@ class _ModelAndOptions(ScoreOptions):
         return value
 
 
-class ScoreOne(_ModelAndOptions):
+class ScoreOne(_ModelAndOptions, Scorable):
     """One prompt."""
-
-    prompt: PromptField
-    responses: ResponsesField
 
     @cached_property
     def items(self) -> list[Item]:
-        return [Item.model_construct(prompt=self.prompt, responses=self.responses, id=None)]  # validated already
+        # Validated already.
+        one = Item.model_construct(prompt=self.prompt, responses=self.responses, critiques=self.critiques, id=None)
+        return [one]
 
 
 class ScoreMany(_ModelAndOptions):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import CritiqueOptions, Result
-from criticrm_model import ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
+from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
 
 from .admission import Permit
 from .critique_limit import critique_limit
-from .engines.base import Engine, Output
+from .engines.base import Engine, Job, Output
 from .errors import InvalidField, ModelNotFound, ModelVersionMismatch, NotCalibrated
 from .greedy_results import GreedyResults
 from .metrics import Metrics
-from .rendering import RenderedResponse, Rendering
+from .rendering import GivenCritique, RenderedResponse, Rendering
 from .request_limits import check_limits
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
@@ -88,7 +88,11 @@ class Scorer:
         critique = self._critique_options(request)
         check_limits(request, critique, self._settings, self._max_model_len)
         self._check_calibrated(request)
-        return sum(len(item.responses) for item in request.items) * (critique.n if critique else 1)
+        each = critique.n if critique else 1
+        return sum(
+            len(item.responses) * each if item.critiques is None else sum(map(len, item.critiques))
+            for item in request.items
+        )
 
     def _check_model(self, request: ScoreOne | ScoreMany) -> None:
         if request.model is not None and request.model != self._settings.model_name:
@@ -135,21 +139,20 @@ class Scorer:
             EngineDead, EngineFailed, NoServer: the request as a whole failed; what runs is cancelled.
         """
         each = plan.critique.n if plan.critique else 1
-        if len(plan.responses) == 1:  # needs no task of its own
+        places = [response.places(each) for response in plan.responses]
+        if len(places) == 1:  # needs no task of its own
             scored = await self._score(plan, 0, permit, each)
-            permit.give_back(each)
+            permit.give_back(places[0])
             yield scored
             return
-        tasks = [
-            asyncio.create_task(self._score(plan, position, permit, each)) for position in range(len(plan.responses))
-        ]
+        tasks = [asyncio.create_task(self._score(plan, position, permit, each)) for position in range(len(places))]
         try:
             finished: asyncio.Queue[asyncio.Task[Scored]] = asyncio.Queue()
             for task in tasks:
                 task.add_done_callback(finished.put_nowait)
             for _ in tasks:
                 scored = (await finished.get()).result()
-                permit.give_back(each)
+                permit.give_back(places[scored.position])
                 yield scored
         finally:
             for task in tasks:
@@ -172,6 +175,11 @@ class Scorer:
     def _critique_options(self, request: ScoreOne | ScoreMany) -> CritiqueOptions | None:
         """None where no critique is written. Raises InvalidField: some are asked of a model that writes none."""
         asked, writes = request.critique, self._checkpoint.manifest.writes_critiques
+        given = any(item.critiques is not None for item in request.items)
+        if given and not writes:
+            raise InvalidField("critiques", "this model is an imported scalar reward model: it can't read critiques")
+        if given and (asked is False or (isinstance(asked, CritiqueOptions) and asked.model_fields_set - {"include"})):
+            raise InvalidField("critique", "beside `critiques`, which are there already, it may only say `include`")
         if asked and not writes:
             raise InvalidField(
                 "critique",
@@ -182,21 +190,44 @@ class Scorer:
             return asked
         return CritiqueOptions() if asked or (asked is None and writes) else None
 
-    async def _score(self, plan: Plan, position: int, permit: Permit, places: int) -> Scored:
-        await permit.take(places)
+    async def _score(self, plan: Plan, position: int, permit: Permit, each: int) -> Scored:
         response = plan.responses[position]
+        await permit.take(response.places(each))
         output: Output | None = None
         error = response.error
         if response.job is not None:
             try:
                 with span("engine") as running:
-                    output = await self._engine.run(response.job)
+                    output = await self._run(response.job, response.given)
                     ran(running, response.job, output)
             except _RESULT_ERRORS as failed:
                 error = failed
         result = self._results.result(plan.request_id, response, plan.critique, output, error, normalize=plan.normalize)
-        self._metrics.observe(result, output, wrote_critiques=plan.critique is not None)
+        self._metrics.observe(result, output, wrote_critiques=plan.critique is not None and not response.given)
         return Scored(position, result, error)
+
+    async def _run(self, job: Job, given: Sequence[GivenCritique]) -> Output:
+        """A job, or several that read the rewards around critiques which are there already."""
+        if not given:
+            return await self._engine.run(job)
+        running = [asyncio.ensure_future(self._engine.run(one)) for one in (job, *(critique.job for critique in given))]
+        try:
+            before, *after = await asyncio.gather(*running)
+        finally:
+            for one in running:
+                one.cancel()  # of no effect on those that are done
+        return Output(
+            [_around(critique, before, output) for critique, output in zip(given, after, strict=True)],
+            cached_tokens=before.cached_tokens,
+            reused=before.reused and all(output.reused for output in after),
+        )
+
+
+def _around(critique: GivenCritique, before: Output, after: Output) -> Completion:
+    """A critique with the rewards that were read before and after it, each before a token that nobody keeps."""
+    (first,), (last,) = before.completions, after.completions
+    rewards = tuple((a[0], b[0]) for a, b in zip(first.rewards, last.rewards, strict=True))
+    return Completion(critique.token_ids, "stop", first.direct_score, last.direct_score, rewards)
 
 
 def _raise_failure(errors: list[CriticRMError | None], partial: bool) -> None:

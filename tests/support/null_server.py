@@ -106,10 +106,10 @@ class NullServer:
             return json.dumps({**found, "limits": limits}).encode()
         request = json.loads(body)
         results = []
-        for item in request.get("items", [{"id": None, **request}]):
+        for item in request.get("items", [request]):
             for index, response in enumerate(item["responses"]):
                 self.rows[response] += 1
-                results.append(_result(item["id"], index, score_of(response)))
+                results.append(_result(item.get("id"), index, score_of(response)))
         envelope = {"id": "a", "model": "null", "model_version": VERSION, "usage": _USAGE}
         return json.dumps({**envelope, "results": results}).encode()
 
