@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import Any, Literal, TypedDict
 
 from jinja2 import TemplateError
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from .contents import ContentTokenizer, control_token_ids
@@ -152,6 +153,20 @@ class Renderer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """A critique's text, without its end-of-turn token."""
         return self._contents.decode(token_ids).strip()
+
+    def offsets(self, token_ids: Sequence[int]) -> list[int]:
+        """`[completion_len]`: where in the text that `decode` gives each token begins, in characters.
+
+        A token that ends within a character (bytes of an emoji) begins where the character does.
+        """
+        whole = self._contents.decode(token_ids)
+        leading, most = len(whole) - len(whole.lstrip()), len(whole.strip())
+        stream = DecodeStream(skip_special_tokens=True)
+        begins, begin = [], -leading
+        for token_id in token_ids:
+            begins.append(min(max(begin, 0), most))
+            begin += len(stream.step(self.tokenizer.backend_tokenizer, token_id) or "")
+        return begins
 
     def _render_roles(
         self, roles: tuple[Role, ...], ours: int, options: Mapping[str, Any]

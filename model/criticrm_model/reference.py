@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .reward import Completion, Dtype, RewardTokens, reward_positions
+from .reward import Completion, Dtype, FinishReason, RewardTokens, reward_positions
 
 # vLLM's own floor: divided by less, logits overflow.
 _LEAST_TEMPERATURE = 0.01
@@ -153,8 +153,9 @@ class ReferenceModel:
         for row, tokens in enumerate(output[:, width:].tolist()):
             end = next((i for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
             kept = tokens if end is None else tokens[: end + 1]
-            before, after = rewards[0, row].tolist(), rewards[len(kept) - 1, row].tolist()
-            completions.append(self.reward_tokens.completion(kept, "length" if end is None else "stop", before, after))
+            steps = rewards[: len(kept), row].tolist()
+            finish_reason: FinishReason = "length" if end is None else "stop"
+            completions.append(self.reward_tokens.completion(kept, finish_reason, steps[0], steps[-1], steps))
         states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
         last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(

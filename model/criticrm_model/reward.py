@@ -13,7 +13,7 @@ weighted sum of their logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,8 @@ class Completion:
         direct_score: reward logit before the critique; of several rewards, their weighted sum.
         score: the same after it.
         rewards: `[rewards]`, the logit before and after of each, where there are several; else empty.
+        trace: `[completion_len]`, the score before each token, from `direct_score` to `score`; empty where it was not
+            requested.
     """
 
     token_ids: list[int]
@@ -57,6 +59,7 @@ class Completion:
     direct_score: float
     score: float
     rewards: tuple[tuple[float, float], ...] = ()
+    trace: tuple[float, ...] = ()
 
     @property
     def logits(self) -> tuple[tuple[float, float], ...]:
@@ -77,12 +80,25 @@ class RewardTokens:
     weights: tuple[float, ...] = (1.0,)
 
     def completion(
-        self, token_ids: list[int], finish_reason: FinishReason, before: Sequence[float], after: Sequence[float]
+        self,
+        token_ids: list[int],
+        finish_reason: FinishReason,
+        before: Sequence[float],
+        after: Sequence[float],
+        trace: Iterable[Sequence[float]] = (),
     ) -> Completion:
-        """From the logits of a completion's first and last step, `[rewards]` each. Raises NonFiniteReward."""
+        """From the logits of a completion's first and last step, `[rewards]` each.
+
+        Args:
+            trace: of all steps, where they are wanted.
+
+        Raises:
+            NonFiniteReward
+        """
         direct, final = tuple(map(finite_reward, before)), tuple(map(finite_reward, after))
         rewards = tuple(zip(direct, final, strict=True)) if len(self.ids) > 1 else ()
-        return Completion(token_ids, finish_reason, self.score(direct), self.score(final), rewards)
+        scores = tuple(finite_reward(self.score(logits)) for logits in trace)
+        return Completion(token_ids, finish_reason, self.score(direct), self.score(final), rewards, scores)
 
     def score(self, logits: Sequence[float]) -> float:
         """Of `[rewards]` logits."""

@@ -77,8 +77,8 @@ class Request(BaseModel):
         return report_one_unknown_field(value, cls.model_fields, cls.__name__)
 
 
-class CritiqueOptions(Request):
-    """Options for writing critiques."""
+class WritingOptions(Request):
+    """How critiques are written."""
 
     n: int = Field(1, ge=1, description="Critiques of each response; the score is the mean over them.")
     max_tokens: int | None = Field(
@@ -114,6 +114,18 @@ class CritiqueOptions(Request):
         if self.temperature is not None:
             return self.temperature
         return 0.7 if self.n > 1 else 0.0  # arXiv 2411.16646 averages rewards over sampled critiques
+
+
+class CritiqueOptions(WritingOptions):
+    """How critiques are written, and what is returned of them."""
+
+    trace: bool = Field(False, description="Return the reward at every token of each critique.")
+
+    @model_validator(mode="after")
+    def _trace_has_a_place(self) -> Self:
+        if self.trace and not self.include:
+            raise PydanticCustomError("trace", "trace is a part of the critiques: leave include out")
+        return self
 
 
 def _is_list(value: Any) -> bool:
@@ -197,6 +209,18 @@ class ScoreOptions(Request):
     )
 
 
+class Trace(Received):
+    """The reward's way through a critique, a value for each of its tokens.
+
+    The token `i` is `text[offsets[i]:offsets[i + 1]]`, the last one all that is left; the end of the turn is empty.
+    """
+
+    offsets: list[int] = Field(description="Where in the text each token begins, in characters.")
+    scores: list[float] = Field(
+        description="The reward before each token, in reward units: the first is `direct_score`, the last `score`."
+    )
+
+
 class Critique(Received):
     """One critique and the reward after it. `tokens` counts the end-of-turn token."""
 
@@ -204,6 +228,7 @@ class Critique(Received):
     score: float = Field(allow_inf_nan=False)
     finish_reason: Literal["stop", "length"]
     tokens: int
+    trace: Trace | None = Field(None, description="With `trace`, else null.")
 
 
 class NamedReward(Received):

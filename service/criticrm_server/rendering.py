@@ -176,7 +176,7 @@ class Rendering:
                 job = Job(one.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, group=group, ban=None)
             else:
                 temperature, seed = critique.effective_temperature, critique.seed
-                job = Job(one.token_ids, critique.n, max_tokens, temperature, seed, group)
+                job = Job(one.token_ids, critique.n, max_tokens, temperature, seed, group, trace=critique.trace)
             sequences.append(RenderedResponse(item_id, index, warnings, one.truncated, job, None))
         return sequences
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from criticrm_client.schemas import Critique, CritiqueOptions, NamedReward, Result, Usage
+from criticrm_client.schemas import Critique, CritiqueOptions, NamedReward, Result, Trace, Usage
 from criticrm_model import Completion, CriticRMError, Moments
 
 from .engines.base import Output
@@ -21,6 +21,7 @@ class Results:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._decode = checkpoint.renderer.decode
+        self._offsets = checkpoint.renderer.offsets
         self._calibration = checkpoint.manifest.calibration
         self._offset = checkpoint.manifest.offset
         self._rewards = checkpoint.manifest.rewards
@@ -58,6 +59,7 @@ class Results:
             )
         scores, direct, std = self._scores(output, normalize, after_critiques=critique is not None)
         shown = output.completions if critique is not None and critique.include else []
+        traced = critique is not None and critique.trace
         written = critique is not None and not response.given
         cut = critique is not None and any(c.finish_reason == "length" for c in output.completions)
         return Result(
@@ -68,7 +70,7 @@ class Results:
             direct_score=direct,
             score_std=std,
             rewards=self._each(output.completions) if len(self._rewards) > 1 else None,
-            critiques=[self._critique(c, score) for c, score in zip(shown, scores, strict=False)],
+            critiques=[self._critique(c, score, traced=traced) for c, score in zip(shown, scores, strict=False)],
             warnings=[*response.warnings, *(["critique_cut"] if cut else [])],
             error=None,
             usage=Usage(
@@ -105,12 +107,17 @@ class Results:
             None if std is None else std / after.std,
         )
 
-    def _critique(self, completion: Completion, score: float) -> Critique:
+    def _critique(self, completion: Completion, score: float, *, traced: bool) -> Critique:
+        trace = None
+        if traced:
+            scores = [step + self._offset for step in completion.trace]
+            trace = Trace(offsets=self._offsets(completion.token_ids), scores=scores)
         return Critique(
             text=self._decode(completion.token_ids),
             score=score,
             finish_reason=completion.finish_reason,
             tokens=len(completion.token_ids),
+            trace=trace,
         )
 
 

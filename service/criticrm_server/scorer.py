@@ -187,6 +187,8 @@ class Scorer:
                 "(criticrm train): leave it out, or send false",
             )
         if isinstance(asked, CritiqueOptions):
+            if asked.trace and request.normalize:
+                raise InvalidField("critique.trace", "rewards within a critique can't be normalised")
             return asked
         return CritiqueOptions() if asked or (asked is None and writes) else None
 

@@ -31,6 +31,7 @@ class Job:
         group: the same for responses to one conversation, whose prompts begin alike.
         ban: the bias that keeps the reward token from being written, which the reward must not show; None where
             the tokens are not returned.
+        trace: the score before each token is wanted too.
     """
 
     token_ids: list[int]
@@ -40,6 +41,7 @@ class Job:
     seed: int | None
     group: int = 0
     ban: float | None = BAN
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class FakeEngine:
         for k in range(job.n):
             text = made_up_critique(job.token_ids, job.max_tokens, k)
             after = self._logits([*job.token_ids, *text]) if text else direct
-            completions.append(self.tokens.completion([*text, self.stop_token_id], "stop", direct, after))
+            trace = [self._logits([*job.token_ids, *text[:i]]) for i in range(len(text) + 1)] if job.trace else ()
+            completions.append(self.tokens.completion([*text, self.stop_token_id], "stop", direct, after, trace))
         return Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
 
     def _logits(self, token_ids: list[int]) -> list[float]:

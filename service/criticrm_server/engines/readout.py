@@ -55,14 +55,14 @@ class Steps:
 
 
 def read_completion(
-    token_ids: list[int], finish_reason: Any, entries: Sequence[Steps], tokens: RewardTokens, ban: float | None
+    token_ids: list[int], finish_reason: Any, entries: Sequence[Steps], tokens: RewardTokens, job: Job
 ) -> Completion:
     """A critique and the rewards around it.
 
     Args:
         token_ids: `[completion_len]`, as written.
         entries: `[rewards]`.
-        ban: that of the job.
+        job: what was asked for.
 
     Raises:
         EngineFailed: it was not finished, a step has no reward, or the ban is part of a reward.
@@ -70,13 +70,15 @@ def read_completion(
     """
     if finish_reason not in ("stop", "length") or not token_ids:
         raise EngineFailed(f"the engine ended a critique with {finish_reason!r}")
+    ban = job.ban
     if ban is not None and not set(tokens.ids).isdisjoint(token_ids):
         raise CheckpointError("a reward token was written although it is banned: its reward row is far too large")
     for token_id, steps in zip(tokens.ids, entries, strict=True):
         if len(steps.token_ids) != len(token_ids) or any(one != token_id for one in steps.token_ids):
             raise EngineFailed("the engine did not return the reward logits of each step")
-        lowest = min(steps.logits[0], steps.logits[-1])
+        lowest = min(steps.logits if job.trace else (steps.logits[0], steps.logits[-1]))
         if ban is not None and lowest <= ban / 2:
             raise EngineFailed(f"a reward is {lowest:g}: the ban of {ban:g} is in it, so it is no raw logit")
     before, after = [steps.logits[0] for steps in entries], [steps.logits[-1] for steps in entries]
-    return tokens.completion(token_ids, finish_reason, before, after)
+    trace = zip(*(steps.logits for steps in entries), strict=True) if job.trace else ()
+    return tokens.completion(token_ids, finish_reason, before, after, trace)

@@ -69,19 +69,19 @@ class RemoteJobs:
             if any(choice["finish_reason"] == "abort" for choice in choices):  # it is being stopped
                 server.probe_now.set()
                 raise Unreachable("the server aborted the request")
-            completions = [self._completion(choice, job.ban) for choice in choices]
+            completions = [self._completion(choice, job) for choice in choices]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise EngineFailed(f"{server.name} does not return what vLLM returns: {excerpt(content)}") from error
         if len(completions) != job.n:
             raise EngineFailed(f"{server.name} returned {len(completions)} critiques instead of {job.n}")
         return Output(completions, cached_tokens=cached)
 
-    def _completion(self, choice: dict[str, Any], ban: float | None) -> Completion:
+    def _completion(self, choice: dict[str, Any], job: Job) -> Completion:
         token_ids = choice["token_ids"]
         if [step["top_logprobs"][0]["token_id"] for step in choice["logprobs"]["content"]] != token_ids:
             raise EngineFailed("the server returned logits of other tokens than it wrote")
         return read_completion(
-            token_ids, choice["finish_reason"], read_logits(choice, self._tokens.ids), self._tokens, ban
+            token_ids, choice["finish_reason"], read_logits(choice, self._tokens.ids), self._tokens, job
         )
 
 

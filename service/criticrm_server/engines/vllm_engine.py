@@ -117,7 +117,7 @@ class VLLMEngine:
         if final is None or not final.finished:
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
-            completions=[self._completion(completion, job.ban) for completion in final.outputs],
+            completions=[self._completion(completion, job) for completion in final.outputs],
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
@@ -173,14 +173,14 @@ class VLLMEngine:
     def collectors(self) -> Sequence[Collector]:
         return ()  # vLLM's own are in the global registry
 
-    def _completion(self, completion: Any, ban: float | None) -> Completion:
+    def _completion(self, completion: Any, job: Job) -> Completion:
         # The entries of a step: the written token's, then each reward token's.
         flat, token_ids = completion.logprobs, list(completion.token_ids)
         width = 1 + len(self._tokens.ids)
         if list(flat.token_ids[::width]) != token_ids:
             raise EngineFailed("the engine returned logits of other tokens than it wrote")
         entries = [Steps(flat.token_ids[k::width], flat.logprobs[k::width]) for k in range(1, width)]
-        return read_completion(token_ids, completion.finish_reason, entries, self._tokens, ban)
+        return read_completion(token_ids, completion.finish_reason, entries, self._tokens, job)
 
 
 def _facts(config: VllmConfig) -> Facts:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from criticrm_client.chat_markers import UnknownTemplateError, find_template, split_conversation
-from criticrm_client.schemas import CritiqueOptions, FailFastList, Item, Message, Result
+from criticrm_client.schemas import CritiqueOptions, FailFastList, Item, Message, Result, WritingOptions
 
 from ...errors import InvalidField, LimitExceeded
 from ...schemas import ScoreMany
@@ -23,7 +23,7 @@ from ..work import score_all
 _LOST = "Must be empty: put tool calls into `content`, or they would be lost."
 _SEARCHED = 1_000_000  # characters, at worst 0.1 s
 _CHARACTERS_A_TOKEN = 8  # twice as many as in English
-_NOT_GIVEN = CritiqueOptions().model_dump()
+_NOT_GIVEN = WritingOptions().model_dump()
 NO_PROMPT = Message(role="user", content="")
 
 
@@ -70,7 +70,7 @@ class ForeignMessage(Foreign):
         return Message(role="system" if self.role == "developer" else self.role, content=content)
 
 
-class QueryOptions(CritiqueOptions):
+class QueryOptions(WritingOptions):
     """The options of `/score`, as query parameters: text is turned into numbers, unknown names are refused."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=False)
@@ -199,7 +199,7 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
 
 def _critique_field(options: QueryOptions) -> CritiqueOptions | bool | None:
     """As `/score` takes it; None, where nothing is said of critiques, leaves it to the model."""
-    told = {name: getattr(options, name) for name in CritiqueOptions.model_fields}
+    told = {name: getattr(options, name) for name in WritingOptions.model_fields}
     if options.critique is False or (options.critique is None and told == _NOT_GIVEN):
         return options.critique
     return CritiqueOptions(**told)
