@@ -38,7 +38,7 @@ class _Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenCritique:
+class SuppliedCritique:
     """A critique that a caller sent, its end included, and the job that reads the reward after it: one prefill."""
 
     token_ids: list[int]
@@ -50,7 +50,7 @@ class RenderedResponse:
     """One response: the job that scores it, or the error that kept it from being rendered.
 
     Attributes:
-        given: critiques that its caller sent; `job` then reads the reward before them.
+        supplied: critiques that the caller sent; `job` then reads the reward before them.
     """
 
     item_id: str | None
@@ -59,11 +59,11 @@ class RenderedResponse:
     truncated: bool
     job: Job | None
     error: CriticRMError | None
-    given: tuple[GivenCritique, ...] = ()
+    supplied: tuple[SuppliedCritique, ...] = ()
 
     def places(self, n: int) -> int:
         """How many sequences it is. Args: n: critiques that are written of a response."""
-        return len(self.given) or n
+        return len(self.supplied) or n
 
 
 class Rendering:
@@ -187,7 +187,7 @@ def _with_critiques(response: RenderedResponse, critiques: list[list[int]]) -> R
     prompt = response.job.token_ids
     # The reward after a critique is that at the position which predicts its last token.
     jobs = (replace(response.job, token_ids=[*prompt, *ids[:-1]]) for ids in critiques)
-    return replace(response, given=tuple(map(GivenCritique, critiques, jobs)))
+    return replace(response, supplied=tuple(map(SuppliedCritique, critiques, jobs)))
 
 
 def _in_groups(responses: list[str]) -> Iterator[list[str]]:

@@ -60,7 +60,7 @@ class Results:
         scores, direct, std = self._scores(output, normalize, after_critiques=critique is not None)
         shown = output.completions if critique is not None and critique.include else []
         traced = critique is not None and critique.trace
-        written = critique is not None and not response.given
+        written = critique is not None and not response.supplied
         cut = critique is not None and any(c.finish_reason == "length" for c in output.completions)
         return Result(
             id=response.item_id,

@@ -17,7 +17,7 @@ from .engines.base import Engine, Job, Output
 from .errors import InvalidField, ModelNotFound, ModelVersionMismatch, NotCalibrated
 from .greedy_results import GreedyResults
 from .metrics import Metrics
-from .rendering import GivenCritique, RenderedResponse, Rendering
+from .rendering import RenderedResponse, Rendering, SuppliedCritique
 from .request_limits import check_limits
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
@@ -200,32 +200,34 @@ class Scorer:
         if response.job is not None:
             try:
                 with span("engine") as running:
-                    output = await self._run(response.job, response.given)
+                    output = await self._run(response.job, response.supplied)
                     ran(running, response.job, output)
             except _RESULT_ERRORS as failed:
                 error = failed
         result = self._results.result(plan.request_id, response, plan.critique, output, error, normalize=plan.normalize)
-        self._metrics.observe(result, output, wrote_critiques=plan.critique is not None and not response.given)
+        self._metrics.observe(result, output, wrote_critiques=plan.critique is not None and not response.supplied)
         return Scored(position, result, error)
 
-    async def _run(self, job: Job, given: Sequence[GivenCritique]) -> Output:
+    async def _run(self, job: Job, supplied: Sequence[SuppliedCritique]) -> Output:
         """A job, or several that read the rewards around critiques which are there already."""
-        if not given:
+        if not supplied:
             return await self._engine.run(job)
-        running = [asyncio.ensure_future(self._engine.run(one)) for one in (job, *(critique.job for critique in given))]
+        running = [
+            asyncio.ensure_future(self._engine.run(one)) for one in (job, *(critique.job for critique in supplied))
+        ]
         try:
             before, *after = await asyncio.gather(*running)
         finally:
             for one in running:
                 one.cancel()  # of no effect on those that are done
         return Output(
-            [_around(critique, before, output) for critique, output in zip(given, after, strict=True)],
+            [_around(critique, before, output) for critique, output in zip(supplied, after, strict=True)],
             cached_tokens=before.cached_tokens,
             reused=before.reused and all(output.reused for output in after),
         )
 
 
-def _around(critique: GivenCritique, before: Output, after: Output) -> Completion:
+def _around(critique: SuppliedCritique, before: Output, after: Output) -> Completion:
     """A critique with the rewards that were read before and after it, each before a token that nobody keeps."""
     (first,), (last,) = before.completions, after.completions
     rewards = tuple((a[0], b[0]) for a, b in zip(first.rewards, last.rewards, strict=True))
