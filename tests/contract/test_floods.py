@@ -52,6 +52,7 @@ FLOODS: list[tuple[str, Any, str]] = [
     ("/get_reward", {"prompts": [1] * MANY, "responses": ["A"] * MANY}, "prompts[0]"),
     ("/v1/chat/completions", {"messages": MESSAGES}, "messages[0].role"),
     ("/v1/responses", {"input": MESSAGES}, "input[0].role"),
+    ("/xtuner", {"response": "A", "extra_info": {"prompt": MESSAGES}}, "extra_info.prompt[0].role"),
     ("/compare", {"conversation_history": [], "response_objs": [{"output": []}] * 300}, "response_objs"),
     ("/classify", {"messages": MESSAGES}, "messages[0].role"),
     ("/verify", GYM | {"responses_create_params": {"input": MESSAGES}}, "responses_create_params.input[0].role"),

@@ -38,6 +38,7 @@ def bodies(response: str = "So.") -> dict[str, Any]:
         "/v1/chat/completions": {"model": "judge", "messages": [*ASKED, {"role": "assistant", "content": response}]},
         "/verify": {"responses_create_params": {"input": ASKED}, "response": {"output": [said]}},
         "/v1/responses": {"input": ASKED, "metadata": {"response_1": response, "response_2": "No."}},
+        "/xtuner": {"response": response, "label": None, "extra_info": {"prompt": PROMPT}},
         "/compare": {"conversation_history": ASKED, "response_objs": [{"output": [said]}]},
     }
 
@@ -47,7 +48,7 @@ def reward(path: str, body: dict[str, Any]) -> float:
     match path:
         case "/get_reward" | "/compare":
             return float(body["rewards"][0])
-        case "/slime":
+        case "/slime" | "/xtuner":
             return float(body["score"])
         case "/v1/score/evaluation":
             return float(body["scores"][0])

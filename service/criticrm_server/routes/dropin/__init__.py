@@ -15,6 +15,7 @@ from . import (
     sessions,
     shared_urls,
     slime,
+    xtuner,
 )
 
 router = APIRouter()
@@ -29,5 +30,6 @@ for module in (
     nemo_gym,
     sessions,
     genrm_compare,
+    xtuner,
 ):
     router.include_router(module.router)
