@@ -71,7 +71,9 @@ def verl(url: str, how: str) -> list[float]:
             overrides += [f"reward.custom_reward_function.{k}={v}" for k, v in (("path", path), ("name", how))]
         else:
             overrides += ["reward.reward_model.enable=True", f"reward.reward_model.model_path={folder}"]
-            config = compose("ppo_trainer", overrides=overrides)
+            engine = {"classify": "vllm", "embeddings": "sglang"}[how]
+            overrides += [f"reward.reward_model.rollout.name={engine}"]
+        config = compose("ppo_trainer", overrides=overrides)
 
         async def run() -> list[float]:
             worker = RewardLoopWorker(config, with_key(url).removeprefix("http://"))

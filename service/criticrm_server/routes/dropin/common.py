@@ -69,9 +69,10 @@ def join_parts(content: str | Sequence[HasText]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-class ForeignMessage(Foreign):
+class MessageFields(Foreign):
+    """A message but for its content."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
     # What a message may say beside its content is refused by name, where it says something.
     tool_calls: FailFastList[None] | None = Field(None, max_length=0, description=_LOST)
     function_call: None = Field(None, description=_LOST)
@@ -80,8 +81,16 @@ class ForeignMessage(Foreign):
     )
     audio: None = Field(None, description="Must be empty: the critic reads text only.")
 
+    def turn(self, content: str) -> Message:
+        """The message with this text as its content."""
+        return Message(role="system" if self.role == "developer" else self.role, content=content)
+
+
+class ForeignMessage(MessageFields):
+    content: Content
+
     def message(self) -> Message:
-        return Message(role="system" if self.role == "developer" else self.role, content=join_parts(self.content))
+        return self.turn(join_parts(self.content))
 
 
 class QueryOptions(CritiqueOptions):

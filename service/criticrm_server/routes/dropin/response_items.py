@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 
 from criticrm_client.schemas import FailFastList, Message
 
-from .common import Foreign, ForeignMessage, PromptResponse, TextPart, text_or_list
+from .common import Foreign, MessageFields, PromptResponse, TextPart, join_parts, text_or_list
 
 
 class FunctionCall(Foreign):
@@ -64,9 +64,12 @@ Parts = FailFastList[
 ]
 
 
-class ItemMessage(ForeignMessage):
+class ItemMessage(MessageFields):
     type: Literal["message"] | None = None
     content: Annotated[Annotated[str, Tag("<str>")] | Annotated[Parts, Tag("<list>")], Discriminator(text_or_list)]
+
+    def message(self) -> Message:
+        return self.turn(join_parts(self.content))
 
 
 def _item_kind(value: Any) -> str:
