@@ -100,6 +100,28 @@ def verl(url: str, how: str) -> list[float]:
         return asyncio.run(run())
 
 
+def verl_of_2025(_url: str, _: str) -> list[float]:
+    """`NaiveRewardManager` of a version that awaits no reward function."""
+    import numpy
+    import torch
+    from verl import DataProto
+    from verl.workers.reward_manager.naive import NaiveRewardManager
+
+    from criticrm_client.rewards.verl import compute_score_sync
+
+    tokenizer = make_tokenizer()
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in RESPONSES]
+    padded = [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
+    mask = [[1] * (1 + len(row)) + [0] * (len(padded[0]) - len(row)) for row in rows]
+    prompts = torch.ones(len(rows), 1, dtype=torch.long)
+    columns = {"data_source": "made up", "reward_model": {"ground_truth": ""}, "extra_info": {"prompt": MESSAGES}}
+    data = DataProto.from_dict(
+        {"prompts": prompts, "responses": torch.tensor(padded), "attention_mask": torch.tensor(mask)},
+        non_tensors={name: numpy.array([value] * len(rows), dtype=object) for name, value in columns.items()},
+    )
+    return [float(one) for one in NaiveRewardManager(tokenizer, 0, compute_score_sync)(data).sum(-1)]
+
+
 def ms_swift(_url: str, _: str) -> list[float]:
     """`compute_rewards_per_func` with the plugin that docs/frameworks/ms-swift.md shows."""
     import torch
@@ -145,6 +167,33 @@ def areal(_url: str, _: str) -> list[float]:
         return list(await asyncio.gather(*(ask("", text, [1], [2], messages=MESSAGES) for text in RESPONSES)))
 
     return asyncio.run(run())
+
+
+def trl(_url: str, _: str) -> list[float]:
+    """`GRPOTrainer._calculate_rewards` of a version that awaits no reward function. The newest: `try_trl.py`."""
+    from trl import import_utils
+
+    for name in dir(import_utils):  # it takes packages for installed that newer transformers report otherwise
+        if name.startswith("is_") and name.endswith("_available"):
+            setattr(import_utils, name, lambda *_: False)
+    from accelerate import Accelerator
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    from criticrm_client.rewards.trl import critic_rm_sync
+
+    trainer = types.SimpleNamespace(
+        accelerator=Accelerator(cpu=True),
+        args=types.SimpleNamespace(report_to=[]),
+        reward_func_names=["critic_rm"],
+        reward_funcs=[critic_rm_sync],
+        reward_processing_classes=[None],
+        state=None,
+    )
+    completions = [[{"role": "assistant", "content": text}] for text in RESPONSES]
+    prompts = [MESSAGES] * len(RESPONSES)
+    rows = [{"prompt": MESSAGES}] * len(RESPONSES)
+    rewards = GRPOTrainer._calculate_rewards(trainer, rows, prompts, completions, [[1]] * len(RESPONSES))
+    return [float(reward) for reward in rewards[:, 0]]
 
 
 def xtuner(url: str, server_type: str) -> list[float]:
@@ -213,19 +262,17 @@ class Framework:
     ways: tuple[str, ...]
 
 
+VERL_NEEDS = "ray tensordict pyvers hydra-core omegaconf==2.3.0 antlr4-python3-runtime==4.9.3 codetiming"
 FRAMEWORKS = {
     "openrlhf": Framework(openrlhf, "openrlhf==0.11.2 pylatexenc", ("get_reward",)),
-    "verl": Framework(
-        verl,
-        "verl==0.9.1 ray tensordict pyvers hydra-core omegaconf==2.3.0 antlr4-python3-runtime==4.9.3 codetiming orjson "
-        "msgpack",
-        ("compute_score", "classify", "embeddings"),
-    ),
+    "verl": Framework(verl, f"verl==0.9.1 orjson msgpack {VERL_NEEDS}", ("compute_score", "classify", "embeddings")),
+    "verl-0.6": Framework(verl_of_2025, f"verl==0.6.1 {VERL_NEEDS}", ("compute_score_sync",)),
     "ms-swift": Framework(
         ms_swift, "ms-swift==4.6.0 dacite json_repair modelscope modelscope-hub", ("compute_rewards_per_func",)
     ),
     "llamafactory": Framework(llama_factory, "llamafactory==0.9.5", ("v1/score/evaluation",)),
     "areal": Framework(areal, "areal==1.0.4 colorlog", ("reward_fn",)),
+    "trl": Framework(trl, "trl==0.24.0", ("critic_rm_sync",)),
     "xtuner": Framework(xtuner, "xtuner==0.2.0", ("sglang", "vllm", "lmdeploy")),
     "verifiers": Framework(verifiers, "verifiers==0.1.14 openai==3.57.0 jiter distro tenacity", ("JudgeRubric",)),
     "openai": Framework(openai, "openai==3.57.0 jiter distro", ("chat/completions", "embeddings")),

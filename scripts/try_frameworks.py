@@ -45,7 +45,8 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "criticrm_server", "serve", *arguments, "--port", str(port)])
+    command = [sys.executable, "-m", "criticrm_server", "serve", *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=sys.stderr)  # the table alone is on the standard output
     try:
         end = time.monotonic() + START_TIMEOUT_S
         while not _is_ready(url):
@@ -88,7 +89,8 @@ def main() -> None:
     told = parser.parse_args()
     if told.way:
         (framework,) = told.frameworks
-        print(json.dumps([FRAMEWORKS[framework].ask(told.url, told.way), version(framework)]))
+        chosen = FRAMEWORKS[framework]
+        print(json.dumps([chosen.ask(told.url, told.way), version(chosen.packages.partition("==")[0])]))
         return
     wrong = set(told.frameworks) - set(FRAMEWORKS)
     if wrong:
