@@ -151,6 +151,7 @@ async def test_a_comparison(running: Running) -> None:
     pair = [{"role": "response_1", "content": "So."}, {"role": "response_2", "content": "No."}]
     answer = await ask(running, [*ASKED, *pair])
     scores = [await score(running, ASKED, text) for text in ("So.", "No.")]
+    assert answer.json()["choices"][0]["message"]["reasoning_content"] is None
     verdict = json.loads(content(answer))
     assert (verdict["score_1"], verdict["score_2"]) == (scores[0], scores[1])
     assert 1 <= verdict["ranking"] <= 6

@@ -84,7 +84,7 @@ class VerdictMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str = Field(description="The verdict.")
     reasoning_content: str | None = Field(
-        description="The critiques, separated by an empty line. null with critique=false."
+        description="The critiques, separated by an empty line. null with critique=false, and for a comparison."
     )
 
 
@@ -135,7 +135,8 @@ async def chat_completions(
     question = _question(request, body.messages)
     _check_options(question, options)
     results = await score_pairs(request, question.pairs, options)
-    critiques = [critique.text for result in results for critique in result.critiques]
+    # Of a comparison none are returned: Gym's genrm_model refuses an answer with reasoning.
+    critiques = [] if question.verdict is None else [critique.text for critique in results[0].critiques]
     message = VerdictMessage(
         content=_content(question, results, options), reasoning_content="\n\n".join(critiques) if critiques else None
     )
