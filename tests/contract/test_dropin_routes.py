@@ -130,8 +130,8 @@ async def test_roles_that_the_critics_template_refuses(start_app: StartApp, tmp_
 
 @each_route
 async def test_full_house_deadline_and_dead_engine(start_app: StartApp, path: str) -> None:
-    async with start_app(max_sequences=1, max_critiques=1, max_waiting=0, deadline_s=0.05) as app:
-        with await app.service.admission.admit(1):
+    async with start_app(max_sequences=2, max_critiques=1, max_waiting=0, deadline_s=0.05) as app:
+        with await app.service.admission.admit(2):
             full = await app.client.post(path, json=bodies()[path])
         app.engine.delay_s = 60
         late = await app.client.post(path, json=bodies()[path])

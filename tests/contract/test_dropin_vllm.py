@@ -53,6 +53,16 @@ async def test_messages(running: Running) -> None:
     assert raw(answer) == await score(running, ASKED, "So.")
 
 
+@pytest.mark.parametrize("several", [False, True])
+async def test_token_ids_are_those_of_the_served_model(running: Running, several: bool) -> None:
+    tokenizer = running.service.checkpoint.tokenizer
+    texts = [PROMPT + "So, \u00fc <b>.<|im_end|>\n", PROMPT + "No."]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    answer = await ask(running, input=ids if several else ids[0], use_activation=False)
+    expected = [await score(running, ASKED, text) for text in ("So, \u00fc <b>.", "No.")]
+    assert [one["probs"] for one in answer.json()["data"]] == [[one] for one in expected[: 1 + several]]
+
+
 @pytest.mark.parametrize("told", [{}, {"use_activation": None}, {"use_activation": True}, {"activation": True}])
 async def test_a_probability_unless_told_otherwise(running: Running, told: dict[str, Any]) -> None:
     """vLLM's default for one label: callers that leave it out expect a sigmoid."""
@@ -77,8 +87,18 @@ async def test_text_without_markers_answers_an_empty_message(running: Running) -
     [
         ({}, "input"),
         ({"input": None}, "input"),
-        ({"input": [1, 2, 3]}, "input[0]"),
-        ({"input": [[1, 2], [3]]}, "input[0]"),
+        ({"input": [1.5]}, "input[0]"),
+        ({"input": [True]}, "input[0]"),
+        ({"input": [1, "a"]}, "input[1]"),
+        ({"input": ["a", 1]}, "input[1]"),
+        ({"input": [-1]}, "input[0]"),
+        ({"input": [0, 10**30]}, "input[1]"),
+        ({"input": [[0], [10**6]]}, "input[1][0]"),
+        ({"input": [[0], "a"]}, "input[1]"),
+        ({"input": [[0], []]}, "input[1]"),
+        ({"input": [[0]] * 300}, "input"),
+        ({"input": [0] * 60_000}, "input"),
+        ({"input": "a", "text": "b"}, "body"),
         ({"input": []}, "input"),
         ({"input": ["<|im_start|>user\nWhy?<|im_end|>\n"]}, "input[0]"),
         ({"input": "a", "use_activation": "no"}, "use_activation"),

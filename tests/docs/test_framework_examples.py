@@ -25,7 +25,7 @@ def examples() -> dict[str, str]:
 
 
 def test_each_reward_function_has_one() -> None:
-    assert set(examples()) == {"areal", "ms-swift", "slime", "trl", "verl"}
+    assert set(examples()) == {"areal", "easyr1", "ms-swift", "slime", "trl", "verl"}
 
 
 @pytest.mark.parametrize("page", examples())

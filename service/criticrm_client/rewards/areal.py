@@ -4,6 +4,8 @@ AReaL calls it in a pool of processes and gives it 15 s, the wait for a free pro
 reward of 0, the fourth exception a rejected rollout (areal/api/reward_api.py, `AsyncRewardWrapper`;
 areal/infra/workflow_executor.py). `reward_fn` therefore gives up, with an exception, before AReaL does. Where samples
 may wait longer, let the workflow await `async_reward_fn`: it needs no pool and has no such limit.
+
+The row's columns come as keywords, whatever their names; so the functions' own parameters are positional only.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def reward_fn(
     completions: str,
     prompt_ids: Any,  # noqa: ARG001  # AReaL passes both
     completion_ids: Any,  # noqa: ARG001
+    /,
     messages: Any = None,
     **_: Any,
 ) -> float:
@@ -49,6 +52,7 @@ async def async_reward_fn(
     completions: str,
     prompt_ids: Any,  # noqa: ARG001
     completion_ids: Any,  # noqa: ARG001
+    /,
     messages: Any = None,
     **_: Any,
 ) -> float:

@@ -8,6 +8,7 @@ from functools import cache
 
 from ..arguments import Options
 from ..async_client import AsyncCriticRM
+from ..client import CriticRM
 from ..errors import APIError, InvalidRequestError
 from ..outcomes import ItemScores
 from ..schemas import Item
@@ -36,6 +37,31 @@ class Reward:
     critique: str
 
 
+class _Batch:
+    """The samples of one call, and what became of each."""
+
+    def __init__(self, pairs: Sequence[Sample]) -> None:
+        self._found: list[Reward | Failure | None] = [None] * len(pairs)
+        self._places: list[int] = []
+        self.items: list[Item] = []
+        for place, pair in enumerate(pairs):
+            try:
+                self.items.append(item_of(pair))
+            except ValueError as error:
+                self._found[place] = error
+            else:
+                self._places.append(place)
+
+    def rewards(self, scored: Sequence[ItemScores]) -> list[Reward | Failure]:
+        """Of each sample, in order. Raises APIStatusError: all failed for an option that they share."""
+        for place, scores in zip(self._places, scored, strict=True):
+            failure = scores.failure
+            if failure is not None and _is_of_options(failure):
+                raise failure
+            self._found[place] = failure or _reward(scores)
+        return [reward for reward in self._found if reward is not None]
+
+
 class SampleScorer:
     """Scores samples.
 
@@ -57,39 +83,59 @@ class SampleScorer:
             APIConnectionError: the service has gone: as many requests in a row as are in flight, or all there are,
                 reached no server in any attempt.
         """
-        found: list[Reward | Failure | None] = [None] * len(pairs)
-        places: list[int] = []
-        items: list[Item] = []
-        for place, pair in enumerate(pairs):
-            try:
-                items.append(item_of(pair))
-            except ValueError as error:
-                found[place] = error
-            else:
-                places.append(place)
-        if items:
-            in_flight = min(self._concurrency, len(items))
-            scored = await self._client.score_many(
-                items, concurrency=in_flight, pack=1, progress=False, **self._options
-            )
-            for place, scores in zip(places, scored, strict=True):
-                failure = scores.failure
-                if failure is not None and _is_of_options(failure):
-                    raise failure
-                found[place] = failure or _reward(scores)
-        return [reward for reward in found if reward is not None]
+        batch = _Batch(pairs)
+        if not batch.items:
+            return batch.rewards([])
+        in_flight = min(self._concurrency, len(batch.items))
+        return batch.rewards(
+            await self._client.score_many(batch.items, concurrency=in_flight, pack=1, progress=False, **self._options)
+        )
 
     @property
     def critiques(self) -> bool:
         """Whether any are asked for."""
-        return self._options.get("critique", True) is not False
+        return _writes_critiques(self._options)
 
     async def one(self, pair: Sample) -> Reward:
         """Of one sample. Raises why it has none."""
         (reward,) = await self([pair])
-        if isinstance(reward, Exception):
-            raise reward
-        return reward
+        return raise_failure(reward)
+
+
+class SyncSampleScorer:
+    """As `SampleScorer`, for frameworks that call reward functions without awaiting them.
+
+    It works in a thread that runs an event loop too, and after a fork.
+    """
+
+    def __init__(self, client: CriticRM, options: Options, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        self._client = client
+        self._options = options
+        self._concurrency = concurrency
+
+    def __call__(self, pairs: Sequence[Sample]) -> list[Reward | Failure]:
+        """As that of `SampleScorer`, which says what it returns and raises."""
+        batch = _Batch(pairs)
+        if not batch.items:
+            return batch.rewards([])
+        in_flight = min(self._concurrency, len(batch.items))
+        return batch.rewards(
+            self._client.score_many(batch.items, concurrency=in_flight, pack=1, progress=False, **self._options)
+        )
+
+    @property
+    def critiques(self) -> bool:
+        """Whether any are asked for."""
+        return _writes_critiques(self._options)
+
+    def one(self, pair: Sample) -> Reward:
+        """Of one sample. Raises why it has none."""
+        (reward,) = self([pair])
+        return raise_failure(reward)
+
+    def close(self) -> None:
+        """Close the connections and end the client's thread."""
+        self._client.close()
 
 
 @cache
@@ -98,6 +144,25 @@ def scorer_of_environment() -> SampleScorer:
     urls, key, options = environment.urls(), environment.key(), environment.options()
     version = environment.model_version()
     return SampleScorer(AsyncCriticRM(urls, key=key, model_version=version), options)
+
+
+@cache
+def sync_scorer_of_environment() -> SyncSampleScorer:
+    """As `scorer_of_environment`."""
+    urls, key, options = environment.urls(), environment.key(), environment.options()
+    version = environment.model_version()
+    return SyncSampleScorer(CriticRM(urls, key=key, model_version=version), options)
+
+
+def raise_failure(reward: Reward | Failure) -> Reward:
+    """The reward. Raises why there is none, for frameworks that can't leave a sample out."""
+    if isinstance(reward, Exception):
+        raise reward
+    return reward
+
+
+def _writes_critiques(options: Options) -> bool:
+    return options.get("critique", True) is not False
 
 
 def _is_of_options(failure: APIError) -> bool:

@@ -1,16 +1,19 @@
 """ms-swift's reward function; a plugin registers it: `orms["critic_rm"] = CriticRMORM`.
 
 swift tells an asynchronous one by its `async __call__`, so this needs no base class of swift's, and runs it in a new
-event loop every time (swift/rl_core/grpo_algorithm.py, `compute_rewards_per_func`).
+event loop every time (swift/rl_core/grpo_algorithm.py, `compute_rewards_per_func`). Versions that await none call
+`SyncCriticRMORM`. swift names the turns of tools itself: `tool_call` is the assistant's, `tool_response` the tool's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from criticrm_client.rewards.core import Reward, scorer_of_environment
+from criticrm_client.rewards.core import raise_failure, scorer_of_environment, sync_scorer_of_environment
 from criticrm_client.rewards.samples import Sample
+
+_ROLES = {"tool_call": "assistant", "tool_response": "tool"}
 
 
 class CriticRMORM:
@@ -36,13 +39,34 @@ class CriticRMORM:
             APIError: a sample has no reward.
             ValueError: no messages, one that is no text, or a variable that is missing or wrong.
         """
-        if messages is None:
-            raise ValueError("swift passed no messages: the prompts are unknown")
-        pairs = [Sample(told[:-1], completion) for told, completion in zip(messages, completions, strict=True)]
-        return [_score(reward) for reward in await scorer_of_environment()(pairs)]
+        rewards = await scorer_of_environment()(_pairs(completions, messages))
+        return [raise_failure(reward).score for reward in rewards]
 
 
-def _score(reward: Reward | Exception) -> float:
-    if isinstance(reward, Exception):
-        raise reward
-    return reward.score
+class SyncCriticRMORM:
+    """As `CriticRMORM`, for versions of swift that call reward functions without awaiting them."""
+
+    def __init__(self, args: Any = None, **_: Any) -> None:
+        self.args = args
+
+    def __call__(
+        self, completions: Sequence[str], messages: Sequence[Sequence[Any]] | None = None, **_: Any
+    ) -> list[float]:
+        """One reward a completion. Takes and raises what `CriticRMORM` does."""
+        rewards = sync_scorer_of_environment()(_pairs(completions, messages))
+        return [raise_failure(reward).score for reward in rewards]
+
+
+def _pairs(completions: Sequence[str], messages: Sequence[Sequence[Any]] | None) -> list[Sample]:
+    if messages is None:
+        raise ValueError("swift passed no messages: the prompts are unknown")
+    return [
+        Sample([_with_known_role(message) for message in conversation[:-1]], completion)
+        for conversation, completion in zip(messages, completions, strict=True)
+    ]
+
+
+def _with_known_role(message: Any) -> Any:
+    if isinstance(message, Mapping) and message.get("role") in _ROLES:
+        return {**message, "role": _ROLES[message["role"]]}
+    return message

@@ -9,17 +9,20 @@ from ..arguments import lost_field
 from ..chat_markers import split_response, strip_end
 from ..schemas import Item
 from ..score_many import as_item
+from .tool_turns import calls_in_content
 
 
 class Sample(NamedTuple):
     """Texts, or messages in any sequence (Parquet gives arrays): `{"role", "content"}`, content a text or text parts.
 
     templated: texts are in the policy's chat template, special tokens kept.
+    calls_as_text: `tool_calls` of messages become text of their contents; else they are an error.
     """
 
     prompt: Any
     completion: Any
     templated: bool = False
+    calls_as_text: bool = False
 
 
 def item_of(sample: Sample) -> Item:
@@ -28,15 +31,15 @@ def item_of(sample: Sample) -> Item:
     Raises:
         ValueError: a message that is no text, or does not end with the assistant's turn; says where.
     """
-    prompt, completion, templated = sample
+    prompt, completion, templated, calls = sample
     if isinstance(prompt, str) and isinstance(completion, str):
         conversation, response = split_response(prompt, completion) if templated else (prompt, completion)
         return as_item((conversation, [response]))
-    turns = [_turn("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt")
+    turns = [_turn("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", calls)
     if isinstance(completion, str):
         response = strip_end(completion) if templated else completion
     else:
-        *before, last = _turns(completion, "completion")
+        *before, last = _turns(completion, "completion", calls)
         if last["role"] != "assistant":
             raise ValueError(f"completion ends with a turn of the {last['role']}, not the assistant's")
         turns, response = [*turns, *before], last["content"]
@@ -45,18 +48,20 @@ def item_of(sample: Sample) -> Item:
     return as_item((turns, [response]))  # type: ignore[arg-type]  # roles are checked there
 
 
-def _turns(messages: Any, name: str) -> list[dict[str, str]]:
+def _turns(messages: Any, name: str, calls_as_text: bool) -> list[dict[str, str]]:
     if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
         raise ValueError(f"{name} is neither a text nor a list of messages: {type(messages).__name__}")
-    turns = [_message(message, f"{name}[{index}]") for index, message in enumerate(messages)]
+    turns = [_message(message, f"{name}[{index}]", calls_as_text) for index, message in enumerate(messages)]
     if not turns:
         raise ValueError(f"{name} is empty")
     return turns
 
 
-def _message(message: Any, where: str) -> dict[str, str]:
+def _message(message: Any, where: str, calls_as_text: bool) -> dict[str, str]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValueError(f"{where} is no message with a role")
+    if calls_as_text:
+        message = calls_in_content(message, where)
     if lost := lost_field(message):
         raise ValueError(f"{where}.{lost} would be lost: put what it says into the content")
     return _turn(message["role"], _text(message.get("content"), f"{where}.content"))

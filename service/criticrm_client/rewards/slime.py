@@ -5,10 +5,17 @@ slime calls it with one sample, or with a group (slime/rollout/rm_hub/__init__.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from criticrm_client.rewards.core import Reward, scorer_of_environment
+from criticrm_client.rewards.core import (
+    Failure,
+    Reward,
+    raise_failure,
+    scorer_of_environment,
+    sync_scorer_of_environment,
+)
 from criticrm_client.rewards.samples import Sample
 
 
@@ -27,13 +34,21 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
         APIError: a sample has no reward; slime's run stops.
         ValueError: a message that is no text, or a variable that is missing or wrong.
     """
+    return _rewards(args, sample, await scorer_of_environment()(_pairs(sample)))
+
+
+def custom_rm_sync(args: Any, sample: Any, **_: Any) -> Any:
+    """As `custom_rm`, for forks and rollout functions that do not await it. Raises what it does."""
+    return _rewards(args, sample, sync_scorer_of_environment()(_pairs(sample)))
+
+
+def _pairs(sample: Any) -> list[Sample]:
     samples = sample if isinstance(sample, list) else [sample]
-    found = await scorer_of_environment()([Sample(one.prompt, one.response, templated=True) for one in samples])
-    rewards = [_told(args, reward) for reward in found]
-    return rewards if isinstance(sample, list) else rewards[0]
+    return [Sample(one.prompt, one.response, templated=True) for one in samples]
 
 
-def _told(args: Any, reward: Reward | Exception) -> float | dict[str, Any]:
-    if isinstance(reward, Exception):
-        raise reward
-    return asdict(reward) if getattr(args, "reward_key", None) else reward.score
+def _rewards(args: Any, sample: Any, found: Sequence[Reward | Failure]) -> Any:
+    keyed = getattr(args, "reward_key", None)
+    rewards = [raise_failure(reward) for reward in found]
+    values: list[Any] = [asdict(reward) if keyed else reward.score for reward in rewards]
+    return values if isinstance(sample, list) else values[0]

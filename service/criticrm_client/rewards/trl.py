@@ -2,7 +2,8 @@
 
 TRL awaits real coroutine functions together, in an event loop on a thread of its own, and hands each one the columns
 of the data set with `log_extra(column, values)` and `log_metric(name, value)` (trl/trainer/grpo_trainer.py,
-`_calculate_rewards`). None leaves a sample out: its advantage is 0 and no mean counts it.
+`_calculate_rewards`). None leaves a sample out: its advantage is 0 and no mean counts it. TRL before 0.27, which
+Unsloth and others pin, awaits nothing: `critic_rm_sync` there. Calls of tools in prompts and completions become text.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ import httpx
 
 from ..arguments import Options
 from ..async_client import AsyncCriticRM
+from ..client import CriticRM
 from ..retries import DEFAULT_RETRIES, Retries
 from ..sessions import HTTPClient
 from . import environment
-from .core import DEFAULT_CONCURRENCY, Reward, SampleScorer, scorer_of_environment
+from .core import (
+    DEFAULT_CONCURRENCY,
+    Failure,
+    Reward,
+    SampleScorer,
+    SyncSampleScorer,
+    scorer_of_environment,
+    sync_scorer_of_environment,
+)
 from .samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -36,6 +46,20 @@ class TRLReward(Protocol):
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> Awaitable[list[float | None]]: ...
+
+
+class SyncTRLReward(Protocol):
+    """What TRL before 0.27 calls."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> list[float | None]: ...
 
 
 async def critic_rm(
@@ -59,7 +83,19 @@ async def critic_rm(
         APIStatusError: a fault of the job, such as a wrong key or an option that the server refuses.
         APIConnectionError: the service has gone.
     """
-    return await _rewards(scorer_of_environment(), "critic_rm", prompts, completions, columns)
+    scorer = scorer_of_environment()
+    return _rewards(await scorer(_pairs(prompts, completions)), scorer.critiques, "critic_rm", columns)
+
+
+def critic_rm_sync(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
+    **columns: Any,
+) -> list[float | None]:
+    """As `critic_rm`, for versions of TRL that do not await it. Takes, returns and raises what it does."""
+    scorer = sync_scorer_of_environment()
+    return _rewards(scorer(_pairs(prompts, completions)), scorer.critiques, "critic_rm", columns)
 
 
 def critic_rm_reward(
@@ -112,22 +148,66 @@ def critic_rm_reward(
         completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
         **columns: Any,
     ) -> list[float | None]:
-        return await _rewards(scorer, name, prompts, completions, columns)
+        return _rewards(await scorer(_pairs(prompts, completions)), scorer.critiques, name, columns)
 
     reward.__name__ = reward.__qualname__ = name
     return reward
 
 
-async def _rewards(
-    scorer: SampleScorer, name: str, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]
+def critic_rm_reward_sync(
+    url: str | Sequence[str] | None = None,
+    *,
+    key: str | None = None,
+    name: str = "critic_rm",
+    concurrency: int = DEFAULT_CONCURRENCY,
+    retries: Retries = DEFAULT_RETRIES,
+    timeout_s: float = 310.0,
+    deadline_s: float | None = None,
+    model_version: str | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    headers: Mapping[str, str] | None = None,
+    http_client: HTTPClient | None = None,
+    **options: Unpack[Options],
+) -> SyncTRLReward:
+    """As `critic_rm_reward`, for versions of TRL that do not await it. Takes and raises what it does."""
+    client = CriticRM(
+        environment.urls() if url is None else url,
+        key=environment.key() if key is None else key,
+        retries=retries,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
+        model_version=model_version or environment.model_version(),
+        transport=transport,
+        headers=headers,
+        http_client=http_client,
+    )
+    scorer = SyncSampleScorer(client, options or environment.options(), concurrency)
+
+    def reward(
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
+        **columns: Any,
+    ) -> list[float | None]:
+        return _rewards(scorer(_pairs(prompts, completions)), scorer.critiques, name, columns)
+
+    reward.__name__ = reward.__qualname__ = name
+    return reward
+
+
+def _pairs(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Sample]:
+    return [Sample(*pair, calls_as_text=True) for pair in zip(prompts, completions, strict=True)]
+
+
+def _rewards(
+    found: Sequence[Reward | Failure], critiques: bool, name: str, columns: dict[str, Any]
 ) -> list[float | None]:
-    found = await scorer([Sample(*pair) for pair in zip(prompts, completions, strict=True)])
     rewards = [reward if isinstance(reward, Reward) else None for reward in found]
     failures = [failure for failure in found if isinstance(failure, Exception)]
     if failures:
         logger.warning("%s: %d of %d samples have no reward: %s", name, len(failures), len(found), failures[0])
     log_extra: Callable[[str, list[Any]], None] | None = columns.get("log_extra")
-    if log_extra is not None and scorer.critiques:  # also where all failed: the table's columns stay equally long
+    if log_extra is not None and critiques:  # also where all failed: the table's columns stay equally long
         log_extra(f"{name}/critique", [reward.critique if reward else None for reward in rewards])
     log_metric: Callable[[str, float], None] | None = columns.get("log_metric")
     if log_metric is not None and found:

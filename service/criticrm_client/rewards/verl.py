@@ -1,7 +1,8 @@
 """verl's `reward.custom_reward_function`: `path=pkg://criticrm_client.rewards.verl`, `name=compute_score`.
 
 verl tells a reward function no prompt (verl/experimental/reward_loop/reward_manager/naive.py, `run_single`), so the
-data set carries it in `extra_info`.
+data set carries it in `extra_info`. verl before 0.8 calls a reward function without awaiting it
+(verl/workers/reward_manager/naive.py, `NaiveRewardManager`): `name=compute_score_sync` there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from criticrm_client.rewards.core import scorer_of_environment  # absolute: verl may load this file by its path
+from criticrm_client.rewards.core import (  # absolute: verl may load this file by its path
+    scorer_of_environment,
+    sync_scorer_of_environment,
+)
 from criticrm_client.rewards.samples import Sample
 
 PROMPT_KEYS = ("prompt", "raw_prompt", "question")  # of `extra_info`; verl's own GSM8K script writes `question`
@@ -41,6 +45,19 @@ async def compute_score(
     """
     pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
     return asdict(await scorer_of_environment().one(pair))
+
+
+def compute_score_sync(
+    data_source: str,  # noqa: ARG001
+    solution_str: str,
+    ground_truth: Any,  # noqa: ARG001
+    extra_info: Mapping[str, Any] | None = None,
+    prompt_key: str | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """As `compute_score`, for versions of verl that do not await it. Takes, returns and raises what it does."""
+    pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
+    return asdict(sync_scorer_of_environment().one(pair))
 
 
 def _prompt(extra_info: Mapping[str, Any], prompt_key: str | None) -> Any:

@@ -4,8 +4,32 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import llama_factory, nemo_gym, openrlhf, slime, vllm
+from . import (
+    chat_completions,
+    embeddings,
+    genrm_compare,
+    llama_factory,
+    lmdeploy,
+    nemo_gym,
+    pooling,
+    sessions,
+    shared_urls,
+    slime,
+    xtuner,
+)
 
 router = APIRouter()
-for module in (openrlhf, slime, llama_factory, vllm, nemo_gym):
+for module in (
+    shared_urls,
+    slime,
+    llama_factory,
+    pooling,
+    lmdeploy,
+    embeddings,
+    chat_completions,
+    nemo_gym,
+    sessions,
+    genrm_compare,
+    xtuner,
+):
     router.include_router(module.router)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -52,11 +52,27 @@ class TextPart(Foreign):
     text: str
 
 
-class ForeignMessage(Foreign):
+Content = Annotated[
+    Annotated[str, Tag("<str>")] | Annotated[FailFastList[TextPart], Tag("<list>")], Discriminator(text_or_list)
+]
+
+
+class HasText(Protocol):
+    """A part of a message's content."""
+
+    @property
+    def text(self) -> str: ...
+
+
+def join_parts(content: str | Sequence[HasText]) -> str:
+    """The text of a message's content."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+class MessageFields(Foreign):
+    """A message but for its content."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[
-        Annotated[str, Tag("<str>")] | Annotated[FailFastList[TextPart], Tag("<list>")], Discriminator(text_or_list)
-    ]
     # What a message may say beside its content is refused by name, where it says something.
     tool_calls: FailFastList[None] | None = Field(None, max_length=0, description=_LOST)
     function_call: None = Field(None, description=_LOST)
@@ -65,9 +81,16 @@ class ForeignMessage(Foreign):
     )
     audio: None = Field(None, description="Must be empty: the critic reads text only.")
 
-    def message(self) -> Message:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def turn(self, content: str) -> Message:
+        """The message with this text as its content."""
         return Message(role="system" if self.role == "developer" else self.role, content=content)
+
+
+class ForeignMessage(MessageFields):
+    content: Content
+
+    def message(self) -> Message:
+        return self.turn(join_parts(self.content))
 
 
 class QueryOptions(WritingOptions):

@@ -7,9 +7,7 @@ tells a judge that failed from a response that is bad (nemo_gym/judge.py).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -28,16 +26,8 @@ from pydantic_core import to_json
 from criticrm_client.schemas import FailFastList, Message
 
 from ..work import ERRORS
-from .common import (
-    DropInRoute,
-    Foreign,
-    ForeignMessage,
-    PromptResponse,
-    QueryOptions,
-    score_of,
-    score_pairs,
-    text_or_list,
-)
+from .common import DropInRoute, Foreign, QueryOptions, score_of, score_pairs, text_or_list
+from .response_items import ResponseItem, messages_of, pair_of_output
 
 
 class VerifyRoute(DropInRoute):
@@ -45,55 +35,6 @@ class VerifyRoute(DropInRoute):
 
 
 router = APIRouter(route_class=VerifyRoute)
-
-
-class FunctionCall(Foreign):
-    """A tool call; becomes an assistant's turn with the call as JSON."""
-
-    type: Literal["function_call"]
-    name: str
-    arguments: str
-
-    def message(self) -> Message:
-        call = json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
-        return Message(role="assistant", content=call)
-
-
-class FunctionOutput(Foreign):
-    """A tool's output; becomes a tool's turn."""
-
-    type: Literal["function_call_output"]
-    output: str
-
-    def message(self) -> Message:
-        return Message(role="tool", content=self.output)
-
-
-class Reasoning(Foreign):
-    """Ignored: the answer is judged, not the reasoning."""
-
-    type: Literal["reasoning"]
-
-    def message(self) -> None:
-        return None
-
-
-class ItemMessage(ForeignMessage):
-    type: Literal["message"] | None = None
-
-
-def _item_kind(value: Any) -> str:
-    kind = value.get("type", "message") if isinstance(value, dict) else "message"
-    return f"<{kind}>" if kind in ("function_call", "function_call_output", "reasoning") else "<message>"
-
-
-ResponseItem = Annotated[
-    Annotated[ItemMessage, Tag("<message>")]
-    | Annotated[FunctionCall, Tag("<function_call>")]
-    | Annotated[FunctionOutput, Tag("<function_call_output>")]
-    | Annotated[Reasoning, Tag("<reasoning>")],
-    Discriminator(_item_kind),
-]
 
 
 class CreateParams(Foreign):
@@ -109,7 +50,7 @@ class CreateParams(Foreign):
         system = [Message(role="system", content=self.instructions)] if self.instructions else []
         if isinstance(self.input, str):
             return [*system, Message(role="user", content=self.input)]
-        return system + _messages(self.input)
+        return system + messages_of(self.input)
 
 
 class ResponseObject(Foreign):
@@ -150,16 +91,6 @@ async def verify(request: Request, body: VerifyRequest, options: Annotated[Query
 
     An output that does not end with a message (but with a tool's output, or empty) is scored as an empty response.
     """
-    (result,) = await score_pairs(request, [_pair(body)], options)
+    pair = pair_of_output(body.responses_create_params.messages(), body.response.output)
+    (result,) = await score_pairs(request, [pair], options)
     return Response(body.rewarded(score_of(result), result.warnings), media_type="application/json")
-
-
-def _pair(body: VerifyRequest) -> PromptResponse:
-    asked, done = body.responses_create_params.messages(), _messages(body.response.output)
-    if done and done[-1]["role"] == "assistant":
-        return PromptResponse(asked + done[:-1], done[-1]["content"])
-    return PromptResponse(asked + done, "")
-
-
-def _messages(items: Iterable[ItemMessage | FunctionCall | FunctionOutput | Reasoning]) -> list[Message]:
-    return [message for item in items if (message := item.message()) is not None]

@@ -1,4 +1,4 @@
-"""`POST /get_reward`, for OpenRLHF's `--reward.remote_url`.
+"""`/get_reward` with `query`, for OpenRLHF's `--reward.remote_url`.
 
 As OpenRLHF's client sends it (openrlhf/utils/agent.py, `SingleTurnAgentExecutor`): one sample a request, decoded with
 its special tokens. Of several URLs all but the first are sent empty lists.
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from pydantic import BaseModel, Field
 
 from criticrm_client.chat_markers import split_response, strip_begin
 from criticrm_client.schemas import FailFastList
 
 from ...errors import InvalidField
-from ..work import ERRORS
 from .common import (
-    DropInRoute,
     Foreign,
     PromptResponse,
     QueryOptions,
@@ -31,16 +29,6 @@ from .common import (
     score_pairs,
 )
 
-router = APIRouter(route_class=DropInRoute)
-
-
-class RewardRequest(Foreign):
-    """`query[i]` is `prompts[i]` and what the policy wrote; older clients send no prompts."""
-
-    query: FailFastList[str]
-    prompts: FailFastList[str] | None = None
-    labels: Any = None
-
 
 class RewardResponse(BaseModel):
     """`rewards` and `scores` are the same. OpenRLHF makes tensors of `extra_logs`: numbers only."""
@@ -51,31 +39,40 @@ class RewardResponse(BaseModel):
     warnings: list[list[str]] = Field(description="Warnings of each query, as in `/score`; `extra_logs` counts them.")
 
 
-@router.post("/get_reward", responses=ERRORS, summary="OpenRLHF")
-async def get_reward(
-    request: Request, body: RewardRequest, options: Annotated[QueryOptions, Query()]
-) -> RewardResponse:
-    """Score what follows `prompts[i]` in `query[i]`; without prompts, the last assistant's turn of `query[i]`."""
-    check_texts(request, "query", body.query)
-    if body.query and body.prompts is not None and len(body.prompts) != len(body.query):
-        raise InvalidField("prompts", f"{len(body.prompts)} prompts for {len(body.query)} queries")
-    check_texts(request, "prompts", body.prompts or [])
-    results = await score_pairs(request, _pairs(body.query, body.prompts), options)
-    scores = [score_of(result) for result in results]
-    return RewardResponse(
-        rewards=scores,
-        scores=scores,
-        extra_logs={
-            "direct_score": [direct_score_of(result) for result in results],
-            "critique_tokens": [result.usage.critique_tokens for result in results],
-            "truncated": [float(result.status == "truncated") for result in results],
-            **{
-                name: [float(name in result.warnings) for result in results]
-                for name in ("critique_cut", "control_tokens")
+class RewardRequest(Foreign):
+    """`query[i]` is `prompts[i]` and what the policy wrote; older clients send no prompts."""
+
+    query: FailFastList[str]
+    prompts: FailFastList[str] | None = None
+    labels: Any = None
+
+    async def respond(self, request: Request, options: QueryOptions) -> RewardResponse:
+        """Score what follows `prompts[i]` in `query[i]`; without prompts, the last assistant's turn of `query[i]`.
+
+        Raises:
+            InvalidField: not as many prompts as queries, or a query that can't be split.
+            What `score_pairs` does.
+        """
+        check_texts(request, "query", self.query)
+        if self.query and self.prompts is not None and len(self.prompts) != len(self.query):
+            raise InvalidField("prompts", f"{len(self.prompts)} prompts for {len(self.query)} queries")
+        check_texts(request, "prompts", self.prompts or [])
+        results = await score_pairs(request, _pairs(self.query, self.prompts), options)
+        scores = [score_of(result) for result in results]
+        return RewardResponse(
+            rewards=scores,
+            scores=scores,
+            extra_logs={
+                "direct_score": [direct_score_of(result) for result in results],
+                "critique_tokens": [result.usage.critique_tokens for result in results],
+                "truncated": [float(result.status == "truncated") for result in results],
+                **{
+                    name: [float(name in result.warnings) for result in results]
+                    for name in ("critique_cut", "control_tokens")
+                },
             },
-        },
-        warnings=[result.warnings for result in results],
-    )
+            warnings=[result.warnings for result in results],
+        )
 
 
 def _pairs(queries: list[str], prompts: list[str] | None) -> Iterator[PromptResponse]:
