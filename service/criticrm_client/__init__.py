@@ -36,10 +36,9 @@ from .errors import (
     ServiceUnavailableError,
     UnsupportedMediaTypeError,
 )
-from .model_info import ModelInfo
 from .outcomes import BestOf, Comparison, ItemScores
 from .retries import Retries
-from .schemas import Critique, CritiqueOptions, Item, Message, Result, ScoreResponse, Usage
+from .schemas import Critique, CritiqueOptions, Item, Message, ModelInfo, Result, ScoreResponse, Usage
 from .score_file import FileSummary
 
 __all__ = [

@@ -20,12 +20,11 @@ from .attempts import Failure, attempt
 from .bodies import parse_answer, request_body
 from .columns import DEFAULT_COLUMNS, Columns
 from .errors import APIResponseError, APIStatusError, APITimeoutError, ClientClosedError, checkpoint_changed
-from .model_info import ModelInfo
 from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, MOST_SERVERS, Retries, Server
 from .retry_log import RetryLog
-from .schemas import Item, Result, ScoreResponse
+from .schemas import Item, ModelInfo, Result, ScoreResponse
 from .score_file import FileSummary, score_file
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, as_item, scored_in_order
 from .sessions import HTTPClient, Sessions

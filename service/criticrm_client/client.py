@@ -25,11 +25,10 @@ from .arguments import ItemLike, Options, Prompt
 from .async_client import AsyncCriticRM
 from .columns import DEFAULT_COLUMNS, Columns
 from .errors import APIConnectionError, ClientClosedError
-from .model_info import ModelInfo
 from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries
-from .schemas import Item, ScoreResponse
+from .schemas import Item, ModelInfo, ScoreResponse
 from .score_file import FileSummary
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, ScoringRun, as_item
 from .sessions import HTTPClient

@@ -24,12 +24,11 @@ from pydantic_core import from_json, to_json
 from .arguments import ItemLike, Options
 from .columns import Columns
 from .errors import APIStatusError, FileError, ResultError
-from .model_info import ModelInfo
 from .outcomes import ItemScores
 from .outputs import output_schema, rows_to
 from .parts import Part, Parts, beside, replacing
 from .progress import progress_bar
-from .schemas import Item
+from .schemas import Item, ModelInfo
 from .tables import Line, Row, Source, check_target, open_source
 
 _RUN, _FAILED = "run.json", "failed.jsonl"

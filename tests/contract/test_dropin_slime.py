@@ -10,7 +10,7 @@ import pytest
 from conftest import Running
 from support.dropin import ASKED, PROMPT, result, score
 
-KEYS = {"score", "direct_score", "truncated", "critique", "warnings"}
+KEYS = {"score", "direct_score", "truncated", "critique", "rewards", "warnings"}
 
 
 async def ask(running: Running, url: str = "/slime", **body: object) -> httpx.Response:
@@ -27,6 +27,7 @@ async def test_one_sample_as_it_is_sent(running: Running, prompt: Any, label: An
         "score": expected["score"],
         "direct_score": expected["direct_score"],
         "truncated": False,
+        "rewards": None,
         "warnings": [],
         "critique": expected["critiques"][0]["text"],
     }

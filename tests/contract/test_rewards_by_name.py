@@ -10,6 +10,9 @@ import pytest
 
 from conftest import StartApp, Using, serving
 from criticrm_client import CriticRM, FileError
+from criticrm_client.rewards.core import scorer_of_environment
+from criticrm_client.rewards.trl import critic_rm
+from criticrm_client.rewards.verl import compute_score
 from criticrm_model.checkpoint import Checkpoint, WeightedReward
 from criticrm_model.manifest import Manifest
 from support.scored_files import read
@@ -100,3 +103,32 @@ async def test_weights_of_other_rewards_are_not_taken_in_their_place(
         )
     assert answer.status_code == 409
     assert "its reward tokens are" in answer.json()["error"]["message"]
+
+
+async def test_nemo_gym_and_slime_get_them(start_app: StartApp, checkpoint: Checkpoint) -> None:
+    output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "So."}]}]
+    gym = {"responses_create_params": {"input": "Why?"}, "response": {"output": output}}
+    async with start_app(checkpoint=checkpoint) as app:
+        (result,) = (await app.score(prompt="Why?", responses=["So."])).json()["results"]
+        expected = {name: reward["score"] for name, reward in result["rewards"].items()}
+        assert (await app.client.post("/verify", json=gym)).json()["reward_components"] == expected
+        slime = (await app.client.post("/slime", json={"prompt": "Why?", "response": "So."})).json()
+        assert slime["rewards"] == expected
+    async with start_app() as app:
+        assert "reward_components" not in (await app.client.post("/verify", json=gym)).json()
+
+
+async def test_reward_functions_have_them(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITICRM_URL", url)
+    scorer_of_environment.cache_clear()
+    found = await compute_score("data", "So.", "", {"prompt": "Why?"})
+    with CriticRM(url) as client:
+        rewards = client.score("Why?", ["So."]).results[0].rewards
+    assert rewards is not None
+    assert {name: found[f"reward_{name}"] for name in NAMES} == {n: r.score for n, r in rewards.items()}
+    logged: dict[str, float] = {}
+    await critic_rm(["Why?"], ["So."], log_metric=logged.__setitem__)
+    assert {name: logged[f"critic_rm/{name}"] for name in NAMES} == pytest.approx(
+        {n: r.score for n, r in rewards.items()}
+    )
+    scorer_of_environment.cache_clear()

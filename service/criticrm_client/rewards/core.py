@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
+from typing import Any
 
 from ..arguments import Options
 from ..async_client import AsyncCriticRM
@@ -29,12 +30,19 @@ class Reward:
         direct_score: before any critique.
         truncated: something was cut to fit (`on_overflow="truncate"`).
         critique: several are separated by an empty line; empty where none was requested.
+        rewards: scores by name, of a model with several rewards.
     """
 
     score: float
     direct_score: float
     truncated: bool
     critique: str
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As frameworks take it: numbers and texts, each of several rewards as `reward_NAME`."""
+        values = {name: value for name, value in asdict(self).items() if name != "rewards"}
+        return values | {f"reward_{name}": score for name, score in self.rewards.items()}
 
 
 class _Batch:
@@ -181,4 +189,5 @@ def _reward(scores: ItemScores) -> Reward:
         direct_score=score if result.direct_score is None else result.direct_score,
         truncated=result.status == "truncated",
         critique="\n\n".join(critique.text for critique in result.critiques),
+        rewards={name: reward.score for name, reward in (result.rewards or {}).items()},
     )

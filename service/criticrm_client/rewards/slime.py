@@ -6,7 +6,6 @@ slime calls it with one sample, or with a group (slime/rollout/rm_hub/__init__.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from criticrm_client.rewards.core import (
@@ -50,5 +49,5 @@ def _pairs(sample: Any) -> list[Sample]:
 def _rewards(args: Any, sample: Any, found: Sequence[Reward | Failure]) -> Any:
     keyed = getattr(args, "reward_key", None)
     rewards = [raise_failure(reward) for reward in found]
-    values: list[Any] = [asdict(reward) if keyed else reward.score for reward in rewards]
+    values: list[Any] = [reward.as_dict() if keyed else reward.score for reward in rewards]
     return values if isinstance(sample, list) else values[0]

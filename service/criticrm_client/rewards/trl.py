@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Protocol, Unpack
 
 import httpx
@@ -212,4 +213,7 @@ def _rewards(
     log_metric: Callable[[str, float], None] | None = columns.get("log_metric")
     if log_metric is not None and found:
         log_metric(f"{name}/failed", len(failures) / len(found))
+        scored = [reward for reward in rewards if reward is not None]
+        for one in scored[0].rewards if scored else ():
+            log_metric(f"{name}/{one}", fmean(reward.rewards[one] for reward in scored))
     return [reward.score if reward else None for reward in rewards]

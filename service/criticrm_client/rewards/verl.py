@@ -8,7 +8,6 @@ data set carries it in `extra_info`. verl before 0.8 calls a reward function wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from criticrm_client.rewards.core import (  # absolute: verl may load this file by its path
@@ -44,7 +43,7 @@ async def compute_score(
         ValueError: no prompt, or a variable that is missing or wrong.
     """
     pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
-    return asdict(await scorer_of_environment().one(pair))
+    return (await scorer_of_environment().one(pair)).as_dict()
 
 
 def compute_score_sync(
@@ -57,7 +56,7 @@ def compute_score_sync(
 ) -> dict[str, Any]:
     """As `compute_score`, for versions of verl that do not await it. Takes, returns and raises what it does."""
     pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
-    return asdict(sync_scorer_of_environment().one(pair))
+    return sync_scorer_of_environment().one(pair).as_dict()
 
 
 def _prompt(extra_info: Mapping[str, Any], prompt_key: str | None) -> Any:

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from criticrm_client.error_body import ErrorBody
-from criticrm_client.model_info import ServedModel
+from criticrm_client.schemas import ServedModel
 from criticrm_model import Manifest
 
 from ..checks import Check

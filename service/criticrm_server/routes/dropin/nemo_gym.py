@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from criticrm_client.schemas import FailFastList, Message
+from criticrm_client.schemas import FailFastList, Message, Result
 
 from ..work import ERRORS
 from .common import DropInRoute, Foreign, QueryOptions, score_of, score_pairs, text_or_list
@@ -69,9 +69,12 @@ class VerifyRequest(Foreign):
         request._row = value
         return request
 
-    def rewarded(self, reward: float, warnings: list[str]) -> bytes:
+    def rewarded(self, result: Result) -> bytes:
         """The row with its reward, as JSON."""
-        return to_json(self._row | {"reward": reward, "reward_warnings": warnings})
+        told: dict[str, Any] = {"reward": score_of(result), "reward_warnings": result.warnings}
+        if result.rewards is not None:
+            told["reward_components"] = {name: reward.score for name, reward in result.rewards.items()}
+        return to_json(self._row | told)
 
 
 class VerifyResponse(BaseModel):
@@ -82,6 +85,9 @@ class VerifyResponse(BaseModel):
     responses_create_params: dict[str, Any]
     response: dict[str, Any]
     reward: float = Field(description="The score, in reward units: not bounded to [0, 1].")
+    reward_components: dict[str, float] | None = Field(
+        None, description="By name, of a model with several rewards, whose weighted sum `reward` is; else left out."
+    )
     reward_warnings: list[str] = Field(description="The `warnings` of `/score`.")
 
 
@@ -93,4 +99,4 @@ async def verify(request: Request, body: VerifyRequest, options: Annotated[Query
     """
     pair = pair_of_output(body.responses_create_params.messages(), body.response.output)
     (result,) = await score_pairs(request, [pair], options)
-    return Response(body.rewarded(score_of(result), result.warnings), media_type="application/json")
+    return Response(body.rewarded(result), media_type="application/json")

@@ -50,6 +50,9 @@ class SlimeResponse(BaseModel):
     critique: str | None = Field(
         description="The critique; several are separated by an empty line. null with critique=false."
     )
+    rewards: dict[str, float] | None = Field(
+        description="By name, of a model with several rewards, whose weighted sum `score` is; else null."
+    )
     warnings: list[str] = Field(description="As in `/score`.")
 
 
@@ -68,5 +71,6 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOp
         direct_score=direct_score_of(result),
         truncated=result.status == "truncated",
         critique="\n\n".join(critique.text for critique in result.critiques) if result.critiques else None,
+        rewards=result.rewards and {name: reward.score for name, reward in result.rewards.items()},
         warnings=result.warnings,
     )

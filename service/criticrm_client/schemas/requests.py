@@ -1,4 +1,4 @@
-"""What `/score` takes and returns: the shapes that the client and the server share. No torch, no engine."""
+"""What `/score` takes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic's own dependency; it takes no other before Python 3.12
-
-from .error_body import ErrorInfo, Received
-from .errors import ResultError
 
 T = TypeVar("T")
 
@@ -207,98 +204,3 @@ class ScoreOptions(Request):
     normalize: bool = Field(
         False, description="Standardise scores with the mean and the standard deviation in the checkpoint's manifest."
     )
-
-
-class Trace(Received):
-    """The reward's way through a critique, a value for each of its tokens.
-
-    The token `i` is `text[offsets[i]:offsets[i + 1]]`, the last one all that is left; the end of the turn is empty.
-    """
-
-    offsets: list[int] = Field(description="Where in the text each token begins, in characters.")
-    scores: list[float] = Field(
-        description="The reward before each token, in reward units: the first is `direct_score`, the last `score`."
-    )
-
-
-class Critique(Received):
-    """One critique and the reward after it. `tokens` counts the end-of-turn token."""
-
-    text: str
-    score: float = Field(allow_inf_nan=False)
-    finish_reason: Literal["stop", "length"]
-    tokens: int
-    trace: Trace | None = Field(None, description="With `trace`, else null.")
-
-
-class NamedReward(Received):
-    """One of several rewards, in reward units: `normalize` does not change it."""
-
-    score: float = Field(allow_inf_nan=False, description="Mean over the critiques; without critiques, direct_score.")
-    direct_score: float = Field(allow_inf_nan=False, description="The reward before any critique.")
-
-
-class Usage(Received):
-    """Tokens. `cached_tokens` is the part of `prompt_tokens` that was read from the prefix cache."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    critique_tokens: int = 0
-    cached: bool = Field(
-        False, description="The result was reused from an identical greedy request; in a sum, all results were."
-    )
-
-
-class Result(Received):
-    """One response's reward. The same keys always; on an error the scores are null, never a default."""
-
-    id: str | None
-    index: int = Field(description="Index of the response in its item.")
-    status: Literal["ok", "truncated", "error"]
-    score: float | None = Field(
-        allow_inf_nan=False, description="Mean over the critiques; without critiques, direct_score."
-    )
-    direct_score: float | None = Field(allow_inf_nan=False, description="The reward before any critique.")
-    score_std: float | None = Field(
-        allow_inf_nan=False, description="Sample standard deviation over the critiques; null with fewer than two."
-    )
-    rewards: dict[str, NamedReward] | None = Field(
-        None,
-        description="By name, of a model with several rewards, whose weighted sum the score is; null for a model with "
-        "one.",
-    )
-    critiques: list[Critique]
-    warnings: list[str] = Field(
-        description="'empty_response': the response is empty or white space. 'critique_cut': a critique reached its "
-        "limit, so its reward is that of an unfinished one. 'control_tokens': the prompt or the response contains what "
-        "looks like control tokens of a chat template; it was read as text."
-    )
-    error: ErrorInfo | None
-    usage: Usage
-
-    @property
-    def reward(self) -> float:
-        """The score, which is there. Raises ResultError where it is not."""
-        if self.score is None or self.status == "error":
-            raise ResultError(self.error or ErrorInfo(code="missing", message="no score", request_id="", details=[]))
-        return self.score
-
-
-class ScoreEnvelope(Received):
-    """What holds for all results; the last line of an NDJSON stream."""
-
-    id: str = Field(description="The request's id, also in the X-Request-ID header.")
-    model: str
-    model_version: str
-    usage: Usage
-
-
-class ScoreResponse(ScoreEnvelope):
-    """The response to one request, with `results` in the request's order."""
-
-    results: list[Result]
-
-    @property
-    def rewards(self) -> list[float]:
-        """Of all responses. Raises ResultError if one has none."""
-        return [result.reward for result in self.results]

@@ -1,4 +1,4 @@
-"""What `/v1/model` returns: the shapes that the client and the server share."""
+"""What `/v1/model` returns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
-from .error_body import Received
+from ..error_body import Received
 
 ManifestT = TypeVar("ManifestT")
 CheckT = TypeVar("CheckT")
