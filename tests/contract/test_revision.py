@@ -32,6 +32,7 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # A process of its own: huggingface_hub reads its variables when it is imported.
 _RESOLVE = """
 import sys
+from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.default import resolve
 
 for revision in (None, *sys.argv[1:]):
