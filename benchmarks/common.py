@@ -22,6 +22,7 @@ import aiohttp
 import psutil
 
 from criticrm_model.checkpoint import Checkpoint
+from criticrm_model.cores import compute_on_all_cores
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.splits import in_question_order
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 CRITICRM = str(Path(sys.executable).with_name("criticrm"))
 MAX_MODEL_LEN = 2048
 
+compute_on_all_cores()  # as the service does; vLLM by itself leaves a core idle, and a rival would have half the machine
 # Rounds repeat their requests: each is to be computed.
 os.environ["CRITICRM_GREEDY_RESULTS_MIB"] = "0"
 
