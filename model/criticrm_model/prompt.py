@@ -13,7 +13,7 @@ A reward that was trained elsewhere reads the conversation as its own template w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache, partial
 from typing import Any, Literal, TypedDict
@@ -161,12 +161,17 @@ class Renderer:
         """
         whole = self._contents.decode(token_ids)
         leading, most = len(whole) - len(whole.lstrip()), len(whole.strip())
-        stream = DecodeStream(skip_special_tokens=True)
+        decode_next = self.decoder()
         begins, begin = [], -leading
         for token_id in token_ids:
             begins.append(min(max(begin, 0), most))
-            begin += len(stream.step(self.tokenizer.backend_tokenizer, token_id) or "")
+            begin += len(decode_next(token_id))
         return begins
+
+    def decoder(self) -> Callable[[int], str]:
+        """For the tokens of one text in turn: what each adds to it, empty for one that ends within a character."""
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token_id: stream.step(self.tokenizer.backend_tokenizer, token_id) or ""
 
     def _render_roles(
         self, roles: tuple[Role, ...], ours: int, options: Mapping[str, Any]

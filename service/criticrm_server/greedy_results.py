@@ -48,7 +48,7 @@ class GreedyResults:
             What `Engine.run` raises; jobs that share a run share its error. If the caller that runs it is cancelled,
             another one runs it.
         """
-        if job.temperature > 0 or job.trace or not self._max_bytes:
+        if job.temperature > 0 or job.trace or job.watch or not self._max_bytes:
             return await self._engine.run(job)
         key = self._key(job)
         while True:

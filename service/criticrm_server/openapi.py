@@ -1,4 +1,4 @@
-"""What FastAPI does not write into the OpenAPI document: short operation ids, response headers, a stream's lines."""
+"""What FastAPI does not write into the OpenAPI document: short operation ids, response headers, a stream's parts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from criticrm_client.schemas import Result
+from criticrm_client.schemas import Result, TokenEvent
 
 from .schemas import StreamEnd
 
 _NDJSON = "application/x-ndjson"
+_EVENTS = "text/event-stream"
 _REF = "#/components/{}/{}"
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
@@ -44,7 +45,6 @@ _HEADERS: dict[str, dict[str, Any]] = {
 }
 _OF_STATUS = {"401": "WWW-Authenticate", "503": "Retry-After"}
 _OF_ADMITTED = ["X-Queue-Time", "X-Inference-Time"]
-_STREAM_LINE = "StreamLine"
 
 
 def operation_id(route: APIRoute) -> str:
@@ -53,14 +53,14 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete_document(app: FastAPI) -> None:
-    """Make `app.openapi` add the headers of every response and the lines of a stream."""
+    """Make `app.openapi` add the headers of every response and the parts of a stream."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
             _add_headers(document)
-            _add_stream_line(document)
+            _add_streams(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -82,21 +82,26 @@ def _add_headers(document: dict[str, Any]) -> None:
                 response["headers"] = {name: {"$ref": _REF.format("headers", name)} for name in names}
 
 
-def _add_stream_line(document: dict[str, Any]) -> None:
-    """The schema of one line; OpenAPI 3.1 has none for a sequence of them."""
-    line = TypeAdapter(Result | StreamEnd).json_schema(
-        mode="serialization", ref_template=_REF.format("schemas", "{model}")
+def _add_streams(document: dict[str, Any]) -> None:
+    """The schema of one part of each kind of stream; OpenAPI 3.1 has none for a sequence of them."""
+    line = "One line of a stream: a result for each response as it finishes, then one StreamEnd."
+    event = (
+        "The data of one event of a stream: `token` for each token of a critique, `result` for each response as it "
+        "finishes, then one `end`."
     )
+    _add_parts(document, _NDJSON, "StreamLine", Result | StreamEnd, line)
+    _add_parts(document, _EVENTS, "StreamEvent", TokenEvent | Result | StreamEnd, event)
+
+
+def _add_parts(document: dict[str, Any], media_type: str, name: str, shapes: Any, description: str) -> None:
+    ref = _REF.format("schemas", "{model}")
+    schema = TypeAdapter(shapes).json_schema(mode="serialization", ref_template=ref)
     schemas = document["components"]["schemas"]
-    for name, schema in line.pop("$defs").items():
-        schemas.setdefault(name, schema)
-    schemas[_STREAM_LINE] = {
-        "title": _STREAM_LINE,
-        "description": "One line of a stream: a result for each response as it finishes, then one StreamEnd.",
-        **line,
-    }
+    for one, shape in schema.pop("$defs").items():
+        schemas.setdefault(one, shape)
+    schemas[name] = {"title": name, "description": description, **schema}
     for path in document["paths"].values():
         for operation in path.values():
             for response in operation["responses"].values():
-                if _NDJSON in response.get("content", {}):
-                    response["content"][_NDJSON] = {"schema": {"$ref": _REF.format("schemas", _STREAM_LINE)}}
+                if media_type in response.get("content", {}):
+                    response["content"][media_type] = {"schema": {"$ref": _REF.format("schemas", name)}}

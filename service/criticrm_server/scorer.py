@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from criticrm_client.schemas import CritiqueOptions, Result
+from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
 from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
 
 from .admission import Permit
@@ -16,6 +16,7 @@ from .critique_limit import critique_limit
 from .engines.base import Engine, Job, Output
 from .errors import InvalidField, ModelNotFound, ModelVersionMismatch, NotCalibrated
 from .greedy_results import GreedyResults
+from .live import watched
 from .metrics import Metrics
 from .rendering import RenderedResponse, Rendering, SuppliedCritique
 from .request_limits import check_limits
@@ -158,6 +159,29 @@ class Scorer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def events(self, plan: Plan, permit: Permit) -> AsyncGenerator[Scored | TokenEvent]:
+        """As `stream`, with each token of the critiques before its result, as it is written."""
+        queue: asyncio.Queue[Scored | TokenEvent | None] = asyncio.Queue()
+        if plan.critique is not None:
+            renderer, offset = self._checkpoint.renderer, self._checkpoint.manifest.offset
+            responses = [watched(response, renderer, offset, queue.put_nowait) for response in plan.responses]
+            plan = replace(plan, responses=responses)
+
+        async def run() -> None:
+            async with aclosing(self.stream(plan, permit)) as stream:
+                async for scored in stream:
+                    queue.put_nowait(scored)
+
+        running = asyncio.create_task(run())
+        running.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     async def score(self, plan: Plan, permit: Permit) -> list[Result]:
         """All results, in the request's order.

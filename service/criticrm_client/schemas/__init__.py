@@ -15,7 +15,7 @@ from .requests import (
     WritingOptions,
     report_one_unknown_field,
 )
-from .results import Critique, NamedReward, Result, ScoreEnvelope, ScoreResponse, Trace, Usage
+from .results import Critique, NamedReward, Result, ScoreEnvelope, ScoreResponse, TokenEvent, Trace, Usage
 
 __all__ = [
     "MAX_SEED",
@@ -35,6 +35,7 @@ __all__ = [
     "ScoreOptions",
     "ScoreResponse",
     "ServedModel",
+    "TokenEvent",
     "Trace",
     "Usage",
     "WritingOptions",

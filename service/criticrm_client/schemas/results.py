@@ -85,6 +85,18 @@ class Result(Received):
         return self.score
 
 
+class TokenEvent(Received):
+    """A token of a critique that is being written, in a stream of events."""
+
+    id: str | None
+    index: int = Field(description="Index of the response in its item.")
+    critique: int = Field(description="Which of the response's critiques it is of, from 0.")
+    text: str = Field(description="What it adds to the critique; empty for one that ends within a character.")
+    score: float | None = Field(
+        allow_inf_nan=False, description="The reward before it, in reward units; null where that is not finite."
+    )
+
+
 class ScoreEnvelope(Received):
     """What holds for all results; the last line of an NDJSON stream."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
 BAN = -1e4  # below any logit, and within every dtype
+
+
+# Which of the n completions, its next token ids, and the score before each of them.
+Watch = Callable[[int, Sequence[int], Sequence[float]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Job:
         ban: the bias that keeps the reward token from being written, which the reward must not show; None where
             the tokens are not returned.
         trace: the score before each token is wanted too.
+        watch: called with tokens as they are written, and the score before each; by an engine that can't, once at the
+            end.
     """
 
     token_ids: list[int]
@@ -42,6 +48,7 @@ class Job:
     group: int = 0
     ban: float | None = BAN
     trace: bool = False
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +158,10 @@ class Engine(Protocol):
     def collectors(self) -> Sequence[Collector]:
         """Prometheus metrics of its own, beside those that vLLM registers globally."""
         ...
+
+
+def watch_at_the_end(job: Job, output: Output) -> None:
+    """For an engine that returns completions whole. They are traced."""
+    if job.watch is not None:
+        for k, completion in enumerate(output.completions):
+            job.watch(k, completion.token_ids, completion.trace)

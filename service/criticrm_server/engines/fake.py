@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from criticrm_model import RewardTokens
 
 from ..errors import EngineDead
-from .base import Facts, Job, Output, Timings
+from .base import Facts, Job, Output, Timings, watch_at_the_end
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -58,7 +58,9 @@ class FakeEngine:
             after = self._logits([*job.token_ids, *text]) if text else direct
             trace = [self._logits([*job.token_ids, *text[:i]]) for i in range(len(text) + 1)] if job.trace else ()
             completions.append(self.tokens.completion([*text, self.stop_token_id], "stop", direct, after, trace))
-        return Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
+        output = Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
+        watch_at_the_end(job, output)
+        return output
 
     def _logits(self, token_ids: list[int]) -> list[float]:
         first = made_up_reward(token_ids)

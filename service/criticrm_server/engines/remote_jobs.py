@@ -15,7 +15,7 @@ from criticrm_model import Completion
 from ..errors import EngineFailed
 from ..tracing import headers_of_job
 from .backends import Backend
-from .base import Job, Output
+from .base import Job, Output, watch_at_the_end
 from .readout import read_completion, sampling_parameters
 from .remote_checks import GENERATE, Unreachable, describe_error, excerpt, read_logits, request_body
 
@@ -74,7 +74,9 @@ class RemoteJobs:
             raise EngineFailed(f"{server.name} does not return what vLLM returns: {excerpt(content)}") from error
         if len(completions) != job.n:
             raise EngineFailed(f"{server.name} returned {len(completions)} critiques instead of {job.n}")
-        return Output(completions, cached_tokens=cached)
+        output = Output(completions, cached_tokens=cached)
+        watch_at_the_end(job, output)
+        return output
 
     def _completion(self, choice: dict[str, Any], job: Job) -> Completion:
         token_ids = choice["token_ids"]

@@ -14,7 +14,7 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
 from ..settings import Settings
-from .base import Facts, Job, Output, Timings, Unchanging
+from .base import Facts, Job, Output, Timings, Unchanging, watch_at_the_end
 
 
 class TransformersEngine(Unchanging):
@@ -47,7 +47,9 @@ class TransformersEngine(Unchanging):
             return Output(completions, timings=Timings(began - asked, 0.0, time.monotonic() - began))
 
         # A cancelled job still in the thread's queue never starts; one that runs is finished and dropped.
-        return await asyncio.get_running_loop().run_in_executor(self._thread, critique)
+        output = await asyncio.get_running_loop().run_in_executor(self._thread, critique)
+        watch_at_the_end(job, output)
+        return output
 
     async def check_health(self) -> None: ...
 

@@ -27,7 +27,7 @@ from ..errors import EngineDead, EngineFailed, NotHere
 from ..settings import Settings
 from ..tracing import current_request_id, headers_of_job
 from .backends import Backends
-from .base import Facts, Job, Output, Timings
+from .base import Facts, Job, Output, Timings, Watch
 from .readout import Steps, read_completion, sampling_parameters
 from .vllm_arguments import engine_arguments
 from .vllm_environment import prepare_environment
@@ -94,9 +94,11 @@ class VLLMEngine:
         params = SamplingParams(
             **sampling_parameters(job, self._tokens, self._stop_token_ids),
             flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if job.watch else RequestOutputKind.FINAL_ONLY,
         )
-        final = None
+        final: Any = None
+        written: dict[int, Any] = {}  # while it is watched, an output holds the completions that have grown
+        shown = [0] * job.n  # tokens
         rank = self._ranks.choose(job.group)
         assert rank is not None
         try:
@@ -109,6 +111,10 @@ class VLLMEngine:
                     data_parallel_rank=int(rank.url) if len(self._ranks.all) > 1 else None,
                 ):
                     final = output
+                    for completion in output.outputs:
+                        written[completion.index] = completion
+                        if job.watch is not None:
+                            shown[completion.index] = self._show(job.watch, completion, shown[completion.index])
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
         except EngineGenerateError as error:
@@ -117,7 +123,7 @@ class VLLMEngine:
         if final is None or not final.finished:
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
-            completions=[self._completion(completion, job) for completion in final.outputs],
+            completions=[self._completion(written[k], job) for k in range(job.n)],
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
@@ -172,6 +178,15 @@ class VLLMEngine:
 
     def collectors(self) -> Sequence[Collector]:
         return ()  # vLLM's own are in the global registry
+
+    def _show(self, watch: Watch, completion: Any, shown: int) -> int:
+        """What of a completion has not been shown. Returns how many of its tokens have been, then."""
+        token_ids, logits = list(completion.token_ids), completion.logprobs.logprobs
+        width = 1 + len(self._tokens.ids)
+        steps = range(shown, len(token_ids))
+        scores = [self._tokens.score(logits[step * width + 1 : (step + 1) * width]) for step in steps]
+        watch(completion.index, token_ids[shown:], scores)
+        return len(token_ids)
 
     def _completion(self, completion: Any, job: Job) -> Completion:
         # The entries of a step: the written token's, then each reward token's.

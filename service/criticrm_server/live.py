@@ -1,0 +1,42 @@
+"""A plan whose critiques are shown while they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from criticrm_client.schemas import TokenEvent
+
+from .rendering import RenderedResponse
+
+if TYPE_CHECKING:
+    from criticrm_model.prompt import Renderer
+
+Show = Callable[[TokenEvent], None]
+
+
+def watched(response: RenderedResponse, renderer: Renderer, offset: float, show: Show) -> RenderedResponse:
+    """The response with a job that shows each token as it is written.
+
+    Args:
+        offset: added to the scores that the engine reads.
+    """
+    if response.job is None or response.supplied:
+        return response
+    decoders = [renderer.decoder() for _ in range(response.job.n)]
+
+    def watch(k: int, token_ids: Sequence[int], scores: Sequence[float]) -> None:
+        for token_id, score in zip(token_ids, scores, strict=True):
+            show(
+                TokenEvent(
+                    id=response.item_id,
+                    index=response.index,
+                    critique=k,
+                    text=decoders[k](token_id),
+                    score=score + offset if math.isfinite(score) else None,
+                )
+            )
+
+    return replace(response, job=replace(response.job, trace=True, watch=watch))
