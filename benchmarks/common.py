@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 CRITICRM = str(Path(sys.executable).with_name("criticrm"))
 MAX_MODEL_LEN = 2048
 
-compute_on_all_cores()  # as the service does; vLLM by itself leaves a core idle, and a rival would have half the machine
+compute_on_all_cores()  # as the service does: vLLM by itself leaves one idle, which is half of a small machine
 # Rounds repeat their requests: each is to be computed.
 os.environ["CRITICRM_GREEDY_RESULTS_MIB"] = "0"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +54,37 @@ def test_score_gives_critiques_and_finite_scores(server: Server) -> None:
         assert any(critique["text"] for critique in result["critiques"])
         assert math.isfinite(result["score"])
         assert math.isfinite(result["direct_score"])
+
+
+async def test_events_come_token_by_token_and_a_caller_that_leaves_frees_the_engine(server: Server) -> None:
+    body = {"prompt": "Why?", "responses": ["So."], "critique": {"n": 2, "max_tokens": 40, "temperature": 1}}
+    names: list[str] = []
+    tokens: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
+    async with (
+        server.client() as client,
+        client.stream("POST", "/score", json=body, headers={"accept": "text/event-stream"}) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+            elif line.startswith("data: ") and names[-1] == "token":
+                token = json.loads(line.removeprefix("data: "))
+                tokens[token["critique"]].append(token)
+            elif line.startswith("data: ") and names[-1] == "result":
+                result = json.loads(line.removeprefix("data: "))
+    assert names[-2:] == ["result", "end"]
+    for written, critique in zip(tokens.values(), result["critiques"], strict=True):
+        assert "".join(token["text"] for token in written).strip() == critique["text"]
+        assert len(written) == critique["tokens"]
+        assert (written[0]["score"], written[-1]["score"]) == (result["direct_score"], critique["score"])
+    long = body | {"critique": {"n": 2, "max_tokens": 400, "temperature": 1}}
+    async with (
+        server.client() as client,
+        client.stream("POST", "/score", json=long, headers={"accept": "text/event-stream"}) as answer,
+    ):
+        assert await anext(answer.aiter_lines()) == "event: token"
+        assert server.metric("criticrm_sequences") == 2
+    wait_until(lambda: server.metric("vllm:num_requests_running") == server.metric("criticrm_sequences") == 0, 30)
 
 
 def test_without_a_critique_the_score_is_the_direct_score(server: Server) -> None:

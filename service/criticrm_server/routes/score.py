@@ -53,8 +53,9 @@ async def score(
 
     With `Accept: application/x-ndjson` each result is sent as soon as it is finished, and a line without `score`
     ends the stream. With `Accept: text/event-stream` there is an event for each token of a critique as it is written
-    (`token`), for each result (`result`), and for the end (`end`). A response that can't be scored alone (too long, say) is an error in its own result; if
-    none can be scored, the request fails.
+    (`token`), for each result (`result`), and for the end (`end`).
+    A response that can't be scored alone (too long, say) is an error in its own result; if none can be scored, the
+    request fails.
     """
     wanted = request.headers.get("accept", "")
     if EVENTS in wanted:
