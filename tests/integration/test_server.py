@@ -74,7 +74,8 @@ async def test_events_come_token_by_token_and_a_caller_that_leaves_frees_the_eng
                 result = json.loads(line.removeprefix("data: "))
     assert names[-2:] == ["result", "end"]
     for written, critique in zip(tokens.values(), result["critiques"], strict=True):
-        assert "".join(token["text"] for token in written).strip() == critique["text"]
+        rest = critique["text"].removeprefix("".join(token["text"] for token in written).strip())
+        assert set(rest) <= {"\ufffd"}  # a cut may leave bytes of a character, which no event shows
         assert len(written) == critique["tokens"]
         assert (written[0]["score"], written[-1]["score"]) == (result["direct_score"], critique["score"])
     long = body | {"critique": {"n": 2, "max_tokens": 400, "temperature": 1}}

@@ -91,7 +91,9 @@ class TokenEvent(Received):
     id: str | None
     index: int = Field(description="Index of the response in its item.")
     critique: int = Field(description="Which of the response's critiques it is of, from 0.")
-    text: str = Field(description="What it adds to the critique; empty for one that ends within a character.")
+    text: str = Field(
+        description="What it adds to the critique; empty for one that ends within a character, as at a cut."
+    )
     score: float | None = Field(
         allow_inf_nan=False, description="The reward before it, in reward units; null where that is not finite."
     )
