@@ -93,8 +93,7 @@ class _PermittedStream(StreamingResponse):
     """
 
     def __init__(self, texts: AsyncIterator[str], permit: Permit, deadline: float, media_type: str) -> None:
-        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}  # nginx sends each part on
-        super().__init__(texts, media_type=media_type, headers=headers)
+        super().__init__(texts, media_type=media_type, headers={"X-Accel-Buffering": "no"})  # nginx sends each part on
         self._permit = permit
         self._cut_off = deadline + 5  # one that reads gets the deadline's error before
 
