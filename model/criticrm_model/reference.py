@@ -116,6 +116,7 @@ class ReferenceModel:
         max_tokens: int,
         temperature: float = 0.0,
         seed: int | None = None,
+        trace: bool = False,
     ) -> tuple[list[Completion], HiddenStates]:
         """Write one critique a prompt and read both rewards in the same pass.
 
@@ -124,6 +125,7 @@ class ReferenceModel:
             max_tokens: at most this many tokens a critique, its end-of-turn token included.
             temperature: 0 is greedy; anything else is at least 0.01, as in vLLM.
             seed: of the sampling; sets torch's global generator.
+            trace: keep the score of every step.
 
         Raises:
             NonFiniteReward
@@ -155,7 +157,8 @@ class ReferenceModel:
             kept = tokens if end is None else tokens[: end + 1]
             steps = rewards[: len(kept), row].tolist()
             finish_reason: FinishReason = "length" if end is None else "stop"
-            completions.append(self.reward_tokens.completion(kept, finish_reason, steps[0], steps[-1], steps))
+            traced = steps if trace else ()
+            completions.append(self.reward_tokens.completion(kept, finish_reason, steps[0], steps[-1], traced))
         states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
         last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(

@@ -42,7 +42,11 @@ class TransformersEngine(Unchanging):
         def critique() -> Output:
             began = time.monotonic()
             completions, _ = self._model.critique(
-                [job.token_ids] * job.n, max_tokens=job.max_tokens, temperature=job.temperature, seed=job.seed
+                [job.token_ids] * job.n,
+                max_tokens=job.max_tokens,
+                temperature=job.temperature,
+                seed=job.seed,
+                trace=job.trace,
             )
             return Output(completions, timings=Timings(began - asked, 0.0, time.monotonic() - began))
 
