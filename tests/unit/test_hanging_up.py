@@ -119,7 +119,7 @@ async def test_one_that_never_reads_is_cut_off(running: Running) -> None:
 
     permit = await running.service.admission.admit(3)
     long_ago = asyncio.get_running_loop().time() - 60
-    stream = _PermittedStream(lines(), permit, long_ago)
+    stream = _PermittedStream(lines(), permit, long_ago, "application/x-ndjson")
     await asyncio.wait_for(stream({"type": "http"}, asyncio.Event().wait, stuck), 5)
     assert running.service.admission.admitted == 0
 
