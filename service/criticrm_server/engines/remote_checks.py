@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _FLOAT32_HEAD = {"hf_overrides": json.dumps({"head_dtype": "float32"})}
 GENERATE = "/inference/v1/generate"
 _MISSING = -1
-_VLLM_MAX_LOGPROBS = 20  # a step, unless a server is told otherwise
+_VLLM_MAX_LOGPROBS = 20  # a step, where a server has no other setting
 _BAN = -1000.0
 _APART = 0.15  # standard deviations of the direct score; float32 and bfloat16 are 0.07 apart (docs/adr/0009)
 _TIMEOUT = aiohttp.ClientTimeout(total=10)

@@ -127,7 +127,7 @@ def _as_event(part: Part) -> str:
 async def _parts(request: Request, plan: Plan, permit: Permit, *, live: bool) -> AsyncGenerator[Part]:
     """Results as they finish, before each the tokens of its critiques if `live`, and at last the end.
 
-    An error after the first part is told by the end: the status line is sent already.
+    An error after the first part is in the end, for the status line is sent already.
     """
     service: Service = request.app.state.service
     results: list[Result] = []
