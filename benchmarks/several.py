@@ -1,45 +1,48 @@
-"""What several rewards cost beside one: the same body, served twice, with one reward and with three.
+"""What several rewards cost beside one: one engine of vLLM, whose jobs read one reward or three.
 
-Both servers are up together and take turns, so that a machine whose speed drifts does no harm.
+In one process and one engine, for two servers of the same weights differ by more than what is measured. The sides take
+turns, each first in every other round, so that a machine whose speed drifts does no harm.
 
 figures, ratios of time within one run (more than 1: three rewards take longer):
-  direct    POST /score without critiques
-  critique  POST /score with critiques of --critique-tokens
+  direct    jobs without a critique
+  critique  jobs with a critique of --critique-tokens
 
 Prints a table, then one line of JSON with every round, the workload and the machine.
 
 examples:
-  python benchmarks/several.py --samples 8 --rounds 1
-  python benchmarks/several.py --samples 96 --rounds 7
+  python benchmarks/several.py --samples 4 --rounds 1
+  python benchmarks/several.py --samples 64 --rounds 11
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, load_samples, pair_ratios, post_all, print_table, running, say, serve_command
+from common import MAX_MODEL_LEN, environment, load_samples, pair_ratios, print_table, say
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from criticrm_model import RewardCard
+from criticrm_model import RewardCard, RewardTokens
 from criticrm_model.checkpoint import Checkpoint, WeightedReward, assemble
 from criticrm_model.default import resolve
 from criticrm_model.stored_head import stored_row
+from criticrm_server.engines.base import Job
+from criticrm_server.settings import Settings
 
-PORT, SEVERAL_PORT = 8943, 8944
 SEVERAL = [WeightedReward("helpfulness", 0.5), WeightedReward("correctness", 0.3), WeightedReward("verbosity", 0.2)]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=96, metavar="N", help="responses in a round (96)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted rounds, after one to warm up (5)")
+    parser.add_argument("--samples", type=int, default=32, metavar="N", help="responses in a round (32)")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="counted rounds, after one to warm up (9)")
     parser.add_argument("--critique-tokens", type=int, default=16, metavar="N", help="longest critique, in tokens (16)")
-    parser.add_argument("--concurrency", type=int, default=96, metavar="N", help="requests in flight (96)")
     return parser.parse_args()
 
 
@@ -54,36 +57,41 @@ def with_three(checkpoint: Checkpoint, out: Path) -> Path:
     return out
 
 
-def bench(arguments: argparse.Namespace, checkpoint: Checkpoint, several: Path, folder: Path) -> dict[str, Any]:
+async def bench(arguments: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
+    from criticrm_server.engines.vllm_engine import VLLMEngine
+
     samples = load_samples(checkpoint, None, arguments.samples, arguments.critique_tokens)
-    critiques: dict[str, Any] = {"direct": False, "critique": {"max_tokens": arguments.critique_tokens}}
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in critiques}
-    with (
-        running(serve_command("default", PORT), f"http://127.0.0.1:{PORT}/health/ready", folder / "one.log"),
-        running(
-            serve_command(str(several), SEVERAL_PORT),
-            f"http://127.0.0.1:{SEVERAL_PORT}/health/ready",
-            folder / "several.log",
-        ),
-    ):
+    kinds = {
+        "direct": [Job(s.token_ids, 1, 1, 0.0, None, ban=None) for s in samples],
+        "critique": [Job(s.token_ids, 1, arguments.critique_tokens, 0.0, None) for s in samples],
+    }
+    settings = {"dtype": "bfloat16", "max_model_len": MAX_MODEL_LEN, "prefix_caching": False, "kv_cache_gib": 2}
+    engine = VLLMEngine(checkpoint, Settings(model=str(checkpoint.folder), **settings))
+    three = checkpoint.manifest.reward_tokens
+    sides = {"one": RewardTokens(three.ids[:1]), "three": three}
+    seconds: dict[tuple[str, str], list[float]] = {(kind, side): [] for kind in kinds for side in sides}
+    await engine.start()
+    try:
         for number in range(arguments.rounds + 1):
-            for name, critique in critiques.items():
-                bodies = [{"prompt": s.prompt, "responses": [s.response], "critique": critique} for s in samples]
-                for port, taken in zip((PORT, SEVERAL_PORT), seconds[name], strict=True):
-                    took, answers = post_all(f"http://127.0.0.1:{port}/score", bodies, arguments.concurrency)
+            for kind, jobs in kinds.items():
+                for side in sides if number % 2 else reversed(sides):
+                    engine._tokens = sides[side]
+                    began = time.perf_counter()
+                    await asyncio.gather(*map(engine.run, jobs))
                     if number:  # after a warm-up
-                        taken.append(took)
-                    assert all((a["results"][0]["rewards"] is None) == (port == PORT) for a in answers)
+                        seconds[kind, side].append(time.perf_counter() - began)
+    finally:
+        await engine.close()
     return {
-        name: {
-            **pair_ratios(three, one),
-            "what": f"seconds, three rewards : one ({name})",
+        kind: {
+            **pair_ratios(seconds[kind, "three"], seconds[kind, "one"]),
+            "what": f"seconds, three rewards : one ({kind})",
             "target": "<= 1.02",
-            "three_s": three,
-            "one_s": one,
+            "three_s": seconds[kind, "three"],
+            "one_s": seconds[kind, "one"],
             "sequences": len(samples),
         }
-        for name, (one, three) in seconds.items()
+        for kind in kinds
     }
 
 
@@ -91,12 +99,10 @@ def main() -> None:
     arguments = parse()
     described = environment()
     with tempfile.TemporaryDirectory(prefix="criticrm-bench-") as scratch:
-        folder = Path(scratch)
-        checkpoint = Checkpoint.open(resolve("default"))
         say("making the default with three rewards")
-        several = with_three(checkpoint, folder / "several")
-        say("starting the two servers")
-        figures = bench(arguments, checkpoint, several, folder)
+        several = with_three(Checkpoint.open(resolve("default")), Path(scratch) / "several")
+        say("starting the engine")
+        figures = asyncio.run(bench(arguments, Checkpoint.open(several)))
     print_table(figures)
     print(json.dumps({"environment": described, "workload": vars(arguments), "figures": figures}))
 
