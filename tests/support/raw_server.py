@@ -1,4 +1,4 @@
-"""An HTTP server that sends whatever bytes it is told to, on threads of its own."""
+"""An HTTP server that sends any bytes as they are, on threads of its own."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def ours() -> set[type[CriticRMError]]:
         if not module.name.startswith("criticrm_server.engines.vllm_"):  # load vLLM, raise only what others define
             importlib.import_module(module.name)
     kinds = {k for k in subclasses(CriticRMError) if k.__module__.startswith(("criticrm_model", "criticrm_server"))}
-    # A failed self-check keeps a server from starting, or is the reason of a WeightsRefused: no caller is told of it.
+    # A failed self-check keeps a server from starting, or is the reason of a WeightsRefused: no caller gets it.
     return kinds - ABSTRACT - {SelfCheckFailed}
 
 
