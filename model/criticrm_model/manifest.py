@@ -20,6 +20,7 @@ from pydantic import (
 
 from .errors import CheckpointError
 from .files import write_text
+from .instruction import InstructionSlots
 from .reward import RewardTokens
 
 MANIFEST_NAME = "critic_rm.json"
@@ -27,11 +28,6 @@ MAX_REWARDS = 127  # vLLM 0.32 gives the logits of 128 tokens a step, and its se
 REWARD_TOKEN = "<|reward|>"  # noqa: S105 # of a vocabulary
 DEFAULT_NAME = "default"  # the embedded checkpoint
 DEFAULT_BASE_NAME = "default-base"  # the unmodified model that it was trained from
-
-DEFAULT_CRITIQUE_INSTRUCTION = (
-    "In two sentences, review the assistant's last reply: is it correct, helpful and harmless, "
-    "and what is wrong with it?"
-)
 
 
 def is_reward_token(text: str) -> bool:
@@ -82,9 +78,11 @@ class RewardCard(_Frozen):
         critique_instruction: None for a scalar reward model, which writes no critiques.
         max_critique_tokens: the longest critique the reward was fitted on, so the default when serving:
             a reward that has seen short critiques means little after long ones.
+        slots: how criteria and a reference are put behind the instruction; None where none were trained with.
     """
 
     critique_instruction: str | None = Field(min_length=1)
+    slots: InstructionSlots | None = None
     max_critique_tokens: PositiveInt = 256
     base_model: str
     training_data: tuple[TrainingData, ...] = ()
@@ -256,6 +254,8 @@ class Manifest(RewardCard):
         identity = [first.sha256, self.base_model, self.critique_instruction or ""]
         if self.readout != Readout() or first.offset:
             identity += [self.readout.model_dump_json(), str(first.offset)]
+        if self.slots is not None:
+            identity.append(self.slots.model_dump_json())
         if others:
             identity += [str((r.name, r.sha256, r.offset, r.weight)) for r in self.rewards]
         return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]

@@ -150,6 +150,11 @@ class Renderer:
         """A critique as the model is to write it: its tokens, then the token that ends an assistant's turn."""
         return [*self._contents.tokenize(text), self._end_of_turn_id]
 
+    def count_tokens(self, text: str, most: int) -> int:
+        """Of a content. More than `most` is a lower bound: no more than so many are looked at."""
+        ((token_ids, _),) = self._contents.tokenize_beginnings([text], most)
+        return len(token_ids)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """A critique's text, without its end-of-turn token."""
         return self._contents.decode(token_ids).strip()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from typing_extensions import TypedDict  # pydantic's own dependency; it takes no other before Python 3.12
 
-from .schemas import CritiqueOptions, Item, Message
+from .schemas import Criterion, CritiqueOptions, Item, Message
 
 Prompt: TypeAlias = str | Sequence[Message]
 
@@ -50,3 +50,24 @@ class Options(TypedDict, total=False):
     critique: bool | CritiqueOptions | Mapping[str, Any]
     on_overflow: Literal["error", "truncate"]
     normalize: bool
+
+
+class ItemOptions(Options, total=False):
+    """Of one request, and of its only prompt.
+
+    critiques: that are there already, a list for each response: the reward is read after them, and none is written.
+    criteria: what to judge the responses by. A list has a critique and a reward for each criterion, and the score is
+        their weighted mean.
+    reference: a correct answer, for the critic to read.
+    """
+
+    critiques: Sequence[Sequence[str]] | None
+    criteria: str | Sequence[str | Criterion | Mapping[str, Any]] | None
+    reference: str | None
+
+
+def split_options(options: ItemOptions) -> tuple[dict[str, Any], Options]:
+    """What belongs to the prompt's item, and what to the request."""
+    own = ItemOptions.__annotations__.keys() - Options.__annotations__.keys()
+    item = {name: value for name, value in options.items() if name in own}
+    return item, cast(Options, {name: value for name, value in options.items() if name not in own})

@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from . import environment
-from .arguments import ItemLike, Options, Prompt
+from .arguments import ItemLike, ItemOptions, Options, Prompt, split_options
 from .attempts import Failure, attempt
 from .bodies import parse_answer, request_body
 from .columns import DEFAULT_COLUMNS, Columns
@@ -118,30 +118,23 @@ class AsyncCriticRM:
         self,
         prompt: Prompt,
         responses: Sequence[str],
-        *,
-        critiques: Sequence[Sequence[str]] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[ItemOptions],
     ) -> ScoreResponse:
-        """Critique and score responses to one prompt. A response that can't be scored is an error in its result.
-
-        Args:
-            critiques: that are there already, a list for each response: the reward is read after them, and none is
-                written.
-            options: of the request.
-        """
-        item = as_item({"prompt": prompt, "responses": responses, "critiques": critiques})
-        return await self._score(item.model_dump(exclude_none=True), [item], options)
+        """Critique and score responses to one prompt. A response that can't be scored is an error in its result."""
+        fields, of_request = split_options(options)
+        item = as_item({"prompt": prompt, "responses": responses, **fields})
+        return await self._score(item.model_dump(exclude_none=True), [item], of_request)
 
     async def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
         """Several prompts in one request: all of it fails together, unlike `score_many`."""
         return await self._score({"items": [item.model_dump(exclude_none=True) for item in items]}, items, options)
 
-    async def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[Options]) -> Comparison:
+    async def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[ItemOptions]) -> Comparison:
         """Which of two responses is better. Raises ResultError if one could not be scored."""
         results = _all_scored(await self.score(prompt, [first, second], **options))
         return Comparison(first=results[0], second=results[1])
 
-    async def best_of(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> BestOf:
+    async def best_of(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[ItemOptions]) -> BestOf:
         """The response with the highest reward, the first of equals. Raises ResultError if one could not be scored."""
         results = _all_scored(await self.score(prompt, responses, **options))
         index = max(range(len(results)), key=lambda i: results[i].reward)

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from .arguments import ItemLike, Options, Prompt
+from .arguments import ItemLike, ItemOptions, Options, Prompt
 from .async_client import AsyncCriticRM
 from .columns import DEFAULT_COLUMNS, Columns
 from .errors import APIConnectionError, ClientClosedError
@@ -96,22 +96,20 @@ class CriticRM:
         self,
         prompt: Prompt,
         responses: Sequence[str],
-        *,
-        critiques: Sequence[Sequence[str]] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[ItemOptions],
     ) -> ScoreResponse:
         """See `AsyncCriticRM.score`."""
-        return self._call(lambda client: client.score(prompt, responses, critiques=critiques, **options))
+        return self._call(lambda client: client.score(prompt, responses, **options))
 
     def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
         """See `AsyncCriticRM.score_items`."""
         return self._call(lambda client: client.score_items(items, **options))
 
-    def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[Options]) -> Comparison:
+    def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[ItemOptions]) -> Comparison:
         """See `AsyncCriticRM.compare`."""
         return self._call(lambda client: client.compare(prompt, first, second, **options))
 
-    def best_of(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[Options]) -> BestOf:
+    def best_of(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[ItemOptions]) -> BestOf:
         """See `AsyncCriticRM.best_of`."""
         return self._call(lambda client: client.best_of(prompt, responses, **options))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .arguments import lost_field
 from .errors import FileError
@@ -25,6 +25,8 @@ class Columns:
         responses: a list of texts ("responses"); the row gets a list of scores, and `best`, the index of the highest.
         messages: a whole conversation that ends with the response, instead of the others ("messages").
         prefix: of the names of the columns that are added.
+        criteria: what to judge by, a text or a list of texts; only where it is named here.
+        reference: a correct answer; only where it is named here.
     """
 
     prompt: str | None = None
@@ -32,16 +34,19 @@ class Columns:
     responses: str | None = None
     messages: str | None = None
     prefix: str = ""
+    criteria: str | None = None
+    reference: str | None = None
 
     def found_in(self, row: Row) -> Columns:
         """Raises FileError."""
-        for name in (given := [self.prompt, self.response, self.responses, self.messages]):
+        given = [self.prompt, self.response, self.responses, self.messages]
+        for name in (*given, self.criteria, self.reference):
             if name is not None and name not in row:
                 raise FileError(f"no column {name!r}; there are: {', '.join(row)}")
         if sum(name is not None for name in given[1:]) > 1:
             raise FileError("give one of the columns response, responses and messages")
         if self.messages or (not any(given) and "messages" in row and "prompt" not in row):
-            return Columns(messages=self.messages or "messages", prefix=self.prefix)
+            return replace(self, messages=self.messages or "messages")
         prompt = self.prompt or "prompt"
         response, responses = self.response, self.responses
         if not response and not responses:
@@ -50,7 +55,7 @@ class Columns:
         for name in (prompt, response or responses):
             if name not in row:
                 raise FileError(f"no column {name!r}; there are: {', '.join(row)}. Say which to use (columns)")
-        return Columns(prompt, response, responses, None, self.prefix)
+        return replace(self, prompt=prompt, response=response, responses=responses)
 
     def item(self, row: Row) -> Item:
         """Raises ValueError, with what is wrong with the row."""
@@ -67,9 +72,14 @@ class Columns:
                 raise ValueError(
                     f"{self.messages}[{len(turns) - 1}]: {lost} would be lost: put what it says into the content"
                 )
-            return as_item({"prompt": turns[:-1], "responses": [last.get("content")]})
+            return as_item({"prompt": turns[:-1], "responses": [last.get("content")], **self._judged_by(row)})
         responses = [row[self.response]] if self.response else row[self.responses or ""]
-        return as_item({"prompt": row[self.prompt or ""], "responses": responses})
+        return as_item({"prompt": row[self.prompt or ""], "responses": responses, **self._judged_by(row)})
+
+    def _judged_by(self, row: Row) -> Row:
+        """A row may have none."""
+        named = {"criteria": self.criteria, "reference": self.reference}
+        return {field: row[name] for field, name in named.items() if name and row.get(name) is not None}
 
     def added(self, results: Sequence[Result]) -> Row:
         """The columns that a row gets."""

@@ -130,8 +130,8 @@ class Metrics:
         for check in checks:
             self._self_check.labels(check.name).set(check.rms)
 
-    def observe(self, result: Result, output: Output | None, wrote_critiques: bool) -> None:
-        """Count one result; `output` is what the engine returned for it, None if it failed before."""
+    def observe(self, result: Result, outputs: Sequence[Output], wrote_critiques: bool) -> None:
+        """Count one result; `outputs` are what the engine returned for it, none if it failed."""
         if result.error is not None:
             self.errors.labels(result.error.code).inc()
         if result.status == "truncated":
@@ -144,8 +144,10 @@ class Metrics:
                 counter.inc(count)
         if usage.cached:
             self.reused.inc()
-        if output is None:
-            return
+        for output in outputs:
+            self._observe_output(output, wrote_critiques)
+
+    def _observe_output(self, output: Output, wrote_critiques: bool) -> None:
         # From the engine's output: a request may ask for normalised ones.
         self.score.observe(statistics.fmean(completion.score for completion in output.completions))
         self.direct_score.observe(output.completions[0].direct_score)

@@ -13,13 +13,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from criticrm_client.chat_templates import find_control_token
-from criticrm_client.schemas import CritiqueOptions, Item, Message, Role
+from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role
 from criticrm_model import ConversationError, CriticRMError
 
+from .criteria import Criteria, Instruction
 from .engines.base import Job
 from .errors import LimitExceeded
 
 if TYPE_CHECKING:
+    from criticrm_model.manifest import Manifest
     from criticrm_model.prompt import Conversation, Rendered, Renderer
 
 T = TypeVar("T")
@@ -30,11 +32,11 @@ _MESSAGE = 50  # characters that a message's own tokens count as
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A conversation, the number of its group, and whether a text of it holds what looks like a control token."""
+    """A conversation, the number of its group, and the warnings that each result of it gets."""
 
     conversation: Conversation
     group: int
-    control_tokens: bool
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +49,26 @@ class SuppliedCritique:
 
 @dataclass(frozen=True, slots=True)
 class RenderedResponse:
-    """One response: the job that scores it, or the error that kept it from being rendered.
+    """One response: the jobs that score it, or the error that kept it from being rendered.
 
     Attributes:
-        supplied: critiques that the caller sent; `job` then reads the reward before them.
+        jobs: one for each criterion, or the only one; none where there is an error.
+        criteria: where the request has a list of them.
+        supplied: critiques that the caller sent; the only job then reads the reward before them.
     """
 
     item_id: str | None
     index: int
     warnings: list[str]
     truncated: bool
-    job: Job | None
+    jobs: tuple[Job, ...]
     error: CriticRMError | None
+    criteria: tuple[Criterion, ...] | None = None
     supplied: tuple[SuppliedCritique, ...] = ()
 
     def places(self, n: int) -> int:
         """How many sequences it is. Args: n: critiques that are written of a response."""
-        return len(self.supplied) or n
+        return len(self.supplied) or n * len(self.criteria or "1")
 
 
 class Rendering:
@@ -71,10 +76,12 @@ class Rendering:
 
     Args:
         max_model_len: the longest prompt with its critique, in tokens.
+        max_criteria_tokens: of a criterion, and of a reference.
     """
 
-    def __init__(self, renderer: Renderer, max_model_len: int) -> None:
+    def __init__(self, renderer: Renderer, manifest: Manifest, max_model_len: int, max_criteria_tokens: int) -> None:
         self._renderer = renderer
+        self._criteria = Criteria(renderer, manifest, max_criteria_tokens)
         self._max_model_len = max_model_len
         # Tokenising lets other threads run, so one a core; texts that wait for one can be cancelled.
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="tokenize")
@@ -94,17 +101,30 @@ class Rendering:
             max_tokens: of a critique.
             truncate: drop what does not fit.
         """
-        opened = await self._open(item.prompt)
-        given = None if item.critiques is None else await self._tokenize_critiques(item.critiques)
-        if given is not None:
-            critique, max_tokens = None, max(len(ids) for several in given for ids in several)
+        instructions = [Instruction()]
+        if item.criteria is not None or item.reference is not None:
+            characters = self._criteria.characters(item)
+            instructions = await self._beside_others(characters, self._criteria.instructions, item)
+        supplied = None if item.critiques is None else await self._tokenize_critiques(item.critiques)
+        if supplied is not None:
+            critique, max_tokens = None, max(len(ids) for several in supplied for ids in several)
+        each = [await self._render(item, one, critique, max_tokens, truncate) for one in instructions]
+        found = each[0]
+        if (criteria := item.criteria_list) is not None:
+            found = [_by_criterion(tuple(criteria), several) for several in zip(*each, strict=True)]
+        return found if supplied is None else list(map(_with_critiques, found, supplied))
+
+    async def _render(
+        self, item: Item, instruction: Instruction, critique: CritiqueOptions | None, max_tokens: int, truncate: bool
+    ) -> list[RenderedResponse]:
+        opened = await self._open(item.prompt, instruction)
         found: list[RenderedResponse] = []
         for group in _in_groups(item.responses):
             characters = sum(map(len, group)) + _MESSAGE * len(group)
             found += await self._beside_others(
                 characters, self._render_group, item.id, len(found), group, opened, critique, max_tokens, truncate
             )
-        return found if given is None else list(map(_with_critiques, found, given))
+        return found
 
     async def _tokenize_critiques(self, critiques: list[list[str]]) -> list[list[list[int]]]:
         """`[responses][critiques]` token ids. Raises LimitExceeded: one alone is longer than the engine takes."""
@@ -127,25 +147,27 @@ class Rendering:
             await asyncio.sleep(0)
         return tokenize(*arguments)
 
-    async def _open(self, prompt: str | list[Message]) -> _Opened | ConversationError:
+    async def _open(self, prompt: str | list[Message], instruction: Instruction) -> _Opened | ConversationError:
         turns = prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
         texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-        characters = sum(map(len, texts)) + _MESSAGE * len(texts)
+        characters = sum(map(len, texts)) + _MESSAGE * len(texts) + len(instruction.text or "")
         open_turns = self._open_short if characters <= _INLINE else self._open_turns
         try:
-            return await self._beside_others(characters, open_turns, turns)
+            return await self._beside_others(characters, open_turns, turns, instruction)
         except ConversationError as error:
             return error
 
-    def _open_turns(self, turns: str | tuple[tuple[Role, str], ...]) -> _Opened:
+    def _open_turns(self, turns: str | tuple[tuple[Role, str], ...], instruction: Instruction) -> _Opened:
         messages: list[Message] = (
             [{"role": "user", "content": turns}]
             if isinstance(turns, str)
             else [{"role": role, "content": content} for role, content in turns]
         )
-        opened = self._renderer.open(messages, most_tokens=self._max_model_len)
-        control_tokens = any(find_control_token(message["content"]) for message in messages)
-        return _Opened(opened, zlib.crc32(array("i", opened.beginning)), control_tokens)
+        renderer = self._renderer if instruction.text is None else self._renderer.asking(instruction.text)
+        opened = renderer.open(messages, most_tokens=self._max_model_len)
+        texts = [*(message["content"] for message in messages), instruction.text or ""]
+        warnings = [*instruction.warnings, *(["control_tokens"] if any(map(find_control_token, texts)) else [])]
+        return _Opened(opened, zlib.crc32(array("i", opened.beginning)), warnings)
 
     def _render_group(
         self,
@@ -158,35 +180,44 @@ class Rendering:
         truncate: bool,
     ) -> list[RenderedResponse]:
         rendered: Sequence[Rendered | CriticRMError]
-        group, control_tokens = 0, False
+        group, warnings = 0, []
         if isinstance(opened, ConversationError):
             rendered = [opened] * len(responses)
         else:
-            group, control_tokens = opened.group, opened.control_tokens
+            group, warnings = opened.group, opened.warnings
             rendered = opened.conversation.render_all(
                 responses, max_model_len=self._max_model_len, max_critique_tokens=max_tokens, truncate=truncate
             )
         sequences = []
         for index, (response, one) in enumerate(zip(responses, rendered, strict=True), first_index):
-            warnings = _warnings(response, control_tokens)
+            own = _warnings(response, warnings)
             if isinstance(one, CriticRMError):
-                sequences.append(RenderedResponse(item_id, index, warnings, False, None, one))
+                sequences.append(RenderedResponse(item_id, index, own, False, (), one))
                 continue
             if critique is None:
                 job = Job(one.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, group=group, ban=None)
             else:
                 temperature, seed = critique.effective_temperature, critique.seed
                 job = Job(one.token_ids, critique.n, max_tokens, temperature, seed, group, trace=critique.trace)
-            sequences.append(RenderedResponse(item_id, index, warnings, one.truncated, job, None))
+            sequences.append(RenderedResponse(item_id, index, own, one.truncated, (job,), None))
         return sequences
 
 
+def _by_criterion(criteria: tuple[Criterion, ...], each: Sequence[RenderedResponse]) -> RenderedResponse:
+    """One response, rendered for each criterion."""
+    error = next((one.error for one in each if one.error), None)
+    jobs = () if error else tuple(job for one in each for job in one.jobs)
+    warnings = list(dict.fromkeys(warning for one in each for warning in one.warnings))
+    truncated = error is None and any(one.truncated for one in each)
+    return replace(each[0], jobs=jobs, error=error, warnings=warnings, truncated=truncated, criteria=criteria)
+
+
 def _with_critiques(response: RenderedResponse, critiques: list[list[int]]) -> RenderedResponse:
-    if response.job is None:
+    if not response.jobs:
         return response
-    prompt = response.job.token_ids
+    (before,) = response.jobs
     # The reward after a critique is that at the position which predicts its last token.
-    jobs = (replace(response.job, token_ids=[*prompt, *ids[:-1]]) for ids in critiques)
+    jobs = (replace(before, token_ids=[*before.token_ids, *ids[:-1]]) for ids in critiques)
     return replace(response, supplied=tuple(map(SuppliedCritique, critiques, jobs)))
 
 
@@ -203,7 +234,7 @@ def _in_groups(responses: list[str]) -> Iterator[list[str]]:
     yield group
 
 
-def _warnings(response: str, control_tokens: bool) -> list[str]:
+def _warnings(response: str, of_all: list[str]) -> list[str]:
     empty = [] if response.strip() else ["empty_response"]
-    control = ["control_tokens"] if control_tokens or find_control_token(response) else []
-    return empty + control
+    control = ["control_tokens"] if "control_tokens" not in of_all and find_control_token(response) else []
+    return empty + of_all + control

@@ -31,6 +31,8 @@ def check_limits(
         where = "" if isinstance(request, ScoreOne) else f"items[{i}]."
         if len(item.responses) > limits.max_responses:
             raise LimitExceeded(f"{where}responses", len(item.responses), limits.max_responses, "responses")
+        if isinstance(item.criteria, list) and len(item.criteria) > limits.max_criteria:
+            raise LimitExceeded(f"{where}criteria", len(item.criteria), limits.max_criteria, "criteria")
         for k, some in enumerate(item.critiques or ()):
             if len(some) > limits.max_critiques:
                 raise LimitExceeded(f"{where}critiques[{k}]", len(some), limits.max_critiques, "critiques a response")

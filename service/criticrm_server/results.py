@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from criticrm_client.schemas import Critique, CritiqueOptions, NamedReward, Result, Trace, Usage
+from criticrm_client.schemas import (
+    Criterion,
+    CriterionResult,
+    Critique,
+    CritiqueOptions,
+    NamedReward,
+    Result,
+    Trace,
+    Usage,
+)
 from criticrm_model import Completion, CriticRMError, Moments
 
 from .engines.base import Output
@@ -14,6 +26,25 @@ from .rendering import RenderedResponse
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Of one job.
+
+    Attributes:
+        scores: `[n]`, after its critiques.
+        direct_score: before any.
+        std: sample deviation, where there are several.
+    """
+
+    scores: list[float]
+    direct_score: float
+    std: float | None
+
+    @property
+    def score(self) -> float:
+        return statistics.fmean(self.scores)
 
 
 class Results:
@@ -31,7 +62,7 @@ class Results:
         request_id: str,
         response: RenderedResponse,
         critique: CritiqueOptions | None,
-        output: Output | None,
+        outputs: Sequence[Output],
         error: CriticRMError | None,
         *,
         normalize: bool,
@@ -40,10 +71,10 @@ class Results:
 
         Args:
             critique: as requested; None where none was to be written.
-            output: None where there is an error instead.
+            outputs: of the response's jobs; none where there is an error instead.
         """
-        prompt_tokens = len(response.job.token_ids) if response.job else 0
-        if output is None:
+        prompt_tokens = sum(len(job.token_ids) for job in response.jobs)
+        if not outputs:
             assert error is not None
             return Result(
                 id=response.item_id,
@@ -57,57 +88,70 @@ class Results:
                 error=error_info(error, request_id),
                 usage=Usage(prompt_tokens=prompt_tokens),
             )
-        scores, direct, std = self._scores(output, normalize, after_critiques=critique is not None)
-        shown = output.completions if critique is not None and critique.include else []
-        traced = critique is not None and critique.trace
+        read = [self._read(output, normalize, after_critiques=critique is not None) for output in outputs]
+        weights = [1.0] * len(read) if response.criteria is None else [one.weight for one in response.criteria]
+        completions = [completion for output in outputs for completion in output.completions]
         written = critique is not None and not response.supplied
-        cut = critique is not None and any(c.finish_reason == "length" for c in output.completions)
+        cut = critique is not None and any(c.finish_reason == "length" for c in completions)
         return Result(
             id=response.item_id,
             index=response.index,
             status="truncated" if response.truncated else "ok",
-            score=statistics.fmean(scores),
-            direct_score=direct,
-            score_std=std,
-            rewards=self._each(output.completions) if len(self._rewards) > 1 else None,
-            critiques=[self._critique(c, score, traced=traced) for c, score in zip(shown, scores, strict=False)],
+            score=_mean([one.score for one in read], weights),
+            direct_score=_mean([one.direct_score for one in read], weights),
+            score_std=_deviation([one.std for one in read], weights),
+            rewards=self._each(outputs, weights) if len(self._rewards) > 1 else None,
+            criteria=None if response.criteria is None else list(map(_of_criterion, response.criteria, read)),
+            critiques=[]
+            if critique is None or not critique.include
+            else self._critiques(response, outputs, read, critique),
             warnings=[*response.warnings, *(["critique_cut"] if cut else [])],
             error=None,
             usage=Usage(
                 prompt_tokens=prompt_tokens,
-                cached_tokens=output.cached_tokens,
-                critique_tokens=sum(len(c.token_ids) for c in output.completions) if written else 0,
-                cached=output.reused,
+                cached_tokens=sum(output.cached_tokens for output in outputs),
+                critique_tokens=sum(len(c.token_ids) for c in completions) if written else 0,
+                cached=all(output.reused for output in outputs),
             ),
         )
 
-    def _each(self, completions: list[Completion]) -> dict[str, NamedReward]:
+    def _each(self, outputs: Sequence[Output], weights: Sequence[float]) -> dict[str, NamedReward]:
         found = {}
         for k, reward in enumerate(self._rewards):
-            score = statistics.fmean(completion.rewards[k][1] for completion in completions)
-            direct = completions[0].rewards[k][0]  # the same for all: it is before any critique
-            found[reward.name] = NamedReward(score=score + reward.offset, direct_score=direct + reward.offset)
+            scores = [statistics.fmean(c.rewards[k][1] for c in output.completions) for output in outputs]
+            direct = [output.completions[0].rewards[k][0] for output in outputs]  # before any critique: one for all
+            found[reward.name] = NamedReward(
+                score=_mean(scores, weights) + reward.offset,
+                direct_score=_mean(direct, weights) + reward.offset,
+            )
         return found
 
-    def _scores(
-        self, output: Output, normalize: bool, *, after_critiques: bool
-    ) -> tuple[list[float], float, float | None]:
-        """`[n]` scores after critiques, the one before any, and the sample deviation where there are several."""
+    def _read(self, output: Output, normalize: bool, *, after_critiques: bool) -> _Read:
         scores = [completion.score + self._offset for completion in output.completions]
         direct = output.completions[0].direct_score + self._offset  # the same for all: it is before any critique
         std = statistics.stdev(scores) if len(scores) > 1 else None
         if not normalize:
-            return scores, direct, std
+            return _Read(scores, direct, std)
         assert self._calibration is not None
         # Without critiques the score is the direct score, and so is its calibration.
         after = self._calibration.score if after_critiques else self._calibration.direct_score
-        return (
+        return _Read(
             [_standardise(score, after) for score in scores],
             _standardise(direct, self._calibration.direct_score),
             None if std is None else std / after.std,
         )
 
-    def _critique(self, completion: Completion, score: float, *, traced: bool) -> Critique:
+    def _critiques(
+        self, response: RenderedResponse, outputs: Sequence[Output], read: Sequence[_Read], options: CritiqueOptions
+    ) -> list[Critique]:
+        found = []
+        for k, (output, one) in enumerate(zip(outputs, read, strict=True)):
+            criterion = None if response.criteria is None else k
+            for completion, score in zip(output.completions, one.scores, strict=True):
+                found.append(self._critique(completion, score, criterion, traced=options.trace))
+        return found
+
+    def _critique(self, completion: Completion, score: float, criterion: int | None, *, traced: bool) -> Critique:
         trace = None
         if traced:
             scores = [step + self._offset for step in completion.trace]
@@ -117,6 +161,7 @@ class Results:
             score=score,
             finish_reason=completion.finish_reason,
             tokens=len(completion.token_ids),
+            criterion=criterion,
             trace=trace,
         )
 
@@ -128,6 +173,30 @@ def total_usage(results: list[Result]) -> Usage:
         critique_tokens=sum(r.usage.critique_tokens for r in results),
         cached=bool(results) and all(r.usage.cached for r in results),
     )
+
+
+def _of_criterion(criterion: Criterion, read: _Read) -> CriterionResult:
+    return CriterionResult(
+        criterion=criterion.text,
+        weight=criterion.weight,
+        score=read.score,
+        direct_score=read.direct_score,
+        score_std=read.std,
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return values[0] if len(values) == 1 else statistics.fmean(values, weights)
+
+
+def _deviation(stds: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    """Of a weighted mean of independent ones."""
+    known = [std for std in stds if std is not None]
+    if len(known) < len(stds):
+        return None
+    if len(known) == 1:
+        return known[0]
+    return math.hypot(*(weight * std for weight, std in zip(weights, known, strict=True))) / sum(weights)
 
 
 def _standardise(reward: float, moments: Moments) -> float:

@@ -44,8 +44,7 @@ class ScoreOne(_ModelAndOptions, Scorable):
     @cached_property
     def items(self) -> list[Item]:
         # Validated already.
-        one = Item.model_construct(prompt=self.prompt, responses=self.responses, critiques=self.critiques, id=None)
-        return [one]
+        return [Item.model_construct(id=None, **{name: getattr(self, name) for name in Scorable.model_fields})]
 
 
 class ScoreMany(_ModelAndOptions):

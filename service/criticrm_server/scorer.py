@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -76,7 +76,9 @@ class Scorer:
         self._settings = settings
         self._metrics = metrics
         self._max_model_len = max_model_len = engine.max_model_len
-        self._rendering = Rendering(checkpoint.renderer, max_model_len)
+        self._rendering = Rendering(
+            checkpoint.renderer, checkpoint.manifest, max_model_len, settings.max_criteria_tokens
+        )
         self._critique_tokens = critique_limit(settings, checkpoint.manifest, max_model_len)
 
     def sequences(self, request: ScoreOne | ScoreMany) -> int:
@@ -91,7 +93,9 @@ class Scorer:
         self._check_calibrated(request)
         each = critique.n if critique else 1
         return sum(
-            len(item.responses) * each if item.critiques is None else sum(map(len, item.critiques))
+            len(item.responses) * each * len(item.criteria_list or "1")
+            if item.critiques is None
+            else sum(map(len, item.critiques))
             for item in request.items
         )
 
@@ -204,6 +208,13 @@ class Scorer:
             raise InvalidField("critiques", "this model is an imported scalar reward model: it can't read critiques")
         if given and (asked is False or (isinstance(asked, CritiqueOptions) and asked.model_fields_set - {"include"})):
             raise InvalidField("critique", "beside `critiques`, which are there already, it may only say `include`")
+        for name in ("criteria", "reference"):
+            if not writes and any(getattr(item, name) is not None for item in request.items):
+                raise InvalidField(
+                    name,
+                    "this model is an imported scalar reward model and reads no instruction: put it into the prompt, "
+                    "in the form that the model was trained with",
+                )
         if asked and not writes:
             raise InvalidField(
                 "critique",
@@ -219,36 +230,49 @@ class Scorer:
     async def _score(self, plan: Plan, position: int, permit: Permit, each: int) -> Scored:
         response = plan.responses[position]
         await permit.take(response.places(each))
-        output: Output | None = None
+        outputs: list[Output] = []
         error = response.error
-        if response.job is not None:
-            try:
-                with span("engine") as running:
-                    output = await self._run(response.job, response.supplied)
-                    ran(running, response.job, output)
-            except _RESULT_ERRORS as failed:
-                error = failed
-        result = self._results.result(plan.request_id, response, plan.critique, output, error, normalize=plan.normalize)
-        self._metrics.observe(result, output, wrote_critiques=plan.critique is not None and not response.supplied)
+        try:
+            if len(response.jobs) == 1:
+                outputs = [await self._run(response.jobs[0], response.supplied)]
+            else:
+                outputs = await _together([self._run(job) for job in response.jobs])
+        except _RESULT_ERRORS as failed:
+            error = failed
+        result = self._results.result(
+            plan.request_id, response, plan.critique, outputs, error, normalize=plan.normalize
+        )
+        self._metrics.observe(result, outputs, wrote_critiques=plan.critique is not None and not response.supplied)
         return Scored(position, result, error)
 
-    async def _run(self, job: Job, supplied: Sequence[SuppliedCritique]) -> Output:
+    async def _run(self, job: Job, supplied: Sequence[SuppliedCritique] = ()) -> Output:
         """A job, or several that read the rewards around critiques which are there already."""
-        if not supplied:
-            return await self._engine.run(job)
-        running = [
-            asyncio.ensure_future(self._engine.run(one)) for one in (job, *(critique.job for critique in supplied))
-        ]
-        try:
-            before, *after = await asyncio.gather(*running)
-        finally:
-            for one in running:
-                one.cancel()  # of no effect on those that are done
+        with span("engine") as running:
+            if supplied:
+                output = await self._read_around(job, supplied)
+            else:
+                output = await self._engine.run(job)
+            ran(running, job, output)
+        return output
+
+    async def _read_around(self, job: Job, supplied: Sequence[SuppliedCritique]) -> Output:
+        run = self._engine.run
+        before, *after = await _together([run(job), *(run(critique.job) for critique in supplied)])
         return Output(
             [_around(critique, before, output) for critique, output in zip(supplied, after, strict=True)],
             cached_tokens=before.cached_tokens,
             reused=before.reused and all(output.reused for output in after),
         )
+
+
+async def _together(runs: Sequence[Coroutine[None, None, Output]]) -> list[Output]:
+    """The outputs of all, in order. If one fails, the others are cancelled."""
+    running = [asyncio.ensure_future(one) for one in runs]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for one in running:
+            one.cancel()  # of no effect on those that are done
 
 
 def _around(critique: SuppliedCritique, before: Output, after: Output) -> Completion:

@@ -158,6 +158,8 @@ class Settings(Listening):
     max_responses: PositiveInt = Field(256, description="Most responses to one prompt.")
     max_messages: PositiveInt = Field(8192, description="Most messages in one request, over all its conversations.")
     max_critiques: PositiveInt = Field(16, description="Most sampled critiques of one response.")
+    max_criteria: PositiveInt = Field(16, description="Most criteria of one prompt.")
+    max_criteria_tokens: PositiveInt = Field(1024, description="Longest criterion, and longest reference, in tokens.")
     max_critique_tokens: PositiveInt = Field(1024, description="Longest critique that a caller may request, in tokens.")
     critique_tokens: PositiveInt | None = Field(
         None,

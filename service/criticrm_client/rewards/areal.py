@@ -29,7 +29,7 @@ def reward_fn(
     completion_ids: Any,  # noqa: ARG001
     /,
     messages: Any = None,
-    **_: Any,
+    **columns: Any,
 ) -> float:
     """Score one response, with the service that the variables name (`rewards.environment`).
 
@@ -37,13 +37,14 @@ def reward_fn(
         prompt: in the policy's chat template.
         completions: the response, with the token that ended it.
         messages: of the data set's row; the prompt before any template, where it is there.
+        columns: the others of the row, of which the variables may name two.
 
     Raises:
         APIError: no reward, within `DEADLINE_S`.
         ValueError: a message that is no text, or a variable that is missing or wrong.
     """
     client, options = _client()
-    item = item_of(_pair(prompt, completions, messages))
+    item = item_of(_pair(prompt, completions, messages, columns))
     return client.score_items([item], **options).rewards[0]
 
 
@@ -54,7 +55,7 @@ async def async_reward_fn(
     completion_ids: Any,  # noqa: ARG001
     /,
     messages: Any = None,
-    **_: Any,
+    **columns: Any,
 ) -> float:
     """As `reward_fn`, awaited, and as patient as the client is. For a workflow's `async_reward_fn`.
 
@@ -62,11 +63,11 @@ async def async_reward_fn(
         APIError: no reward.
         ValueError: as `reward_fn`.
     """
-    return (await scorer_of_environment().one(_pair(prompt, completions, messages))).score
+    return (await scorer_of_environment().one(_pair(prompt, completions, messages, columns))).score
 
 
-def _pair(prompt: str, completions: str, messages: Any) -> Sample:
-    return Sample(prompt if messages is None else messages, completions, templated=True)
+def _pair(prompt: str, completions: str, messages: Any, columns: dict[str, Any]) -> Sample:
+    return Sample(prompt if messages is None else messages, completions, templated=True, row=columns)
 
 
 @cache

@@ -38,7 +38,7 @@ def compute_score(
         ValueError: no prompt, or a variable that is missing or wrong.
     """
     inputs = [reward_inputs] if isinstance(reward_inputs, Mapping) else reward_inputs
-    pairs = [Sample(_prompt(one, prompt_key), one["response"]) for one in inputs]
+    pairs = [Sample(_prompt(one, prompt_key), one["response"], row=_row(one)) for one in inputs]
     scores = [_score(raise_failure(reward)) for reward in sync_scorer_of_environment()(pairs)]
     return scores[0] if isinstance(reward_inputs, Mapping) else scores
 
@@ -53,18 +53,22 @@ def _score(reward: Reward) -> dict[str, float]:
 
 def _prompt(reward_input: Mapping[str, Any], prompt_key: str | None) -> Any:
     names = (prompt_key,) if prompt_key else PROMPT_KEYS
+    row = _row(reward_input)
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise ValueError(
+        f"ground_truth has no prompt ({', '.join(names)}): let the column that data.answer_key names hold JSON such as "
+        '{"prompt": "Why is the sky blue?"}, or name its key in reward_function_kwargs.prompt_key'
+    )
+
+
+def _row(reward_input: Mapping[str, Any]) -> dict[str, Any]:
+    """What the input holds by a name, the ground truth's object included."""
     truth = reward_input.get("ground_truth")
     if isinstance(truth, str):
         try:
             truth = json.loads(truth)
         except ValueError:
             truth = None
-    for holder in (reward_input, truth):
-        if isinstance(holder, Mapping):
-            for name in names:
-                if holder.get(name) is not None:
-                    return holder[name]
-    raise ValueError(
-        f"ground_truth has no prompt ({', '.join(names)}): let the column that data.answer_key names hold JSON such as "
-        '{"prompt": "Why is the sky blue?"}, or name its key in reward_function_kwargs.prompt_key'
-    )
+    return {**(truth if isinstance(truth, Mapping) else {}), **reward_input}

@@ -3,12 +3,15 @@
 CRITICRM_URL             of the service; several, separated by commas, share the load
 CRITICRM_KEY             of the service, where it asks for one
 CRITICRM_MODEL_VERSION   of the checkpoint, so that no worker of a run takes rewards from another one
+CRITICRM_CRITERIA_COLUMN, CRITICRM_REFERENCE_COLUMN
+                         columns of the data set that the critic reads: what to judge by, and a correct answer
 CRITICRM_REWARD_OPTIONS  as JSON: {"critique": {"n": 4, "seed": 1}, "on_overflow": "truncate", "normalize": true}
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -19,8 +22,20 @@ from ..environment import KEY, URL, key
 from ..fields import field_name
 from ..schemas import ScoreOptions
 
-__all__ = ["KEY", "MODEL_VERSION", "REWARD_OPTIONS", "URL", "key", "model_version", "options", "urls"]
+__all__ = [
+    "COLUMNS",
+    "KEY",
+    "MODEL_VERSION",
+    "REWARD_OPTIONS",
+    "URL",
+    "judged_by",
+    "key",
+    "model_version",
+    "options",
+    "urls",
+]
 
+COLUMNS = {"criteria": "CRITICRM_CRITERIA_COLUMN", "reference": "CRITICRM_REFERENCE_COLUMN"}
 REWARD_OPTIONS, MODEL_VERSION = "CRITICRM_REWARD_OPTIONS", "CRITICRM_MODEL_VERSION"
 
 
@@ -34,6 +49,27 @@ def urls() -> list[str]:
 
 def model_version() -> str | None:
     return os.environ.get(MODEL_VERSION) or None
+
+
+def judged_by(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The criteria and the reference of a row, where the variables name columns of it; None is none.
+
+    Raises:
+        ValueError: the row has no such column, or something else than text in it.
+    """
+    found = {}
+    for field, variable in COLUMNS.items():
+        name = os.environ.get(variable)
+        if not name:
+            continue
+        if name not in row:
+            raise ValueError(f"{variable}: there is no column {name!r}; there are: {', '.join(map(str, row))}")
+        value = row[name]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if value is not None:
+            found[field] = value
+    return found
 
 
 def options() -> Options:

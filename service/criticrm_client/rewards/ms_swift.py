@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from criticrm_client.rewards.core import raise_failure, scorer_of_environment, sync_scorer_of_environment
-from criticrm_client.rewards.samples import Sample
+from criticrm_client.rewards.samples import Sample, rows
 
 _ROLES = {"tool_call": "assistant", "tool_response": "tool"}
 
@@ -27,19 +27,20 @@ class CriticRMORM:
         self.args = args
 
     async def __call__(
-        self, completions: Sequence[str], messages: Sequence[Sequence[Any]] | None = None, **_: Any
+        self, completions: Sequence[str], messages: Sequence[Sequence[Any]] | None = None, **columns: Any
     ) -> list[float]:
         """One reward a completion.
 
         Args:
             completions: the last messages' contents.
             messages: of each, the whole conversation with the completion at its end.
+            columns: of the data set, of which the variables may name two.
 
         Raises:
             APIError: a sample has no reward.
             ValueError: no messages, one that is no text, or a variable that is missing or wrong.
         """
-        rewards = await scorer_of_environment()(_pairs(completions, messages))
+        rewards = await scorer_of_environment()(_pairs(completions, messages, columns))
         return [raise_failure(reward).score for reward in rewards]
 
 
@@ -50,19 +51,21 @@ class SyncCriticRMORM:
         self.args = args
 
     def __call__(
-        self, completions: Sequence[str], messages: Sequence[Sequence[Any]] | None = None, **_: Any
+        self, completions: Sequence[str], messages: Sequence[Sequence[Any]] | None = None, **columns: Any
     ) -> list[float]:
         """One reward a completion. Takes and raises what `CriticRMORM` does."""
-        rewards = sync_scorer_of_environment()(_pairs(completions, messages))
+        rewards = sync_scorer_of_environment()(_pairs(completions, messages, columns))
         return [raise_failure(reward).score for reward in rewards]
 
 
-def _pairs(completions: Sequence[str], messages: Sequence[Sequence[Any]] | None) -> list[Sample]:
+def _pairs(
+    completions: Sequence[str], messages: Sequence[Sequence[Any]] | None, columns: Mapping[str, Any]
+) -> list[Sample]:
     if messages is None:
         raise ValueError("swift passed no messages: the prompts are unknown")
     return [
-        Sample([_with_known_role(message) for message in conversation[:-1]], completion)
-        for conversation, completion in zip(messages, completions, strict=True)
+        Sample([_with_known_role(message) for message in conversation[:-1]], completion, row=row)
+        for conversation, completion, row in zip(messages, completions, rows(columns, len(completions)), strict=True)
     ]
 
 

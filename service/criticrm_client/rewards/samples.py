@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..arguments import lost_field
 from ..chat_markers import split_response, strip_end
 from ..schemas import Item
 from ..score_many import as_item
+from . import environment
 from .tool_turns import calls_in_content
 
 
@@ -17,12 +19,24 @@ class Sample(NamedTuple):
 
     templated: texts are in the policy's chat template, special tokens kept.
     calls_as_text: `tool_calls` of messages become text of their contents; else they are an error.
+    row: of the data set, in which the criteria and the reference are (`environment.judged_by`).
     """
 
     prompt: Any
     completion: Any
     templated: bool = False
     calls_as_text: bool = False
+    row: Mapping[str, Any] = MappingProxyType({})
+
+
+def rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Rows of columns. What is no list with a value for each sample is left out: a logger, a trainer's state."""
+    lists = {
+        name: values
+        for name, values in columns.items()
+        if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count
+    }
+    return [{name: values[i] for name, values in lists.items()} for i in range(count)]
 
 
 def item_of(sample: Sample) -> Item:
@@ -31,10 +45,11 @@ def item_of(sample: Sample) -> Item:
     Raises:
         ValueError: a message that is no text, or does not end with the assistant's turn; says where.
     """
-    prompt, completion, templated, calls = sample
+    prompt, completion, templated, calls, row = sample
+    judged_by = environment.judged_by(row)
     if isinstance(prompt, str) and isinstance(completion, str):
         conversation, response = split_response(prompt, completion) if templated else (prompt, completion)
-        return as_item((conversation, [response]))
+        return as_item({"prompt": conversation, "responses": [response], **judged_by})
     turns = [_turn("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", calls)
     if isinstance(completion, str):
         response = strip_end(completion) if templated else completion
@@ -45,7 +60,7 @@ def item_of(sample: Sample) -> Item:
         turns, response = [*turns, *before], last["content"]
     if turns[-1]["role"] == "assistant":  # what the policy was made to begin with
         response = turns.pop()["content"] + response
-    return as_item((turns, [response]))  # type: ignore[arg-type]  # roles are checked there
+    return as_item({"prompt": turns, "responses": [response], **judged_by})
 
 
 def _turns(messages: Any, name: str, calls_as_text: bool) -> list[dict[str, str]]:

@@ -23,7 +23,8 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
 
     Args:
         args: slime's; only `reward_key` is read.
-        sample: with `prompt`, a text (in the policy's template or not) or messages, and `response`.
+        sample: with `prompt`, a text (in the policy's template or not) or messages, and `response`. The columns that
+            the variables may name are `label` and those of its `metadata`.
 
     Returns:
         The score; with `--reward-key score` (or `direct_score`) a dict `{"score", "direct_score", "truncated",
@@ -43,7 +44,11 @@ def custom_rm_sync(args: Any, sample: Any, **_: Any) -> Any:
 
 def _pairs(sample: Any) -> list[Sample]:
     samples = sample if isinstance(sample, list) else [sample]
-    return [Sample(one.prompt, one.response, templated=True) for one in samples]
+    return [Sample(one.prompt, one.response, templated=True, row=_row(one)) for one in samples]
+
+
+def _row(sample: Any) -> dict[str, Any]:
+    return {**(getattr(sample, "metadata", None) or {}), "label": getattr(sample, "label", None)}
 
 
 def _rewards(args: Any, sample: Any, found: Sequence[Reward | Failure]) -> Any:

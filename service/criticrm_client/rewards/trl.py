@@ -30,7 +30,7 @@ from .core import (
     scorer_of_environment,
     sync_scorer_of_environment,
 )
-from .samples import Sample
+from .samples import Sample, rows
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ async def critic_rm(
     Args:
         prompts: texts or message lists, one a completion.
         completions: texts or message lists.
-        columns: `log_extra` gets the critiques, where some were asked for; `log_metric` the share that failed.
+        columns: of the data set, of which the variables may name two. `log_extra` gets the critiques, where some were asked for; `log_metric` the share that failed.
 
     Returns:
         A reward a completion; None for one that failed, with a warning that says why.
@@ -85,7 +85,7 @@ async def critic_rm(
         APIConnectionError: the service has gone.
     """
     scorer = scorer_of_environment()
-    return _rewards(await scorer(_pairs(prompts, completions)), scorer.critiques, "critic_rm", columns)
+    return _rewards(await scorer(_pairs(prompts, completions, columns)), scorer.critiques, "critic_rm", columns)
 
 
 def critic_rm_sync(
@@ -96,7 +96,7 @@ def critic_rm_sync(
 ) -> list[float | None]:
     """As `critic_rm`, for versions of TRL that do not await it. Takes, returns and raises what it does."""
     scorer = sync_scorer_of_environment()
-    return _rewards(scorer(_pairs(prompts, completions)), scorer.critiques, "critic_rm", columns)
+    return _rewards(scorer(_pairs(prompts, completions, columns)), scorer.critiques, "critic_rm", columns)
 
 
 def critic_rm_reward(
@@ -149,7 +149,7 @@ def critic_rm_reward(
         completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
         **columns: Any,
     ) -> list[float | None]:
-        return _rewards(await scorer(_pairs(prompts, completions)), scorer.critiques, name, columns)
+        return _rewards(await scorer(_pairs(prompts, completions, columns)), scorer.critiques, name, columns)
 
     reward.__name__ = reward.__qualname__ = name
     return reward
@@ -190,14 +190,17 @@ def critic_rm_reward_sync(
         completion_ids: Sequence[Sequence[int]] | None = None,  # noqa: ARG001
         **columns: Any,
     ) -> list[float | None]:
-        return _rewards(scorer(_pairs(prompts, completions)), scorer.critiques, name, columns)
+        return _rewards(scorer(_pairs(prompts, completions, columns)), scorer.critiques, name, columns)
 
     reward.__name__ = reward.__qualname__ = name
     return reward
 
 
-def _pairs(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Sample]:
-    return [Sample(*pair, calls_as_text=True) for pair in zip(prompts, completions, strict=True)]
+def _pairs(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:
+    return [
+        Sample(*pair, calls_as_text=True, row=row)
+        for *pair, row in zip(prompts, completions, rows(columns, len(prompts)), strict=True)
+    ]
 
 
 def _rewards(

@@ -22,7 +22,7 @@ PROMPT_KEYS = ("prompt", "raw_prompt", "question")  # of `extra_info`; verl's ow
 async def compute_score(
     data_source: str,  # noqa: ARG001  # verl passes all four by name
     solution_str: str,
-    ground_truth: Any,  # noqa: ARG001
+    ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
     prompt_key: str | None = None,
     **_: Any,
@@ -31,6 +31,7 @@ async def compute_score(
 
     Args:
         solution_str: the response, without special tokens.
+        ground_truth: a column that the variables may name, beside those of `extra_info`.
         extra_info: of the row; the prompt in it is a text or messages.
         prompt_key: where in `extra_info` (`reward_kwargs.prompt_key`); unless given, the first of `PROMPT_KEYS`.
 
@@ -42,21 +43,26 @@ async def compute_score(
         APIError: no reward. verl has no way to leave a sample out, and a number would be trained on.
         ValueError: no prompt, or a variable that is missing or wrong.
     """
-    pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
+    pair = _sample(solution_str, ground_truth, extra_info or {}, prompt_key)
     return (await scorer_of_environment().one(pair)).as_dict()
 
 
 def compute_score_sync(
     data_source: str,  # noqa: ARG001
     solution_str: str,
-    ground_truth: Any,  # noqa: ARG001
+    ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
     prompt_key: str | None = None,
     **_: Any,
 ) -> dict[str, Any]:
     """As `compute_score`, for versions of verl that do not await it. Takes, returns and raises what it does."""
-    pair = Sample(_prompt(extra_info or {}, prompt_key), solution_str)
+    pair = _sample(solution_str, ground_truth, extra_info or {}, prompt_key)
     return sync_scorer_of_environment().one(pair).as_dict()
+
+
+def _sample(response: str, ground_truth: Any, extra_info: Mapping[str, Any], prompt_key: str | None) -> Sample:
+    row = {**extra_info, "ground_truth": ground_truth}
+    return Sample(_prompt(extra_info, prompt_key), response, row=row)
 
 
 def _prompt(extra_info: Mapping[str, Any], prompt_key: str | None) -> Any:

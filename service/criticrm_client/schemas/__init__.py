@@ -3,6 +3,7 @@
 from .model_info import ModelInfo, ServedModel
 from .requests import (
     MAX_SEED,
+    Criterion,
     CritiqueOptions,
     FailFastList,
     Item,
@@ -15,10 +16,22 @@ from .requests import (
     WritingOptions,
     report_one_unknown_field,
 )
-from .results import Critique, NamedReward, Result, ScoreEnvelope, ScoreResponse, TokenEvent, Trace, Usage
+from .results import (
+    CriterionResult,
+    Critique,
+    NamedReward,
+    Result,
+    ScoreEnvelope,
+    ScoreResponse,
+    TokenEvent,
+    Trace,
+    Usage,
+)
 
 __all__ = [
     "MAX_SEED",
+    "Criterion",
+    "CriterionResult",
     "Critique",
     "CritiqueOptions",
     "FailFastList",

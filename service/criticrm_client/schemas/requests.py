@@ -155,12 +155,38 @@ CritiquesField = Annotated[
 ]
 
 
+class Criterion(Request):
+    """One of several criteria."""
+
+    text: Annotated[Text, Field(min_length=1)]
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="In the weighted mean that the score is.")
+
+
+_OneOfSeveral = Annotated[
+    Annotated[Text, Field(min_length=1), Tag("<str>")] | Annotated[Criterion, Tag("<criterion>")],
+    Discriminator(lambda value: "<str>" if isinstance(value, str) else "<criterion>"),
+]
+CriteriaField = Annotated[
+    Annotated[Text, Field(min_length=1), Tag("<str>")]
+    | Annotated[FailFastList[_OneOfSeveral], Field(min_length=1), Tag("<list>")],
+    Discriminator(lambda value: "<list>" if _is_list(value) else "<str>"),
+]
+
+
 class Scorable(Request):
     """One prompt and the responses to it."""
 
     prompt: PromptField
     responses: ResponsesField
     critiques: CritiquesField = None
+    criteria: CriteriaField | None = Field(
+        None,
+        description="What to judge the responses by: a rubric. A list has one critique and one reward for each "
+        "criterion, and the score is their weighted mean. The critic reads it behind its instruction.",
+    )
+    reference: Annotated[Text, Field(min_length=1)] | None = Field(
+        None, description="A correct answer, which the critic reads behind its instruction."
+    )
 
     @field_validator("critiques")
     @classmethod
@@ -173,6 +199,19 @@ class Scorable(Request):
                 {"lists": len(value), "responses": len(responses)},
             )
         return value
+
+    @model_validator(mode="after")
+    def _critiques_have_one_criterion(self) -> Self:
+        if self.critiques is not None and isinstance(self.criteria, list):
+            raise PydanticCustomError("one_criterion", "critiques that are there already have one criterion: a text")
+        return self
+
+    @property
+    def criteria_list(self) -> list[Criterion] | None:
+        """Of a list of criteria, else None."""
+        if not isinstance(self.criteria, list):
+            return None
+        return [Criterion(text=one) if isinstance(one, str) else one for one in self.criteria]
 
 
 class Item(Scorable):

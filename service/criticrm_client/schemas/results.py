@@ -29,6 +29,7 @@ class Critique(Received):
     score: float = Field(allow_inf_nan=False)
     finish_reason: Literal["stop", "length"]
     tokens: int
+    criterion: int | None = Field(None, description="Index of its criterion, where the request has a list of them.")
     trace: Trace | None = Field(None, description="With `trace`, else null.")
 
 
@@ -37,6 +38,18 @@ class NamedReward(Received):
 
     score: float = Field(allow_inf_nan=False, description="Mean over the critiques; without critiques, direct_score.")
     direct_score: float = Field(allow_inf_nan=False, description="The reward before any critique.")
+
+
+class CriterionResult(Received):
+    """The reward by one of several criteria."""
+
+    criterion: str
+    weight: float
+    score: float = Field(allow_inf_nan=False, description="Mean over its critiques; without critiques, direct_score.")
+    direct_score: float = Field(allow_inf_nan=False, description="The reward before any critique.")
+    score_std: float | None = Field(
+        allow_inf_nan=False, description="Sample standard deviation over its critiques; null with fewer than two."
+    )
 
 
 class Usage(Received):
@@ -61,18 +74,24 @@ class Result(Received):
     )
     direct_score: float | None = Field(allow_inf_nan=False, description="The reward before any critique.")
     score_std: float | None = Field(
-        allow_inf_nan=False, description="Sample standard deviation over the critiques; null with fewer than two."
+        allow_inf_nan=False,
+        description="Sample standard deviation over the critiques; null with fewer than two. With several criteria, "
+        "that of their weighted mean.",
     )
     rewards: dict[str, NamedReward] | None = Field(
         None,
         description="By name, of a model with several rewards, whose weighted sum the score is; null for a model with "
         "one.",
     )
+    criteria: list[CriterionResult] | None = Field(
+        None, description="By criterion, where the request has a list of them, whose weighted mean the score is."
+    )
     critiques: list[Critique]
     warnings: list[str] = Field(
         description="'empty_response': the response is empty or white space. 'critique_cut': a critique reached its "
         "limit, so its reward is that of an unfinished one. 'control_tokens': the prompt or the response contains what "
-        "looks like control tokens of a chat template; it was read as text."
+        "looks like control tokens of a chat template; it was read as text. 'criteria_untrained', "
+        "'reference_untrained': the checkpoint was trained without them, so they may change little, or mislead it."
     )
     error: ErrorInfo | None
     usage: Usage

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, Self
 
@@ -61,6 +62,10 @@ class Score(BaseSettings):
     messages: str | None = Field(
         None, description="Column with whole conversations that end with the response. Default: 'messages'."
     )
+    criteria: str | None = Field(
+        None, description="Column with what to judge the responses by, a text or a list of texts. Default: none."
+    )
+    reference: str | None = Field(None, description="Column with a correct answer. Default: none.")
     prefix: str = Field("", description="Prefix of the new columns' names.")
     no_critique: CliImplicitFlag[bool] = Field(
         False, description="Return the score before any critique: faster, less accurate."
@@ -105,7 +110,7 @@ class Score(BaseSettings):
         options: Options = {"on_overflow": self.on_overflow, "normalize": self.normalize}
         if (critique := self._critique_options()) is not None:  # else the model's own default
             options["critique"] = critique
-        columns = Columns(self.prompt, self.response, self.responses, self.messages, self.prefix)
+        columns = Columns(**{name.name: getattr(self, name.name) for name in fields(Columns)})
         async with self._client() as client:
             return await client.score_file(
                 self.source,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from criticrm_client.error_body import ErrorInfo
 
 from ..disconnect import while_connected
-from ..errors import LimitExceeded, error_info
+from ..errors import InvalidField, LimitExceeded, error_info
 from ..rendering import RenderedResponse
 from ..schemas import ScoreRequest
 from ..scorer import Plan
@@ -53,6 +53,8 @@ async def render(request: Request, body: Annotated[ScoreRequest, Body()]) -> Ren
     The limits and the queue of `/score` apply, and at most a million token ids are returned.
     """
     service: Service = request.app.state.service
+    if any(isinstance(item.criteria, list) for item in body.items):
+        raise InvalidField("criteria", "here it is a text: each criterion of a list has a prompt of its own")
 
     async def work() -> Plan:
         async with service.deadlines.until(request.scope["deadline"]):
@@ -60,7 +62,7 @@ async def render(request: Request, body: Annotated[ScoreRequest, Body()]) -> Ren
                 return await service.scorer.plan(body, request.scope["request_id"])
 
     plan = await while_connected(request, work())
-    prompt_tokens = sum(len(response.job.token_ids) for response in plan.responses if response.job)
+    prompt_tokens = sum(len(job.token_ids) for response in plan.responses for job in response.jobs)
     limit = max(MAX_TOKEN_IDS, service.max_model_len)
     if prompt_tokens > limit:
         raise LimitExceeded("body", prompt_tokens, limit, "token ids in the answer")
@@ -74,7 +76,7 @@ async def render(request: Request, body: Annotated[ScoreRequest, Body()]) -> Ren
 
 
 def _result(plan: Plan, response: RenderedResponse) -> RenderResult:
-    job = response.job
+    job = response.jobs[0] if response.jobs else None
     error = None if response.error is None else error_info(response.error, plan.request_id)
     return RenderResult(
         id=response.item_id,

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
-from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
+from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
+from criticrm_model.manifest import DEFAULT_NAME
 
 from ..data.overlong import OVERLONG, Overlong
 from .options import PAIRS

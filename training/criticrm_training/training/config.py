@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from criticrm_model import CriticRMError
-from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION, DEFAULT_NAME
+from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
+from criticrm_model.manifest import DEFAULT_NAME
 
 from ..data.overlong import OVERLONG, Overlong
 from ..faults import format_faults

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from criticrm_model.manifest import DEFAULT_CRITIQUE_INSTRUCTION
+from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
 
 from ..data.overlong import OVERLONG
 from .config import ConfigError

@@ -125,6 +125,8 @@ class PromptResponse(NamedTuple):
 
     conversation: list[Message]
     response: str
+    criteria: str | None = None
+    reference: str | None = None
 
 
 def pair_of_messages(messages: list[Message], field: str) -> PromptResponse:
@@ -203,11 +205,12 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
     items = []
     limit = request.app.state.settings.max_messages
     messages = 0
-    for conversation, response in pairs:
+    for conversation, response, criteria, reference in pairs:
         messages += len(conversation)
         if messages > limit:  # before the rest is taken apart
             raise LimitExceeded("body", messages, limit, "messages and more")
-        items.append(Item(prompt=conversation or [NO_PROMPT], responses=[response]))
+        prompt = conversation or [NO_PROMPT]
+        items.append(Item(prompt=prompt, responses=[response], criteria=criteria, reference=reference))
         await asyncio.sleep(0)  # long texts must not hold up everyone else
     if not items:
         return []

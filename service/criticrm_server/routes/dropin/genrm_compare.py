@@ -21,7 +21,7 @@ from ...results import total_usage
 from ...state import Service
 from ..work import ERRORS
 from .common import DropInRoute, Foreign, ForeignMessage, QueryOptions, score_of, score_pairs, text_or_list
-from .pairwise import Comparison, MessageOrCompared, comparison_of, refused_principle, verdict_of_pair
+from .pairwise import Comparison, MessageOrCompared, comparison_of, verdict_of_pair
 from .response_items import ResponseItem, pair_of_output
 
 router = APIRouter(route_class=DropInRoute)
@@ -32,7 +32,7 @@ class ComparedTexts(Foreign):
 
     response_1: str | None = None
     response_2: str | None = None
-    principle: str | None = Field(None, description="Must be empty: the critic judges by what it was trained for.")
+    principle: str | None = Field(None, description="What to judge by: `criteria` in `/score`.")
 
 
 class ComparisonRequest(Foreign):
@@ -45,19 +45,17 @@ class ComparisonRequest(Foreign):
     stream: Literal[False] | None = None
 
     def comparison(self) -> Comparison:
-        """Raises InvalidField: one of the two responses is missing, or there is a principle."""
+        """Raises InvalidField: one of the two responses is missing."""
         messages = [ForeignMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         in_messages = comparison_of(messages, "input")
         if in_messages is not None:
             return in_messages
         texts = self.metadata or ComparedTexts()
-        if texts.principle:
-            raise refused_principle("metadata.principle")
         for name, text in (("response_1", texts.response_1), ("response_2", texts.response_2)):
             if text is None:
                 raise InvalidField(f"metadata.{name}", "is missing: this route compares two responses")
         conversation = [message.message() for message in messages if isinstance(message, ForeignMessage)]
-        return Comparison(conversation, texts.response_1 or "", texts.response_2 or "")
+        return Comparison(conversation, texts.response_1 or "", texts.response_2 or "", texts.principle)
 
 
 class OutputText(BaseModel):
@@ -115,7 +113,7 @@ class ResponseObject(Foreign):
 class CompareRequest(Foreign):
     conversation_history: FailFastList[ForeignMessage]
     response_objs: FailFastList[ResponseObject]
-    principle: str | None = Field(None, description="Must be empty: the critic judges by what it was trained for.")
+    principle: str | None = Field(None, description="What to judge by: `criteria` in `/score`.")
 
 
 class CompareResponse(BaseModel):
@@ -146,13 +144,14 @@ async def compare_pair(
 @router.post("/compare", responses=ERRORS, summary="NeMo-Gym's genrm_compare, all responses to a prompt")
 async def compare(request: Request, body: CompareRequest, options: Annotated[QueryOptions, Query()]) -> CompareResponse:
     """Score each response to a conversation alone: a scalar reward needs no pairs."""
-    if body.principle:
-        raise refused_principle("principle")
     limit = request.app.state.settings.max_items
     if len(body.response_objs) > limit:
         raise LimitExceeded("response_objs", len(body.response_objs), limit, "responses")
     conversation: list[Message] = [message.message() for message in body.conversation_history]
-    pairs = (pair_of_output(conversation, response.output) for response in body.response_objs)
+    pairs = (
+        pair_of_output(conversation, response.output)._replace(criteria=body.principle or None)
+        for response in body.response_objs
+    )
     results = await score_pairs(request, pairs, options)
     return CompareResponse(
         rewards=[score_of(result) for result in results],

@@ -48,16 +48,20 @@ class Comparison(NamedTuple):
     conversation: list[Message]
     first: str
     second: str
+    principle: str | None = None
 
     def pairs(self) -> list[PromptResponse]:
-        return [PromptResponse(self.conversation, response) for response in (self.first, self.second)]
+        return [
+            PromptResponse(self.conversation, response, criteria=self.principle or None)
+            for response in (self.first, self.second)
+        ]
 
 
 def comparison_of(messages: Sequence[ForeignMessage | ComparedMessage], field: str) -> Comparison | None:
     """The comparison in messages of which two have the roles `response_1` and `response_2`; None where none has.
 
     Raises:
-        InvalidField: one of the two is missing or occurs twice, or there is a principle.
+        InvalidField: one of the two is missing or occurs twice.
     """
     compared = [message for message in messages if isinstance(message, ComparedMessage)]
     if not compared:
@@ -67,20 +71,11 @@ def comparison_of(messages: Sequence[ForeignMessage | ComparedMessage], field: s
         if message.role in texts:
             raise InvalidField(field, f"has the role {message.role} more than once")
         texts[message.role] = join_parts(message.content)
-    if texts.get(_PRINCIPLE):
-        raise refused_principle(field)
     for role in RESPONSES:
         if role not in texts:
             raise InvalidField(field, f"has no message with the role {role}, the other response to compare")
     conversation = [message.message() for message in messages if isinstance(message, ForeignMessage)]
-    return Comparison(conversation, texts["response_1"], texts["response_2"])
-
-
-def refused_principle(field: str) -> InvalidField:
-    """The error of a request with a principle: the critic judges by what it was trained for."""
-    return InvalidField(
-        field, "has a principle to judge by, which the critic does not read: set use_principle to false"
-    )
+    return Comparison(conversation, texts["response_1"], texts["response_2"], texts.get(_PRINCIPLE))
 
 
 def verdict_of_pair(first: Result, second: Result) -> str:

@@ -6,7 +6,7 @@ the policy's template with `--apply-chat-template`, else what the data set holds
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from criticrm_client.chat_markers import split_response, strip_end
 from criticrm_client.schemas import FailFastList
 
+from ...errors import InvalidField
 from ..work import ERRORS
 from .common import (
     DropInRoute,
@@ -41,6 +42,16 @@ class SlimeRequest(Foreign):
     label: Any = None
 
 
+class SlimeOptions(QueryOptions):
+    """With what slime's `label` is to the critic."""
+
+    label: Literal["reference", "criteria"] | None = Field(
+        None,
+        description="Send the sample's label to the critic as this: a correct answer, or what to judge by. Default: "
+        "the label is not read.",
+    )
+
+
 class SlimeResponse(BaseModel):
     """slime stores this object as `sample.reward` and trains on the field that `--reward-key score` names."""
 
@@ -57,7 +68,7 @@ class SlimeResponse(BaseModel):
 
 
 @router.post("/slime", responses=ERRORS, summary="slime's remote_rm")
-async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOptions, Query()]) -> SlimeResponse:
+async def slime(request: Request, body: SlimeRequest, options: Annotated[SlimeOptions, Query()]) -> SlimeResponse:
     """Score one response."""
     if isinstance(body.prompt, str):
         check_text(request, "prompt", body.prompt)
@@ -65,6 +76,8 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOp
             pair = PromptResponse(*split_response(body.prompt, body.response))
     else:
         pair = PromptResponse([message.message() for message in body.prompt], strip_end(body.response))
+    if options.label is not None and body.label is not None:
+        pair = pair._replace(**{options.label: _label_text(body.label)})
     (result,) = await score_pairs(request, [pair], options)
     return SlimeResponse(
         score=score_of(result),
@@ -74,3 +87,10 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[QueryOp
         rewards=result.rewards and {name: reward.score for name, reward in result.rewards.items()},
         warnings=result.warnings,
     )
+
+
+def _label_text(label: Any) -> str:
+    """Raises InvalidField: it is neither a text nor a number."""
+    if isinstance(label, bool) or not isinstance(label, str | int | float) or label == "":
+        raise InvalidField("label", "must be a text or a number, to be sent to the critic")
+    return str(label)
