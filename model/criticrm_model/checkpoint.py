@@ -86,7 +86,7 @@ def write_checkpoint(
     Raises:
         UnsupportedModel: the tokenizer can't be rendered for.
     """
-    renderer = Renderer(tokenizer, manifest.critique_instruction, manifest.readout)
+    renderer = Renderer(tokenizer, manifest.critique_instruction, manifest.readout, manifest.slots)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)  # written last: a folder that has one is complete
     model.save_pretrained(out)
@@ -251,7 +251,7 @@ class Checkpoint:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.manifest.critique_instruction, self.manifest.readout)
+        return Renderer(self.tokenizer, self.manifest.critique_instruction, self.manifest.readout, self.manifest.slots)
 
     @property
     def revision(self) -> str | None:

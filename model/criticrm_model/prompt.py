@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from .contents import ContentTokenizer, control_token_ids
 from .conversation import Conversation, OpenConversation, Rendered, Slot
 from .errors import ConversationError, UnsupportedModel
+from .instruction import InstructionSlots
 from .manifest import Readout
 from .plain import PlainConversation, WholeTexts, apply_template, wanted_bos
 
@@ -54,6 +55,7 @@ class Renderer:
     Args:
         critique_instruction: None for a model that writes no critiques.
         readout: what is rendered. Default: a request for a critique.
+        slots: how criteria and a reference follow the instruction.
 
     Raises:
         UnsupportedModel: no chat template, no fast tokenizer, or contents can't be kept from turning into
@@ -65,6 +67,7 @@ class Renderer:
         tokenizer: PreTrainedTokenizerBase,
         critique_instruction: str | None,
         readout: Readout = Readout(),  # noqa: B008 - frozen
+        slots: InstructionSlots | None = None,
     ) -> None:
         if not tokenizer.chat_template:
             raise UnsupportedModel("the tokenizer has no chat template; a Critic-RM base is an instruction-tuned model")
@@ -77,13 +80,15 @@ class Renderer:
         self._contents = ContentTokenizer(tokenizer, self.control_ids)
         self._bos_id = wanted_bos(tokenizer)
         self._readout = readout
+        self._instruction = critique_instruction or ""
+        self.slots = slots or InstructionSlots()
         self._texts = WholeTexts(tokenizer, self.control_ids, readout)
         ours, options = (2, _ASK) if readout.render == "critique" else (1, {})
         self._render_ours = partial(self._render_roles, ours=ours, options=options)
         self._pieces = lru_cache(maxsize=256)(self._render_ours)
         # A template writes the same few pieces between the turns of every conversation.
         self._tokenize_piece = lru_cache(maxsize=1024)(self._tokenize_template)
-        self._rendered_instruction = self._contents.tokenize(critique_instruction or "")
+        self._rendered_instruction = self._contents.tokenize(self._instruction)
         self._end_of_turn_id = self._find_end_of_turn()
         stops = {self._end_of_turn_id, tokenizer.eos_token_id} - {None}
         self.stop_token_ids: tuple[int, ...] = tuple(sorted(stops))
@@ -98,6 +103,12 @@ class Renderer:
         other = copy(self)
         other._rendered_instruction = self._contents.tokenize(critique_instruction)
         return other
+
+    def judging_by(self, criteria: str | None, reference: str | None) -> Renderer:
+        """Asking for a critique by these; the same renderer where there are none."""
+        if criteria is None and reference is None:
+            return self
+        return self.asking(self.slots.fill(self._instruction, criteria, reference))
 
     def open(self, conversation: Sequence[Message], *, most_tokens: int | None = None) -> Conversation:
         """Tokenise a conversation once, to be rendered with any number of responses.

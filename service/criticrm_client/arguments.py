@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from typing_extensions import TypedDict  # pydantic's own dependency; it takes no other before Python 3.12
 
-from .schemas import Criterion, CritiqueOptions, Item, Message
+from .schemas import Criterion, CritiqueOptions, Item, Message, SuppliedCritique
 
 Prompt: TypeAlias = str | Sequence[Message]
 
@@ -61,7 +61,7 @@ class ItemOptions(Options, total=False):
     reference: a correct answer, for the critic to read.
     """
 
-    critiques: Sequence[Sequence[str]] | None
+    critiques: Sequence[Sequence[str | SuppliedCritique | Mapping[str, Any]]] | None
     criteria: str | Sequence[str | Criterion | Mapping[str, Any]] | None
     reference: str | None
 

@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import Item
-from criticrm_model.instruction import InstructionSlots
 
 from .errors import LimitExceeded
 
 if TYPE_CHECKING:
-    from criticrm_model.manifest import Manifest
     from criticrm_model.prompt import Renderer
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What the critic is asked.
+    """What the critic judges by.
 
     Attributes:
-        text: None for the checkpoint's own.
         warnings: of each result.
     """
 
-    text: str | None = None
+    criteria: str | None = None
+    reference: str | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for text in (self.criteria, self.reference) if text is not None]
 
 
 class Criteria:
@@ -35,10 +37,9 @@ class Criteria:
         max_tokens: of a criterion, and of a reference.
     """
 
-    def __init__(self, renderer: Renderer, manifest: Manifest, max_tokens: int) -> None:
+    def __init__(self, renderer: Renderer, max_tokens: int) -> None:
         self._count = renderer.count_tokens
-        self._instruction = manifest.critique_instruction or ""
-        self._slots = manifest.slots or InstructionSlots()
+        self._trained = renderer.slots.trained
         self._max_tokens = max_tokens
 
     def characters(self, item: Item) -> int:
@@ -53,11 +54,8 @@ class Criteria:
             if (tokens := self._count(text, self._max_tokens)) > self._max_tokens:
                 raise LimitExceeded(field, tokens, self._max_tokens, "tokens")
         sent = {"criteria": bool(criteria), "reference": item.reference is not None}
-        warnings = tuple(f"{name}_untrained" for name in sent if sent[name] and name not in self._slots.trained)
-        return [
-            Instruction(self._slots.fill(self._instruction, one, item.reference), warnings)
-            for one in (criteria.values() or [None])
-        ]
+        warnings = tuple(f"{name}_untrained" for name in sent if sent[name] and name not in self._trained)
+        return [Instruction(one, item.reference, warnings) for one in (criteria.values() or [None])]
 
 
 def _criteria(item: Item) -> dict[str, str]:

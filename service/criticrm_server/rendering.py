@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from criticrm_client.chat_templates import find_control_token
-from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role
-from criticrm_model import ConversationError, CriticRMError
+from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role, SuppliedCritique
+from criticrm_model import ConversationError, CriticRMError, FinishReason
 
 from .criteria import Criteria, Instruction
 from .engines.base import Job
 from .errors import LimitExceeded
 
 if TYPE_CHECKING:
-    from criticrm_model.manifest import Manifest
     from criticrm_model.prompt import Conversation, Rendered, Renderer
 
 T = TypeVar("T")
+_Tokenized: TypeAlias = tuple[list[int], FinishReason]  # a critique
 _INLINE = 4_000  # characters, about a millisecond of tokenising: a longer text is done beside the event loop
 _LONG = 200_000  # characters: nobody shall wait for others' megabytes
 _MESSAGE = 50  # characters that a message's own tokens count as
@@ -40,10 +40,15 @@ class _Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class SuppliedCritique:
-    """A critique that a caller sent, its end included, and the job that reads the reward after it: one prefill."""
+class ReadCritique:
+    """A critique that a caller sent, and the job that reads the reward after it: one prefill.
+
+    Attributes:
+        token_ids: `[completion_len]`, its end included unless it was cut.
+    """
 
     token_ids: list[int]
+    finish_reason: FinishReason
     job: Job
 
 
@@ -64,7 +69,7 @@ class RenderedResponse:
     jobs: tuple[Job, ...]
     error: CriticRMError | None
     criteria: tuple[Criterion, ...] | None = None
-    supplied: tuple[SuppliedCritique, ...] = ()
+    supplied: tuple[ReadCritique, ...] = ()
 
     def places(self, n: int) -> int:
         """How many sequences it is. Args: n: critiques that are written of a response."""
@@ -79,9 +84,9 @@ class Rendering:
         max_criteria_tokens: of a criterion, and of a reference.
     """
 
-    def __init__(self, renderer: Renderer, manifest: Manifest, max_model_len: int, max_criteria_tokens: int) -> None:
+    def __init__(self, renderer: Renderer, max_model_len: int, max_criteria_tokens: int) -> None:
         self._renderer = renderer
-        self._criteria = Criteria(renderer, manifest, max_criteria_tokens)
+        self._criteria = Criteria(renderer, max_criteria_tokens)
         self._max_model_len = max_model_len
         # Tokenising lets other threads run, so one a core; texts that wait for one can be cancelled.
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="tokenize")
@@ -107,7 +112,7 @@ class Rendering:
             instructions = await self._beside_others(characters, self._criteria.instructions, item)
         supplied = None if item.critiques is None else await self._tokenize_critiques(item.critiques)
         if supplied is not None:
-            critique, max_tokens = None, max(len(ids) for several in supplied for ids in several)
+            critique, max_tokens = None, max(len(ids) for several in supplied for ids, _ in several)
         each = [await self._render(item, one, critique, max_tokens, truncate) for one in instructions]
         found = each[0]
         if (criteria := item.criteria_list) is not None:
@@ -126,15 +131,20 @@ class Rendering:
             )
         return found
 
-    async def _tokenize_critiques(self, critiques: list[list[str]]) -> list[list[list[int]]]:
-        """`[responses][critiques]` token ids. Raises LimitExceeded: one alone is longer than the engine takes."""
-        found: list[list[list[int]]] = []
+    async def _tokenize_critiques(self, critiques: list[list[str | SuppliedCritique]]) -> list[list[_Tokenized]]:
+        """`[responses][critiques]`. Raises LimitExceeded: one alone is longer than the engine takes."""
+        found: list[list[_Tokenized]] = []
         for k, several in enumerate(critiques):
-            characters = sum(map(len, several)) + _MESSAGE * len(several)
-            found.append(await self._beside_others(characters, list, map(self._renderer.tokenize_critique, several)))
-            if (longest := max(map(len, found[-1]))) >= self._max_model_len:
+            sent = [SuppliedCritique(text=one) if isinstance(one, str) else one for one in several]
+            characters = sum(len(one.text) for one in sent) + _MESSAGE * len(sent)
+            found.append(await self._beside_others(characters, list, map(self._tokenize_critique, sent)))
+            if (longest := max(len(ids) for ids, _ in found[-1])) >= self._max_model_len:
                 raise LimitExceeded(f"critiques[{k}]", longest, self._max_model_len - 1, "tokens in a critique")
         return found
+
+    def _tokenize_critique(self, critique: SuppliedCritique) -> _Tokenized:
+        token_ids = self._renderer.tokenize_critique(critique.text)
+        return token_ids if critique.finish_reason == "stop" else token_ids[:-1], critique.finish_reason
 
     async def _beside_others(self, characters: int, tokenize: Callable[..., T], *arguments: Any) -> T:
         """Call `tokenize`, which takes so many characters, without holding up other requests."""
@@ -150,7 +160,7 @@ class Rendering:
     async def _open(self, prompt: str | list[Message], instruction: Instruction) -> _Opened | ConversationError:
         turns = prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
         texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-        characters = sum(map(len, texts)) + _MESSAGE * len(texts) + len(instruction.text or "")
+        characters = sum(map(len, texts)) + _MESSAGE * len(texts) + sum(map(len, instruction.texts))
         open_turns = self._open_short if characters <= _INLINE else self._open_turns
         try:
             return await self._beside_others(characters, open_turns, turns, instruction)
@@ -163,9 +173,9 @@ class Rendering:
             if isinstance(turns, str)
             else [{"role": role, "content": content} for role, content in turns]
         )
-        renderer = self._renderer if instruction.text is None else self._renderer.asking(instruction.text)
+        renderer = self._renderer.judging_by(instruction.criteria, instruction.reference)
         opened = renderer.open(messages, most_tokens=self._max_model_len)
-        texts = [*(message["content"] for message in messages), instruction.text or ""]
+        texts = [*(message["content"] for message in messages), *instruction.texts]
         warnings = [*instruction.warnings, *(["control_tokens"] if any(map(find_control_token, texts)) else [])]
         return _Opened(opened, zlib.crc32(array("i", opened.beginning)), warnings)
 
@@ -212,13 +222,16 @@ def _by_criterion(criteria: tuple[Criterion, ...], each: Sequence[RenderedRespon
     return replace(each[0], jobs=jobs, error=error, warnings=warnings, truncated=truncated, criteria=criteria)
 
 
-def _with_critiques(response: RenderedResponse, critiques: list[list[int]]) -> RenderedResponse:
+def _with_critiques(response: RenderedResponse, critiques: list[_Tokenized]) -> RenderedResponse:
     if not response.jobs:
         return response
     (before,) = response.jobs
     # The reward after a critique is that at the position which predicts its last token.
-    jobs = (replace(before, token_ids=[*before.token_ids, *ids[:-1]]) for ids in critiques)
-    return replace(response, supplied=tuple(map(SuppliedCritique, critiques, jobs)))
+    supplied = (
+        ReadCritique(ids, ended_by, replace(before, token_ids=[*before.token_ids, *ids[:-1]]))
+        for ids, ended_by in critiques
+    )
+    return replace(response, supplied=tuple(supplied))
 
 
 def _in_groups(responses: list[str]) -> Iterator[list[str]]:

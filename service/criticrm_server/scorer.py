@@ -18,7 +18,7 @@ from .errors import InvalidField, ModelNotFound, ModelVersionMismatch, NotCalibr
 from .greedy_results import GreedyResults
 from .live import watched
 from .metrics import Metrics
-from .rendering import RenderedResponse, Rendering, SuppliedCritique
+from .rendering import ReadCritique, RenderedResponse, Rendering
 from .request_limits import check_limits
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
@@ -76,9 +76,7 @@ class Scorer:
         self._settings = settings
         self._metrics = metrics
         self._max_model_len = max_model_len = engine.max_model_len
-        self._rendering = Rendering(
-            checkpoint.renderer, checkpoint.manifest, max_model_len, settings.max_criteria_tokens
-        )
+        self._rendering = Rendering(checkpoint.renderer, max_model_len, settings.max_criteria_tokens)
         self._critique_tokens = critique_limit(settings, checkpoint.manifest, max_model_len)
 
     def sequences(self, request: ScoreOne | ScoreMany) -> int:
@@ -245,7 +243,7 @@ class Scorer:
         self._metrics.observe(result, outputs, wrote_critiques=plan.critique is not None and not response.supplied)
         return Scored(position, result, error)
 
-    async def _run(self, job: Job, supplied: Sequence[SuppliedCritique] = ()) -> Output:
+    async def _run(self, job: Job, supplied: Sequence[ReadCritique] = ()) -> Output:
         """A job, or several that read the rewards around critiques which are there already."""
         with span("engine") as running:
             if supplied:
@@ -255,7 +253,7 @@ class Scorer:
             ran(running, job, output)
         return output
 
-    async def _read_around(self, job: Job, supplied: Sequence[SuppliedCritique]) -> Output:
+    async def _read_around(self, job: Job, supplied: Sequence[ReadCritique]) -> Output:
         run = self._engine.run
         before, *after = await _together([run(job), *(run(critique.job) for critique in supplied)])
         return Output(
@@ -275,11 +273,11 @@ async def _together(runs: Sequence[Coroutine[None, None, Output]]) -> list[Outpu
             one.cancel()  # of no effect on those that are done
 
 
-def _around(critique: SuppliedCritique, before: Output, after: Output) -> Completion:
+def _around(critique: ReadCritique, before: Output, after: Output) -> Completion:
     """A critique with the rewards that were read before and after it, each before a token that nobody keeps."""
     (first,), (last,) = before.completions, after.completions
     rewards = tuple((a[0], b[0]) for a, b in zip(first.rewards, last.rewards, strict=True))
-    return Completion(critique.token_ids, "stop", first.direct_score, last.direct_score, rewards)
+    return Completion(critique.token_ids, critique.finish_reason, first.direct_score, last.direct_score, rewards)
 
 
 def _raise_failure(errors: list[CriticRMError | None], partial: bool) -> None:

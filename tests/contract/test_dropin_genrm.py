@@ -57,7 +57,6 @@ async def test_it_is_a_responses_object(running: Running) -> None:
         ({}, "input"),
         ({"input": "q"}, "metadata.response_1"),
         ({"input": "q", "metadata": {"response_1": "a"}}, "metadata.response_2"),
-        ({"input": "q", "metadata": PAIR | {"principle": "Be kind."}}, "metadata.principle"),
         ({"input": "q", "metadata": PAIR, "stream": True}, "stream"),
         ({"input": [{"role": "response_1", "content": "a"}]}, "input"),
     ],
@@ -76,8 +75,25 @@ async def test_all_responses_to_a_prompt(running: Running) -> None:
     expected = [await score(running, ASKED, text) for text in ("So.", "No.", "")]
     warnings: list[list[str]] = [[], [], ["empty_response"]]
     assert answer.json() == {"rewards": expected, "comparison_results": None, "metrics": {}, "warnings": warnings}
-    refused = await running.client.post("/compare", json=body | {"principle": "Be kind."})
-    assert refused.json()["error"]["details"][0]["field"] == "principle"
+
+
+PRINCIPLE = "Be kind."
+
+
+async def test_a_principle_is_what_is_judged_by(running: Running) -> None:
+    items = [{"prompt": ASKED, "responses": [text], "criteria": PRINCIPLE} for text in ("So.", "No.")]
+    expected = [result["score"] for result in (await running.score(items=items)).json()["results"]]
+    objects = [{"output": [said("So.")]}, {"output": [said("No.")]}]
+    body = {"conversation_history": ASKED, "response_objs": objects, "principle": PRINCIPLE}
+    answer = (await running.client.post("/compare", json=body)).json()
+    assert answer["rewards"] == expected
+    assert answer["warnings"] == [["criteria_untrained"]] * 2
+    pair = {"response_1": "So.", "response_2": "No."}
+    newer = await compare_pair(running, input=ASKED, metadata=pair | {"principle": PRINCIPLE})
+    roles = [{"role": role, "content": text} for role, text in (*pair.items(), ("principle", PRINCIPLE))]
+    older = await compare_pair(running, input=[*ASKED, *roles])
+    for found in (newer, older):
+        assert [verdict(found)["score_1"], verdict(found)["score_2"]] == expected
 
 
 @pytest.mark.parametrize("path", ["/seed_session", "/close_session"])

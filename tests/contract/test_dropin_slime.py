@@ -88,3 +88,19 @@ async def test_wrong_types_name_their_field(running: Running, body: dict[str, An
 
 async def test_fields_that_are_not_ours_are_let_by(running: Running) -> None:
     assert (await ask(running, prompt="q", response="a", index=3, metadata={})).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["reference", "criteria"])
+async def test_the_label_can_be_sent_to_the_critic(running: Running, kind: str) -> None:
+    (expected,) = (await running.score(prompt=ASKED, responses=["So."], **{kind: "56"})).json()["results"]
+    for label in ("56", 56):
+        answer = await ask(running, f"/slime?label={kind}", prompt=PROMPT, response="So.", label=label)
+        assert answer.json()["score"] == expected["score"]
+        assert answer.json()["warnings"] == [f"{kind}_untrained"]
+    without = await ask(running, f"/slime?label={kind}", prompt=PROMPT, response="So.", label=None)
+    assert without.json()["score"] == await score(running, ASKED, "So.")
+    for label in ({"answer": 56}, True, ""):
+        refused = await ask(running, f"/slime?label={kind}", prompt=PROMPT, response="So.", label=label)
+        assert refused.json()["error"]["details"][0]["field"] == "label"
+    unknown = await ask(running, "/slime?label=truth", prompt=PROMPT, response="So.", label="56")
+    assert unknown.json()["error"]["details"][0]["field"] == "query.label"

@@ -43,6 +43,23 @@ async def test_the_scores_are_those_of_a_teacher_forced_pass(real: Running, open
         assert result["usage"]["critique_tokens"] == 0  # nothing was written
 
 
+async def test_results_are_sent_back_as_they_are(real: Running) -> None:
+    """Cut critiques too: the reward after each is that of the result."""
+    for options in ({"n": 2, "max_tokens": 3, "seed": 1}, {"max_tokens": 1}):
+        written = (await real.score(prompt=PROMPT, responses=RESPONSES, critique=options)).json()["results"]
+        sent = [[{k: one[k] for k in ("text", "finish_reason")} for one in result["critiques"]] for result in written]
+        if any(not one["text"] for several in sent for one in several):
+            continue
+        read = (await real.score(BODY | {"critiques": sent})).json()["results"]
+        for before, after in zip(written, read, strict=True):
+            assert after["direct_score"] == pytest.approx(before["direct_score"], abs=1e-4)
+            for one, other in zip(before["critiques"], after["critiques"], strict=True):
+                assert (other["text"], other["finish_reason"]) == (one["text"], one["finish_reason"])
+                if other["tokens"] == one["tokens"]:  # else the text has other tokens than were sampled
+                    assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+            assert ("critique_cut" in after["warnings"]) == ("critique_cut" in before["warnings"])
+
+
 async def test_each_critique_has_its_score_and_the_mean_is_the_score(running: Running) -> None:
     first, second = (await running.score(BODY)).json()["results"]
     assert [critique["text"] for critique in first["critiques"]] == GIVEN[0]
@@ -76,6 +93,8 @@ async def test_each_is_one_prefill(start_app: StartApp, opened_checkpoint: Check
         ({"critiques": [["a"], []]}, "critiques[1]"),
         ({"critiques": [["a"], [""]]}, "critiques[1][0]"),
         ({"critiques": [["a"], [1]]}, "critiques[1][0]"),
+        ({"critiques": [["a"], [{"text": ""}]]}, "critiques[1][0].text"),
+        ({"critiques": [["a"], [{"text": "b", "finish_reason": "error"}]]}, "critiques[1][0].finish_reason"),
         ({"critiques": [["a"], "b"]}, "critiques[1]"),
         ({"critiques": [["a"], ["b"] * 17]}, "critiques[1]"),
         ({"critiques": [["a"], ["word " * 2000]]}, "critiques[1]"),

@@ -7,19 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from conftest import serving
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 from criticrm_training.commands.critiques import Critiques
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.commands.judge import Judge
-from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName
+from criticrm_training.critiques.records import SCHEMA, SIDES, Critique, SideName, by_response, read_critiques
 from criticrm_training.data.pairs import PreferencePair, pairs_sha256, read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.data.splits import in_question_order
-from criticrm_training.evaluation.teacher_forced import teacher_forced_margins
+from criticrm_training.evaluation.items import as_item
+from criticrm_training.evaluation.teacher_forced import read_by_transformers, teacher_forced_margins
 from criticrm_training.parts import PartsError, read_parts, write_in_parts
 
 PAIRS = [
@@ -120,7 +123,8 @@ def test_a_judge_is_measured_on_all_that_it_wrote(tmp_path: Path) -> None:
 def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path: Path) -> None:
     critiques = write_critiques(tmp_path / "critiques")
     out = tmp_path / "forced"
-    found, cut = teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})
+    reader, items = read_by_transformers(tiny_checkpoint), [as_item(pair) for pair in PAIRS]
+    found, cut = teacher_forced_margins(reader, items, critiques, out=out, run={"model": "tiny"})
     assert cut == {"responses": 0, "of": 6, "share": 0}
     assert found.dtype == np.float64
     assert np.isnan(found).tolist() == [False, False, False, True]
@@ -139,13 +143,23 @@ def test_rewards_after_others_critiques_by_hand(tiny_checkpoint: Path, tmp_path:
     assert found[0].item() == pytest.approx(rewards["chosen"] - rewards["rejected"], abs=1e-5)
 
     kept = read_parts(out)
-    assert teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "tiny"})[0][0] == found[0]
+    assert teacher_forced_margins(reader, items, critiques, out=out, run={"model": "tiny"})[0][0] == found[0]
     assert read_parts(out) == kept
     with pytest.raises(PartsError, match="another"):
-        teacher_forced_margins(tiny_checkpoint, PAIRS, critiques, out=out, run={"model": "other"})
+        teacher_forced_margins(reader, items, critiques, out=out, run={"model": "other"})
 
 
-def test_a_service_can_not_be_given_critiques(tmp_path: Path) -> None:
-    arguments = [str(write_pairs(tmp_path / "p.jsonl")), "--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9"]
-    with pytest.raises(DataError, match="give --model, not --url"):
-        Evaluate(_cli_parse_args=[*arguments, "--teacher-forced", str(tmp_path)]).run()
+def test_a_service_reads_others_critiques(opened_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    critiques = write_critiques(tmp_path / "critiques")
+    with serving(opened_checkpoint) as url, httpx.Client(base_url=url) as client:
+        arguments = [str(write_pairs(tmp_path / "p.jsonl")), "--out", str(tmp_path / "o"), "--url", url]
+        assert Evaluate(_cli_parse_args=[*arguments, "--teacher-forced", str(critiques)]).run() == 0
+        groups = by_response(read_critiques(critiques))
+        expected = []
+        for row in read_parts(tmp_path / "o" / "teacher-forced"):
+            pair = next(pair for pair in PAIRS if pair.id == row["pair_id"])
+            sent = [{"text": c.text, "finish_reason": c.finish_reason} for c in groups[pair.id, row["side"]]]
+            body = {"prompt": list(pair.prompt), "responses": [pair.response(row["side"])], "critiques": [sent]}
+            expected.append(client.post("/score", json=body).json()["results"][0]["score"])
+            assert row["score"] == pytest.approx(expected[-1])
+    assert len(set(expected)) == len(expected) == 6

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from criticrm_model import Calibration, CriticRMError, Moments, RewardCard, TrainingData
+from criticrm_model.instruction import InstructionSlots
 
 from .base import base_name
 from .data.pairs import PreferencePair, content_sha256
@@ -26,6 +27,7 @@ def reward_card(
     *,
     base: str,
     instruction: str,
+    slots: InstructionSlots | None = None,
     max_critique_tokens: int,
     data: str,
     pairs: Sequence[PreferencePair],
@@ -45,6 +47,7 @@ def reward_card(
     n = len(states.critiqued)
     return RewardCard(
         critique_instruction=instruction,
+        slots=slots,
         max_critique_tokens=max_critique_tokens,
         base_model=base_name(base),
         training_data=(TrainingData(name=data, pairs=len(pairs), sha256=content_sha256(pairs)),),

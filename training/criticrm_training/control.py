@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from criticrm_model import Manifest
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.files import write_json, write_text
 
@@ -31,7 +32,8 @@ from .critiques.records import SCHEMA, Critique
 from .data.overlong import render_pairs
 from .data.pairs import PreferencePair, content_sha256, pair_row, read_pairs
 from .data.splits import in_question_order, split_by_prompt
-from .evaluation.teacher_forced import teacher_forced_margins
+from .evaluation.items import as_item
+from .evaluation.teacher_forced import read_by_transformers, teacher_forced_margins
 from .parts import same_run, write_in_parts
 from .stats import Estimate, difference, outcomes, pair_accuracy
 from .training.config import ConfigError, TrainConfig
@@ -214,7 +216,9 @@ def _fitting(pairs: Sequence[PreferencePair], folder: Path, config: TrainConfig)
 def _margins(folder: Path, place: str, pairs: Sequence[PreferencePair], critiques: Sequence[Critique]) -> list[float]:
     written = _keep(folder / f"{place}-critiques", critiques)
     run = {"pairs": content_sha256(pairs)}
-    margins: list[float] = teacher_forced_margins(folder, pairs, written, out=folder / place, run=run)[0].tolist()
+    items = [as_item(pair, Manifest.load(folder).slots) for pair in pairs]
+    reader = read_by_transformers(folder)
+    margins: list[float] = teacher_forced_margins(reader, items, written, out=folder / place, run=run)[0].tolist()
     return margins
 
 

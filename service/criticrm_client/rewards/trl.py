@@ -74,7 +74,8 @@ async def critic_rm(
     Args:
         prompts: texts or message lists, one a completion.
         completions: texts or message lists.
-        columns: of the data set, of which the variables may name two. `log_extra` gets the critiques, where some were asked for; `log_metric` the share that failed.
+        columns: of the data set, of which the variables may name two. `log_extra` gets the critiques, where some were
+            requested; `log_metric` the share that failed.
 
     Returns:
         A reward a completion; None for one that failed, with a warning that says why.
@@ -198,8 +199,8 @@ def critic_rm_reward_sync(
 
 def _pairs(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:
     return [
-        Sample(*pair, calls_as_text=True, row=row)
-        for *pair, row in zip(prompts, completions, rows(columns, len(prompts)), strict=True)
+        Sample(prompt, completion, calls_as_text=True, row=row)
+        for prompt, completion, row in zip(prompts, completions, rows(columns, len(prompts)), strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ from .requests import (
     Role,
     Scorable,
     ScoreOptions,
+    SuppliedCritique,
     WritingOptions,
     report_one_unknown_field,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ScoreOptions",
     "ScoreResponse",
     "ServedModel",
+    "SuppliedCritique",
     "TokenEvent",
     "Trace",
     "Usage",

@@ -145,12 +145,26 @@ ResponsesField = Annotated[
 ]
 
 
-_Critiques = Annotated[FailFastList[Annotated[Text, Field(min_length=1)]], Field(min_length=1)]
+class SuppliedCritique(Request):
+    """A critique that is there already."""
+
+    text: Annotated[Text, Field(min_length=1)]
+    finish_reason: Literal["stop", "length"] = Field(
+        "stop", description="'length': it was cut at its limit, so the reward is read at its last token, not its end."
+    )
+
+
+_OneCritique = Annotated[
+    Annotated[Text, Field(min_length=1), Tag("<str>")] | Annotated[SuppliedCritique, Tag("<critique>")],
+    Discriminator(lambda value: "<str>" if isinstance(value, str) else "<critique>"),
+]
+_Critiques = Annotated[FailFastList[_OneCritique], Field(min_length=1)]
 CritiquesField = Annotated[
     FailFastList[_Critiques] | None,
     Field(
         description="Critiques that are there already, a list for each response: the reward is read after each of "
-        "them, and none is written. Beside them `critique` may only say `include`."
+        "them, and none is written. A critique is a text, or has `text` and `finish_reason` as in a result. Beside "
+        "them `critique` may only say `include`."
     ),
 ]
 
@@ -190,7 +204,9 @@ class Scorable(Request):
 
     @field_validator("critiques")
     @classmethod
-    def _of_each_response(cls, value: list[list[str]] | None, info: ValidationInfo) -> list[list[str]] | None:
+    def _of_each_response(
+        cls, value: list[list[str | SuppliedCritique]] | None, info: ValidationInfo
+    ) -> list[list[str | SuppliedCritique]] | None:
         responses = info.data.get("responses")  # None where these are at fault themselves
         if value is not None and responses is not None and len(value) != len(responses):
             raise PydanticCustomError(
@@ -200,11 +216,12 @@ class Scorable(Request):
             )
         return value
 
-    @model_validator(mode="after")
-    def _critiques_have_one_criterion(self) -> Self:
-        if self.critiques is not None and isinstance(self.criteria, list):
-            raise PydanticCustomError("one_criterion", "critiques that are there already have one criterion: a text")
-        return self
+    @field_validator("criteria")
+    @classmethod
+    def _of_critiques_one(cls, value: str | list[str | Criterion] | None, info: ValidationInfo) -> Any:
+        if isinstance(value, list) and info.data.get("critiques") is not None:
+            raise PydanticCustomError("one_criterion", "beside `critiques`, which are there already, it is a text")
+        return value
 
     @property
     def criteria_list(self) -> list[Criterion] | None:

@@ -24,7 +24,7 @@ from ..data.pairs import PreferencePair
 from ..parts import in_chunks, read_parts, stream_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
 from .records import SCHEMA, SIDES, Critique
-from .sample import SampleSettings, described, task_seed
+from .sample import SampleSettings, asked, described, task_seed
 from .sentences import whole_sentences
 from .verdict import closing_verdict
 from .verdict import verdict as read_verdict
@@ -195,7 +195,7 @@ def _explanations(found: Compared, settings: SampleSettings, explain_tokens: int
             WritingTask(
                 pair.prompt,
                 pair.response(c.side),
-                task.instruction,
+                asked(pair, task.instruction, settings),
                 task_seed(settings.seed, "explain", pair.id, c.side, c.sample),
                 prefix=_before_explanation(task, c),
                 label=f"pair {pair.id!r}, {c.side}, critique {c.sample}",

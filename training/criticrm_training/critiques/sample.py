@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from criticrm_model.instruction import InstructionSlots
+
+from ..data.judged_by import judged_by
 from ..data.pairs import PreferencePair
 from ..parts import in_chunks, stream_in_parts
 from .critique_task import CritiqueTask, TaskError, Tasks
@@ -30,6 +33,7 @@ class SampleSettings:
         max_tokens: of each; None: as many as its task allows.
         score_by: None: by the verdict where the task has a rule for it, else by the number that is written.
         seed: each response draws from its own, whatever its neighbours.
+        slots: columns that the writer reads behind the instruction, and how.
     """
 
     n: int
@@ -37,6 +41,7 @@ class SampleSettings:
     max_tokens: int | None = None
     score_by: ScoreBy | None = None
     seed: int = 0
+    slots: InstructionSlots = InstructionSlots()  # noqa: RUF009 - frozen
 
     def sampling(self, task: CritiqueTask) -> Sampling:
         """Raises TaskError: the task has no rule for the verdict that is wanted."""
@@ -95,14 +100,22 @@ def sample(
 
 def described(run: dict[str, Any], critic: Critic, tasks: Tasks, settings: SampleSettings) -> dict[str, Any]:
     """What a run is identified by."""
-    return run | {"model": critic.name, "tasks": tasks.described(), **asdict(settings)}
+    said = asdict(settings) | {"slots": settings.slots.model_dump()}
+    if not settings.slots.trained:
+        del said["slots"]
+    return run | {"model": critic.name, "tasks": tasks.described(), **said}
+
+
+def asked(pair: PreferencePair, instruction: str, settings: SampleSettings) -> str:
+    """The instruction, with what of the pair is to be judged by."""
+    return settings.slots.fill(instruction, *judged_by(pair, settings.slots))
 
 
 def _make_task(pair: PreferencePair, side: SideName, task: CritiqueTask, settings: SampleSettings) -> WritingTask:
     return WritingTask(
         pair.prompt,
         pair.response(side),
-        task.instruction + score_request(settings.sampling(task).score_by),
+        asked(pair, task.instruction, settings) + score_request(settings.sampling(task).score_by),
         task_seed(settings.seed, pair.id, side),
         label=f"pair {pair.id!r}, {side}",
     )

@@ -73,10 +73,10 @@ def read_label(value: Any, name: str) -> float | None:
     return float(value)
 
 
-def read_reference(value: Any) -> str | None:
-    """A correct solution; None where the row has none, or a blank one. Raises ValueError, naming the field."""
+def read_text(value: Any, name: str) -> str | None:
+    """A reference or criteria; None where the row has none, or blank ones. Raises ValueError, naming the field."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"reference: {value!r} is not text")
+        raise ValueError(f"{name}: {value!r} is not text")
     return value if value.strip() else None

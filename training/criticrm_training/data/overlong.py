@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from criticrm_model import ConversationError, PromptTooLong
 
+from .judged_by import judged_by
 from .sources import DataError
 
 if TYPE_CHECKING:  # commands read the options' type from here, without transformers
@@ -68,6 +69,8 @@ def render_pairs(
         DataError: the chat template refuses a conversation; a pair is too long and `overlong` is "error"; or there
             were pairs and none is left.
     """
+    if "criteria" not in renderer.slots.trained and (unread := sum(pair.criteria is not None for pair in pairs)):
+        logger.warning("%s: %d have criteria, which are not read (slots: {trained: [criteria]})", name, unread)
     kept: list[PreferencePair] = []
     prompts: list[tuple[list[int], list[int]]] = []
     too_long: list[PreferencePair] = []
@@ -132,7 +135,7 @@ def _render(
     prompts: list[list[int]] = []
     needed = 0
     try:
-        opened = renderer.open(pair.prompt)
+        opened = renderer.judging_by(*judged_by(pair, renderer.slots)).open(pair.prompt)
     except ConversationError as error:
         raise DataError(f"pair {pair.id!r}: prompt: {error}") from error
     for response in (pair.chosen, pair.rejected):

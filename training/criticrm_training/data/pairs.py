@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from criticrm_model.prompt import Message
 
-from .labels import read_agreement, read_label, read_margin, read_reference
+from .labels import read_agreement, read_label, read_margin, read_text
 from .rows import read_row
 from .sources import DataError, parsed, source_name
 from .splits import merged_groups, question_group
@@ -30,6 +30,7 @@ class PreferencePair:
         margin: by how much the chosen response is better, in reward; the loss asks for at least that difference.
         agreement: probability that the label is right, from 0.5 to 1.
         reference: a correct solution of the prompt.
+        criteria: what the label judges by.
         labels: by the name of each of several rewards, the probability that the chosen response is the better one; None
             where it is not known.
     """
@@ -43,6 +44,7 @@ class PreferencePair:
     margin: float = 0.0
     agreement: float = 1.0
     reference: str | None = None
+    criteria: str | None = None
     labels: tuple[tuple[str, float | None], ...] = ()
 
     def response(self, side: Literal["chosen", "rejected"]) -> str:
@@ -53,7 +55,9 @@ class PreferencePair:
     def content(self) -> tuple[Any, ...]:
         """What the pair says: all but its names (id, category and group). Equal for exact duplicates."""
         turns = tuple((m["role"], m["content"]) for m in self.prompt)
-        said = (turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference)
+        said: tuple[Any, ...] = (turns, self.chosen, self.rejected, self.margin, self.agreement, self.reference)
+        if self.criteria is not None:
+            said = (*said, self.criteria)
         return (*said, self.labels) if self.labels else said
 
 
@@ -109,6 +113,7 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
         "rejected": pair.rejected,
         "category": pair.category,
         "reference": pair.reference,
+        **({} if pair.criteria is None else {"criteria": pair.criteria}),
         **(dict(pair.labels) if pair.labels else {"margin": pair.margin, "agreement": pair.agreement}),
     }
 
@@ -142,7 +147,8 @@ def _pair(row: Any, default_id: str, rewards: Collection[str]) -> tuple[Preferen
             group=question_group(parts.prompt),
             margin=read_margin(row.get("margin")),
             agreement=read_agreement(row.get("agreement")),
-            reference=read_reference(row.get("reference")),
+            reference=read_text(row.get("reference"), "reference"),
+            criteria=read_text(row.get("criteria"), "criteria"),
             labels=labels,
         ),
         parts.repeated_prompt,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from criticrm_model.default import resolve
+from criticrm_model import Manifest
 
 from ..critiques.critique_task import Tasks
 from ..data.pairs import PreferencePair
@@ -21,7 +21,7 @@ from .reasoning import describe_reasoning, reasoning_report
 from .results import Against, write_results
 from .scoring import DIRECT, GREEDY, describe_truncation, score_items, truncation
 from .serving import scoring_service
-from .teacher_forced import keeps_by_label, teacher_forced_margins, written_about
+from .teacher_forced import keeps_by_label, read_by, teacher_forced_margins, written_about
 
 
 def evaluate(
@@ -51,17 +51,16 @@ def evaluate(
         critiques: without them the direct score alone is measured.
 
     Raises:
-        DataError: another evaluation holds other pairs; or a service can't be given critiques.
+        DataError: another evaluation holds other pairs, or `teacher_forced` has critiques of none of these.
         TaskError: there is no task for a pair's category.
         EndpointError, PartsError, ServingError
     """
-    if teacher_forced and url:
-        raise DataError("teacher-forced rewards need the weights: give --model, not --url")
     if samples and not critiques:
         raise DataError("--samples are critiques: leave out --direct-only")
     rules = tasks.rules(pair.category for pair in pairs)
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
-        items = [as_item(pair) for pair in pairs]
+        slots = Manifest.model_validate(about["manifest"]).slots
+        items = [as_item(pair, slots) for pair in pairs]
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(
             items,
@@ -72,15 +71,18 @@ def evaluate(
             run=run,
             unit="pair",
         )
+        forced = None
+        if teacher_forced:
+            forced = teacher_forced_margins(
+                read_by(service), items, teacher_forced, out=out / "teacher-forced", run=run
+            )
 
     found = pair_preferences(items, rows, samples)
     lines, more = [describe_truncation(cut := truncation(rows))], {"truncated": cut}
     more["model_version"] = about["model_version"]
     more["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
-    if teacher_forced:
-        margins, cut = teacher_forced_margins(
-            resolve(model), pairs, teacher_forced, out=out / "teacher-forced", run=run
-        )
+    if teacher_forced and forced:
+        margins, cut = forced
         found[TEACHER_FORCED] = Preferences.of(margins)
         more["teacher_forced"] = {
             "critiques": run_digest(teacher_forced),

@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from criticrm_model.instruction import InstructionSlots
 from criticrm_model.prompt import Message
 
+from ..data.judged_by import judged_by
 from ..data.pairs import PreferencePair
 
 
@@ -20,6 +22,7 @@ class EvaluationItem:
         responses: `correct` good ones, then the others.
         subset: of the data set, as it calls it.
         group: equal for items that an interval must keep together.
+        criteria, reference: sent with the prompt.
     """
 
     id: str
@@ -28,11 +31,15 @@ class EvaluationItem:
     correct: int
     subset: str
     group: str
+    criteria: str | None = None
+    reference: str | None = None
 
 
-def as_item(pair: PreferencePair) -> EvaluationItem:
-    """A preference pair is an item with k = 2."""
-    return EvaluationItem(pair.id, pair.prompt, (pair.chosen, pair.rejected), 1, pair.category, pair.group)
+def as_item(pair: PreferencePair, slots: InstructionSlots | None = None) -> EvaluationItem:
+    """A preference pair is an item with k = 2. Args: slots: of the critic that scores it."""
+    responses = (pair.chosen, pair.rejected)
+    read = judged_by(pair, slots or InstructionSlots())
+    return EvaluationItem(pair.id, pair.prompt, responses, 1, pair.category, pair.group, *read)
 
 
 def draw_items(items: Iterable[EvaluationItem], limit: int) -> list[EvaluationItem]:
@@ -47,5 +54,9 @@ def draw_items(items: Iterable[EvaluationItem], limit: int) -> list[EvaluationIt
 
 def items_sha256(items: Sequence[EvaluationItem]) -> str:
     """Of what the items say, in their order."""
-    said = [[item.prompt, item.responses, item.correct, item.subset, item.group] for item in items]
+    said = [
+        [item.prompt, item.responses, item.correct, item.subset, item.group]
+        + [text for text in (item.criteria, item.reference) if text is not None]
+        for item in items
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()

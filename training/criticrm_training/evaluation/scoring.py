@@ -63,11 +63,11 @@ def score_items(
 
     def bodies(item: EvaluationItem) -> list[dict[str, Any]]:
         options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
-        return [_body(item, critiques), *([_body(item, options)] if samples else [])]
+        return [request_body(item, critiques), *([request_body(item, options)] if samples else [])]
 
     def work(chunks: Sequence[Sequence[EvaluationItem]]) -> Iterator[list[dict[str, Any]]]:
         wave = ((item, body) for chunk in chunks for item in chunk for body in bodies(item))
-        with closing(_answers(service, wave)) as answers:
+        with closing(answers_in_order(service, wave)) as answers:
             for chunk in chunks:
                 rows: list[dict[str, Any]] = []
                 for item in chunk:
@@ -124,7 +124,9 @@ def describe_truncation(found: Mapping[str, Any]) -> str:
     return f"responses cut to the model's length: {found['responses']} of {found['of']} ({found['share']:.1%})"
 
 
-def _answers(service: Endpoint, wave: Iterable[tuple[EvaluationItem, dict[str, Any]]]) -> Generator[Any, None, None]:
+def answers_in_order(
+    service: Endpoint, wave: Iterable[tuple[EvaluationItem, dict[str, Any]]]
+) -> Generator[Any, None, None]:
     """Of the service, in order. Raises EndpointError, with the prompt of the request that failed."""
     asked: list[str] = []
 
@@ -139,12 +141,14 @@ def _answers(service: Endpoint, wave: Iterable[tuple[EvaluationItem, dict[str, A
         raise EndpointError(f"prompt {asked[error.request]}: {error}", error.request) from error
 
 
-def _body(item: EvaluationItem, critique: Any) -> dict[str, Any]:
+def request_body(item: EvaluationItem, critique: Any) -> dict[str, Any]:
+    """Of `/score`. A text that is too long is cut, and counted (`truncation`)."""
     return {
         "prompt": list(item.prompt),
         "responses": list(item.responses),
         "critique": critique,
         "on_overflow": "truncate",
+        **{name: text for name in ("criteria", "reference") if (text := getattr(item, name)) is not None},
     }
 
 

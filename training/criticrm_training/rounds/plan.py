@@ -183,12 +183,19 @@ def _validate(config: RoundsConfig, here: Folders, validation: Path) -> Step:
 
 
 def _written_by_base(config: RoundsConfig, folder: Path) -> list[str]:
-    return [f"--out={folder}", *_writer(config, config.base), *_tasks(config)]
+    return [f"--out={folder}", *_writer(config, config.base), *_tasks(config), *_slots(config)]
 
 
 def _written_by_critic(config: RoundsConfig, critic: Path, folder: Path) -> list[str]:
     """Asked as it was trained, and will be served."""
-    return [f"--out={folder}", *_writer(config, str(critic)), *_tasks(config), f"--instruction={config.instruction}"]
+    asked = [*_tasks(config), f"--instruction={config.instruction}", *_slots(config)]
+    return [f"--out={folder}", *_writer(config, str(critic)), *asked]
+
+
+def _slots(config: RoundsConfig) -> list[str]:
+    """Writers read what the critics are trained with."""
+    slots = config.training(1).slots
+    return [] if slots is None else [f"--slots={slots.model_dump_json()}"]
 
 
 def _tasks(config: RoundsConfig) -> list[str]:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from criticrm_model import CriticRMError
-from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
+from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION, InstructionSlots
 from criticrm_model.manifest import DEFAULT_NAME
 
 from ..data.overlong import OVERLONG, Overlong
@@ -119,6 +119,12 @@ class TrainConfig(BaseModel):
         "fine-tuning (arXiv 2202.10054). Fit it without the validation pairs.",
     )
     instruction: str = DEFAULT_CRITIQUE_INSTRUCTION
+    slots: InstructionSlots | None = Field(
+        None,
+        description="Columns that the critic reads behind the instruction, `{trained: [criteria, reference]}` or one "
+        "of these, and how: `criteria` and `reference` are sentences with {criteria} and {reference} in them. Requests "
+        "to the service may then have them. Default: none.",
+    )
     max_critique_tokens: PositiveInt = 64
     max_model_len: PositiveInt = Field(
         4096,

@@ -96,7 +96,7 @@ class CriticTrainer(JointTrainer):
         # With a mask, its backward pass returns NaN at some lengths: https://github.com/pytorch/pytorch/issues/196678
         torch.backends.cuda.enable_cudnn_sdp(False)
         joint, self._tokenizer = self._load(args, processing_class)
-        self._renderer = Renderer(self._tokenizer, args.instruction)
+        self._renderer = Renderer(self._tokenizer, args.instruction, slots=args.instruction_slots)
         if args.head is not None:
             start_from(Path(args.head), joint)
         elif is_imported(model):

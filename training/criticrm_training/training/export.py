@@ -93,6 +93,7 @@ def export(
         states,
         base=trained.base,
         instruction=args.instruction,
+        slots=args.instruction_slots,
         max_critique_tokens=args.max_critique_tokens,
         data=args.data_name,
         pairs=trained.training,

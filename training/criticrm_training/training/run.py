@@ -89,6 +89,7 @@ def train(config: TrainConfig, out: Path, scalar: bool = False) -> None:
 def training_arguments(config: TrainConfig, out: Path, scalar: bool) -> CriticConfig:
     """The file's `trainer:` with what the file says elsewhere. Raises ConfigError."""
     ours: dict[str, Any] = {name: getattr(config, name) for name in _TOP_LEVEL}
+    ours["slots"] = None if config.slots is None else config.slots.model_dump()
     ours |= {("critique_weight" if name == "weight" else name): value for name, value in config.objective}
     ours |= {
         "output_dir": str(out / "trainer"),

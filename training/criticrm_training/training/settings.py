@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
+from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION, InstructionSlots
 
 from ..data.overlong import OVERLONG
 from .config import ConfigError
@@ -83,6 +83,7 @@ class CriticConfig(TrainingArguments):
 
     Attributes:
         instruction: the instruction for a critique; written to the checkpoint and used by the service.
+        slots: columns that the critic reads behind the instruction, and how: fields of `InstructionSlots`.
         max_model_len: of prompt, response and critique, in tokens; the service's default is the same.
         max_critique_tokens: of each critique, its end included.
         overlong: "drop", "truncate" or "error": what becomes of pairs that are longer than `max_model_len`.
@@ -122,6 +123,7 @@ class CriticConfig(TrainingArguments):
     hub_strategy: Any = field(default="end", metadata=_help("Refused: the finished checkpoint is pushed, once."))
 
     instruction: str = field(default=DEFAULT_CRITIQUE_INSTRUCTION, metadata=_help("What asks for a critique."))
+    slots: dict[str, Any] | None = field(default=None, metadata=_help("Columns that the critic reads, and how."))
     max_model_len: int = field(default=4096, metadata=_help("Of prompt, response and critique, in tokens."))
     max_critique_tokens: int = field(default=64, metadata=_help("Of each critique, its end included."))
     overlong: Literal["drop", "truncate", "error"] = field(default="drop", metadata=_help(OVERLONG))
@@ -145,6 +147,10 @@ class CriticConfig(TrainingArguments):
     def __post_init__(self) -> None:
         """Raises ConfigError: every field that can't be right."""
         faults = [*self._refused(), *limit_faults(self)]
+        try:
+            self.instruction_slots  # noqa: B018 - for its faults
+        except ValidationError as error:
+            faults += [f"slots.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         try:
             objective = self.objective
         except ValidationError as error:
@@ -195,6 +201,11 @@ class CriticConfig(TrainingArguments):
             center_rewards_coefficient=self.center_rewards_coefficient,
             rewards=self.rewards or {},
         )
+
+    @property
+    def instruction_slots(self) -> InstructionSlots | None:
+        """Raises pydantic's ValidationError."""
+        return None if self.slots is None else InstructionSlots.model_validate(self.slots)
 
     @property
     def writes_critiques(self) -> bool:

@@ -77,7 +77,8 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[SlimeOp
     else:
         pair = PromptResponse([message.message() for message in body.prompt], strip_end(body.response))
     if options.label is not None and body.label is not None:
-        pair = pair._replace(**{options.label: _label_text(body.label)})
+        text = _label_text(body.label)
+        pair = pair._replace(criteria=text) if options.label == "criteria" else pair._replace(reference=text)
     (result,) = await score_pairs(request, [pair], options)
     return SlimeResponse(
         score=score_of(result),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
+from criticrm_model.instruction import InstructionSlots
+
 from ..options import PAIRS, WriterOptions
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class Sample(WriterOptions):
         "scores agree with the labels because they were learnt.",
     )
     instruction: str | None = Field(None, description="Instruction for a critique, instead of the task's.")
+    slots: InstructionSlots = Field(
+        InstructionSlots(),
+        description="Columns that the writer reads behind the instruction, as in the training's configuration: "
+        '\'{"trained": ["criteria"]}\'.',
+    )
     seed: int = Field(0, description="Seed of the sampling; each response draws from its own.")
 
     def run(self) -> int:
@@ -77,7 +84,7 @@ class Sample(WriterOptions):
         pairs, tasks = self.pairs(self.data), load_tasks(self.task)
         if self.instruction is not None:
             tasks = tasks.asking(self.instruction)
-        settings = SampleSettings(self.n, self.temperature, self.max_tokens, self.score, self.seed)
+        settings = SampleSettings(self.n, self.temperature, self.max_tokens, self.score, self.seed, self.slots)
         score_by = {settings.sampling(tasks.of(pair.category)).score_by for pair in pairs}
         seen = None if self.endpoint else trained_pairs(self.model, pairs)
         refuse_in_sample(seen, len(pairs), by_reward="reward" in score_by and not self.in_sample)
