@@ -9,7 +9,10 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from criticrm_client.fields import nearest
 from criticrm_model import CriticRMError
+
+from .command_groups import usage
 
 
 def main() -> NoReturn:
@@ -17,17 +20,20 @@ def main() -> NoReturn:
     commands = {point.name: point for point in entry_points(group="criticrm.commands")}
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        _write(_usage(commands))
+        _write(usage({name: _summary(point) for name, point in commands.items()}))
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         _write(version("critic-rm"))
         sys.exit(0)
     name, rest = arguments[0], arguments[1:]
     if name not in commands:
-        _fail(name, f"no such command; there are: {', '.join(sorted(commands))}", code=2)
+        hint = nearest(name, commands) or f"; there are: {', '.join(sorted(commands))}"
+        _fail(name, f"no such command{hint}. `criticrm --help` describes them", code=2)
     try:
         # Here, for the base install brings this command but not what its subcommands are made of.
         from pydantic_settings import SettingsError
+
+        from .command_line import parser_of
 
         command = commands[name].load()
     except ModuleNotFoundError as error:
@@ -36,7 +42,8 @@ def main() -> NoReturn:
 
     settings, faults = None, unknown_variables(command, os.environ)
     try:
-        settings = command(_cli_parse_args=rest, _cli_prog_name=f"criticrm {name}")
+        _, source = parser_of(name, command)
+        settings = command(_cli_settings_source=source(args=rest))
     except ValidationError as error:
         for fault in error.errors():
             origin = f"{origin_of(fault['loc'], command, rest, os.environ)}: " if fault["loc"] else ""
@@ -56,15 +63,6 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
-
-
-def _usage(commands: dict[str, EntryPoint]) -> str:
-    lines = "\n".join(f"  {name:<10}{_summary(commands[name])}" for name in sorted(commands))
-    return (
-        "criticrm: a reward model that writes a critique, then a scalar reward\n\n"
-        f"usage: criticrm COMMAND [options]\n\ncommands:\n{lines}\n\n"
-        "`criticrm COMMAND --help` lists a command's options. Start with: criticrm serve"
-    )
 
 
 def _summary(command: EntryPoint) -> str:

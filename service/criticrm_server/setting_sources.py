@@ -24,8 +24,10 @@ OTHER_VARIABLES = frozenset(
     {
         "CRITICRM_API_KEY",
         "CRITICRM_CACHE",
+        "CRITICRM_CRITERIA_COLUMN",
         "CRITICRM_KEY",
         "CRITICRM_MODEL_VERSION",
+        "CRITICRM_REFERENCE_COLUMN",
         "CRITICRM_REWARD_OPTIONS",
         "CRITICRM_URL",
     }

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from pydantic import Field
-from pydantic_settings import CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliToggleFlag, SettingsConfigDict
 
 from ..doctor import examine
 from ..settings import Settings
@@ -22,8 +22,8 @@ class Doctor(Settings):
     # `json` is an alias, for it is taken by pydantic; without this its variable would be JSON, not CRITICRM_JSON.
     model_config = SettingsConfigDict(env_prefix_target="all")
 
-    as_json: CliImplicitFlag[bool] = Field(False, alias="json", description="Print one JSON object instead of lines.")
-    start: CliImplicitFlag[bool] = Field(
+    as_json: CliToggleFlag[bool] = Field(False, alias="json", description="Print one JSON object instead of lines.")
+    start: CliToggleFlag[bool] = Field(
         False, description="Also start the engine and run its self-check, which takes half a minute or more."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, PositiveInt
-from pydantic_settings import CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliToggleFlag, SettingsConfigDict
 
 from .options import AGAINST, RULE, SAMPLES, NamedFolders, PairOptions, by_name
 
@@ -25,7 +25,7 @@ class Evaluate(PairOptions):
         description="A finished `critiques sample` of these pairs by another model: also report the reward after its "
         "critiques. Needs --model, not --url.",
     )
-    direct_only: CliImplicitFlag[bool] = Field(
+    direct_only: CliToggleFlag[bool] = Field(
         False,
         description="Measure the score before any critique only: all that a scalar baseline has, and much faster.",
     )
