@@ -1,14 +1,14 @@
 /** How the scores of a file are distributed, and whether they follow the responses' lengths. */
 
 import { useMemo } from "preact/hooks";
-import type { Outcome } from "./batch-run";
+import type { RowOutcome } from "./batch-run";
 import { axesOptions, ChartView, type Configuration } from "./chart-view";
 import { formatScore } from "./format";
 import { correlation, extremes, histogram } from "./statistics";
 import { responseColour, type Theme } from "./theme";
 
 interface Props {
-  outcomes: Outcome[];
+  outcomes: RowOutcome[];
   version: number;
   theme: Theme;
 }
@@ -41,7 +41,7 @@ export function BatchCharts({ outcomes, version, theme }: Props) {
   );
 }
 
-function scoredPoints(outcomes: Outcome[]): { x: number; y: number }[] {
+function scoredPoints(outcomes: RowOutcome[]): { x: number; y: number }[] {
   return outcomes.flatMap((outcome) =>
     outcome.score === null ? [] : [{ x: outcome.entry.responses[outcome.index]?.length ?? 0, y: outcome.score }],
   );

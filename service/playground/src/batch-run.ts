@@ -10,7 +10,7 @@ const REQUESTS_AT_A_TIME = 2;
 const MAX_TRIES = 8;
 
 /** One response of the file and what came of it. `score` null and `error` "": not scored yet. */
-export interface Outcome {
+export interface RowOutcome {
   row: number;
   index: number;
   entry: Entry;
@@ -38,7 +38,7 @@ export interface BatchOptions {
   maxItems: number;
 }
 
-export function startOutcomes(entries: Entry[]): Outcome[] {
+export function startOutcomes(entries: Entry[]): RowOutcome[] {
   return entries.flatMap((entry) =>
     entry.responses.map((_, index) => {
       return { row: entry.row, index, entry, score: null, direct: null, std: null, critique: "", error: "" };
@@ -65,8 +65,8 @@ export function groupEntries(entries: Entry[], maxItems: number): Entry[][] {
 
 /** Runs until all outcomes are there, or `signal` aborts. Outcomes are changed in place. */
 export class BatchRun {
-  readonly outcomes: Outcome[];
-  private readonly byRow = new Map<number, Outcome[]>();
+  readonly outcomes: RowOutcome[];
+  private readonly byRow = new Map<number, RowOutcome[]>();
   private readonly groups: Entry[][];
   private readonly abort = new AbortController();
   private readonly began = performance.now();
@@ -180,7 +180,7 @@ export class BatchRun {
   }
 }
 
-function isOpen(outcome: Outcome): boolean {
+function isOpen(outcome: RowOutcome): boolean {
   return outcome.score === null && outcome.error === "";
 }
 

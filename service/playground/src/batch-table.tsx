@@ -1,7 +1,7 @@
 /** The outcomes as a table that sorts, a page at a time. */
 
 import { useMemo, useState } from "preact/hooks";
-import type { Outcome } from "./batch-run";
+import type { RowOutcome } from "./batch-run";
 import { type Draft, emptyDraft, isTurn, label, MAX_RESPONSES } from "./draft";
 import { formatScore } from "./format";
 import { type Entry, promptText } from "./rows";
@@ -14,7 +14,7 @@ interface Column {
   title?: string;
   numeric: boolean;
   /** What the column sorts by; null is last in both directions. */
-  key: (outcome: Outcome) => number | string | null;
+  key: (outcome: RowOutcome) => number | string | null;
 }
 
 const COLUMNS: Column[] = [
@@ -38,7 +38,7 @@ interface Sort {
 }
 
 interface Props {
-  outcomes: Outcome[];
+  outcomes: RowOutcome[];
   version: number;
   onOpen: (draft: Draft) => void;
 }
@@ -126,7 +126,7 @@ function Excerpt({ text }: { text: string }) {
   );
 }
 
-function responseText(outcome: Outcome): string {
+function responseText(outcome: RowOutcome): string {
   return outcome.entry.responses[outcome.index] ?? "";
 }
 
@@ -135,7 +135,7 @@ function sortDirection(sort: Sort, column: number): "ascending" | "descending" |
   return sort.descending ? "descending" : "ascending";
 }
 
-function sortOutcomes(outcomes: Outcome[], sort: Sort): Outcome[] {
+function sortOutcomes(outcomes: RowOutcome[], sort: Sort): RowOutcome[] {
   const key = COLUMNS[sort.column]?.key;
   if (!key) return outcomes;
   const direction = sort.descending ? -1 : 1;

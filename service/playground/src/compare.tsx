@@ -5,7 +5,7 @@ import { Conversation } from "./conversation";
 import { type Draft, draftFault, emptyDraft } from "./draft";
 import { EXAMPLES } from "./examples";
 import { readDraft } from "./link";
-import { Outcome } from "./outcome";
+import { RunView } from "./run-view";
 import { Responses } from "./responses";
 import { type Run, startRun } from "./run";
 import type { ModelInfo } from "./shapes";
@@ -86,7 +86,7 @@ export function Compare({ model, theme, opened }: Props) {
             )}
             <p class="muted">{fault || (busy ? "" : "Ctrl + Enter scores too.")}</p>
           </div>
-          {run ? <Outcome run={run} model={model} theme={theme} /> : <Empty />}
+          {run ? <RunView run={run} model={model} theme={theme} /> : <Empty />}
         </div>
       </div>
     </div>

@@ -1,11 +1,11 @@
 /** Files that the page hands to the browser. */
 
-import type { Outcome } from "./batch-run";
+import type { RowOutcome } from "./batch-run";
 import { formatCsv } from "./csv";
 
 const COLUMNS = ["row", "index", "prompt", "response", "score", "direct_score", "score_std", "critique", "error"];
 
-export function outcomesAsCsv(outcomes: Outcome[]): string {
+export function outcomesAsCsv(outcomes: RowOutcome[]): string {
   const rows = outcomes.map((outcome) => {
     const { prompt, responses } = outcome.entry;
     const text = typeof prompt === "string" ? prompt : JSON.stringify(prompt);
@@ -17,7 +17,7 @@ export function outcomesAsCsv(outcomes: Outcome[]): string {
   return formatCsv([COLUMNS, ...rows]);
 }
 
-export function outcomesAsJsonl(outcomes: Outcome[]): string {
+export function outcomesAsJsonl(outcomes: RowOutcome[]): string {
   return outcomes
     .map((outcome) =>
       JSON.stringify({

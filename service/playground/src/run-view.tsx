@@ -17,12 +17,12 @@ interface Props {
   theme: Theme;
 }
 
-export function Outcome({ run, model, theme }: Props) {
+export function RunView({ run, model, theme }: Props) {
   const ranks = rankRun(run);
   const written = run.responses.some((response) => response.critiques.length > 0);
   return (
-    <section aria-labelledby="outcome-title">
-      <h2 id="outcome-title" class="hidden-label">
+    <section aria-labelledby="scores-title">
+      <h2 id="scores-title" class="hidden-label">
         Scores
       </h2>
       {run.failure && <FailureNotice failure={run.failure} />}
