@@ -22,6 +22,7 @@ interface Props {
 export function Compare({ model, theme, opened }: Props) {
   const [typed, setDraft] = useState<Draft>(() => readDraft(location.hash) ?? emptyDraft());
   const [run, setRun] = useState<Run | null>(null);
+  const [scored, setScored] = useState<Draft | null>(null); // what `run` was started with
   const running = useRef<{ cancel: () => void } | null>(null);
   const scalar = model !== null && model.manifest.critique_instruction === null;
   const draft = scalar ? { ...typed, critique: false } : typed;
@@ -49,6 +50,7 @@ export function Compare({ model, theme, opened }: Props) {
   const change = (fields: Partial<Draft>) => setDraft((before) => ({ ...before, ...fields }));
   const start = () => {
     if (fault || busy) return;
+    setScored(typed);
     running.current = startRun(draft, setRun);
   };
   const onKeyDown = (event: KeyboardEvent) => {
@@ -86,6 +88,7 @@ export function Compare({ model, theme, opened }: Props) {
             )}
             <p class="muted">{fault || (busy ? "" : "Ctrl + Enter scores too.")}</p>
           </div>
+          {run && !busy && scored !== typed && <p class="hint">The scores below are of the texts before your changes.</p>}
           {run ? <RunView run={run} model={model} theme={theme} /> : <Empty />}
         </div>
       </div>
