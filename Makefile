@@ -4,6 +4,7 @@
 # make check      lint, format and types, as CI does
 # make format     what make check would have changed
 # make demo       train a critic and a scalar reward model on arithmetic, and compare them: half an hour on two cores
+# make page       build the playground's files from service/playground (needs npm)
 # make bench      the comparisons that the README quotes
 # make clean      remove what make made
 
@@ -18,7 +19,7 @@ ENGINES ?= $(if $(shell nvidia-smi -L 2>/dev/null),1,2)
 SIDE_BY_SIDE := $(if $(filter 1,$(ENGINES)),,OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind TORCH_COMPILE_DISABLE=1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast check format demo bench clean
+.PHONY: help serve test test-fast check format demo page bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -46,6 +47,9 @@ format: .venv/.dev
 
 demo: .venv/.serve
 	.venv/bin/python examples/arithmetic/demo.py $(ARGS)
+
+page:
+	cd service/playground && npm ci --ignore-scripts && npm run check && npm run build
 
 bench: .venv/.serve
 	.venv/bin/python benchmarks/run.py $(ARGS)

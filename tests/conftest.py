@@ -8,10 +8,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import torch
 import uvicorn
 
@@ -22,8 +23,12 @@ from criticrm_server.engines.base import Engine
 from criticrm_server.engines.fake import FakeEngine
 from criticrm_server.settings import Settings
 from criticrm_server.state import Service
+from support.browser import start_browser
 from support.runs import write_data
 from support.tiny import make_checkpoint, make_model, make_tokenizer
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
 MAX_MODEL_LEN = 512
@@ -123,17 +128,14 @@ async def running(start_app: StartApp) -> AsyncIterator[Running]:
 
 
 @contextmanager
-def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
-    """The app on the fake engine behind a real uvicorn on a free loopback port: its URL."""
-    app = create_app(
-        Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}),
-        checkpoint,
-        FakeEngine(
-            checkpoint.renderer.stop_token_ids[0],
-            max_model_len=MAX_MODEL_LEN,
-            tokens=checkpoint.manifest.reward_tokens,
-        ),
+def serving(checkpoint: Checkpoint, engine: Engine | None = None, **settings: Any) -> Iterator[str]:
+    """The app on the fake engine, or another, behind a real uvicorn on a free loopback port: its URL."""
+    engine = engine or FakeEngine(
+        checkpoint.renderer.stop_token_ids[0],
+        max_model_len=MAX_MODEL_LEN,
+        tokens=checkpoint.manifest.reward_tokens,
     )
+    app = create_app(Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}), checkpoint, engine)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -145,6 +147,13 @@ def serving(checkpoint: Checkpoint, **settings: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests that run in the session's event loop."""
+    async with start_browser() as started:
+        yield started
 
 
 @pytest.fixture(params=["sync", "async"])

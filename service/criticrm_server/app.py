@@ -29,7 +29,7 @@ from .error_handlers import EXCEPTION_HANDLERS
 from .metrics import Metrics
 from .middleware import RequestContext
 from .openapi import complete_document, operation_id
-from .routes import administration, dropin, models, operations, render, score
+from .routes import administration, dropin, models, operations, playground, render, score
 from .scorer import Scorer
 from .self_check import check_engine
 from .settings import Settings
@@ -102,7 +102,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, wa
     app.add_middleware(RequestContext, metrics=metrics, admission=admission)
     if settings.cors_origins:  # outside of what responds with errors, which pages want to read too
         _allow_origins(app, settings.cors_origins)
-    _include_routes(app)
+    _include_routes(app, settings)
     return app
 
 
@@ -131,7 +131,7 @@ def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
     )
 
 
-def _include_routes(app: FastAPI) -> None:
+def _include_routes(app: FastAPI, settings: Settings) -> None:
     guarded = [Security(HTTPBearer(auto_error=False))]  # for the document; GuardedRoute does the checking
     app.include_router(score.router, dependencies=guarded, tags=["score"])
     app.include_router(render.router, dependencies=guarded, tags=["score"])
@@ -142,6 +142,8 @@ def _include_routes(app: FastAPI) -> None:
     app.include_router(operations.model_router, dependencies=guarded, tags=["model"])
     app.include_router(models.router, dependencies=guarded, tags=["model"])
     app.include_router(operations.open_router, tags=["operations"])
+    if settings.playground:
+        app.include_router(playground.router)
 
 
 async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, warmed_up: bool) -> list[Check]:

@@ -78,6 +78,9 @@ class Listening(BaseSettings):
     docs: CliImplicitFlag[bool] = Field(
         True, description="Serve the documentation pages: /docs, /redoc and /openapi.json."
     )
+    playground: CliImplicitFlag[bool] = Field(
+        True, description="Serve the playground, a page at / that scores responses in a browser."
+    )
 
     @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod

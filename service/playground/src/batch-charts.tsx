@@ -1,0 +1,61 @@
+/** How the scores of a file are distributed, and whether they follow the responses' lengths. */
+
+import { useMemo } from "preact/hooks";
+import type { RowOutcome } from "./batch-run";
+import { axesOptions, ChartView, type Configuration } from "./chart-view";
+import { formatScore } from "./format";
+import { correlation, extremes, histogram } from "./statistics";
+import { responseColour, type Theme } from "./theme";
+
+interface Props {
+  outcomes: RowOutcome[];
+  version: number;
+  theme: Theme;
+}
+
+export function BatchCharts({ outcomes, version, theme }: Props) {
+  // `version` stands for the outcomes' content, which is changed in place.
+  const points = useMemo(() => scoredPoints(outcomes), [outcomes, version]);
+  const buildHistogram = useMemo(() => () => histogramChart(points.map((point) => point.y)), [points]);
+  const buildScatter = useMemo(() => () => scatterChart(points), [points]);
+  if (points.length < 2) return null;
+  const scores = points.map((point) => point.y);
+  const [min, max] = extremes(scores);
+  const range = `${points.length} scores from ${formatScore(min)} to ${formatScore(max)}`;
+  const relation = correlation(points);
+  return (
+    <div class="overview even">
+      <div class="panel">
+        <h3>Distribution of scores</h3>
+        <ChartView description={`Histogram of ${range}.`} build={buildHistogram} theme={theme} />
+        <p class="hint">{range}.</p>
+      </div>
+      <div class="panel">
+        <h3>Score against length</h3>
+        <ChartView description={`Score against length. Correlation ${formatScore(relation)}.`} build={buildScatter} theme={theme} />
+        <p class="hint">
+          Correlation {formatScore(relation)}. Far from 0, the reward follows the length, or better responses are longer.
+        </p>
+      </div>
+    </div>
+  );
+}
+
+function scoredPoints(outcomes: RowOutcome[]): { x: number; y: number }[] {
+  return outcomes.flatMap((outcome) =>
+    outcome.score === null ? [] : [{ x: outcome.entry.responses[outcome.index]?.length ?? 0, y: outcome.score }],
+  );
+}
+
+function histogramChart(scores: number[]): Configuration {
+  const colour = responseColour(0);
+  const data = histogram(scores, 24);
+  const dataset = { data, backgroundColor: colour, barPercentage: 1, categoryPercentage: 0.92 };
+  const options = axesOptions("Score", "Responses");
+  return { type: "bar", data: { datasets: [{ ...dataset, type: "bar", grouped: true }] }, options };
+}
+
+function scatterChart(points: { x: number; y: number }[]): Configuration {
+  const dataset = { type: "scatter" as const, data: points, backgroundColor: responseColour(0), pointRadius: 2 };
+  return { type: "scatter", data: { datasets: [dataset] }, options: axesOptions("Characters of the response", "Score") };
+}

@@ -1,0 +1,131 @@
+"""A walk through the playground on the embedded default model, in a real browser.
+
+`SCREENSHOTS=docs/images` keeps the pictures of docs/playground.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.browser import PHONE, Visit, start_browser, visiting
+from support.live import Server
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("as_users_start_it")]
+
+HOSTILE = "<script>window.hacked = 1</script>"
+ROWS = 200
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("playground") / "screen.log"
+    with Server("default", log=log) as server:
+        yield server
+
+
+async def test_a_walk(request: pytest.FixtureRequest) -> None:
+    async with start_browser() as browser:  # skips before a server is started
+        server: Server = request.getfixturevalue("server")
+        async with visiting(browser, server.url) as visit:
+            await visit.screenshot("empty")
+            await score_live(visit)
+            await read_trace(visit)
+            await run_probe(visit)
+            await score_hostile(visit)
+            await score_samples(visit)
+            await score_file(visit)
+            link = await share(visit)
+        await open_link(browser, server.url, link)
+
+
+async def score_live(visit: Visit) -> None:
+    await visit.button("Arithmetic").click()
+    await visit.button("Score").click()
+    critique = visit.response_card("A").get_by_role("listbox")
+    curve = visit.page.get_by_role("img", name="Reward by token of the critique")
+    await critique.wait_for()
+    first = await curve.get_attribute("aria-label")
+    await visit.page.wait_for_function(
+        "document.querySelector('.critique-text').innerText.includes('126')", timeout=60_000
+    )
+    assert await critique.get_attribute("aria-busy") == "true"
+    assert await curve.get_attribute("aria-label") != first
+    await visit.screenshot("live")
+    await visit.button("Score").wait_for(timeout=60_000)
+    assert (await visit.verdict()).startswith("A wins with ")
+
+
+async def read_trace(visit: Visit) -> None:
+    await visit.response_card("B").get_by_role("listbox").focus()
+    await visit.page.keyboard.press("End")
+    readout = await visit.response_card("B").locator(".readout").inner_text()
+    assert readout.startswith("“wrong.” reward \N{MINUS SIGN}")
+    await visit.screenshot("trace")
+    assert await visit.serious_findings() == []
+
+
+async def run_probe(visit: Visit) -> None:
+    card = visit.response_card("A")
+    await visit.button("All", card).click()
+    await card.get_by_role("row", name="Empty").wait_for(timeout=120_000)
+    await card.get_by_role("table").scroll_into_view_if_needed()
+    await visit.screenshot("probes")
+
+
+async def score_hostile(visit: Visit) -> None:
+    await visit.page.get_by_label("Response B", exact=True).fill(HOSTILE)
+    await visit.page.get_by_label("Tokens", exact=True).first.fill("8")
+    await visit.score(timeout_s=60)
+    assert await visit.page.evaluate("window.hacked") is None
+
+
+async def score_samples(visit: Visit) -> None:
+    await visit.button("Four samples").click()
+    await visit.page.get_by_label("Seed").first.fill("1")
+    await visit.score(timeout_s=120)
+    assert await visit.response_card("C").locator(".strip .dot").count() == 4
+    await visit.screenshot("samples")
+
+
+async def score_file(visit: Visit) -> None:
+    rows = [
+        {"prompt": f"Start with {i}, add 25. What is the result?", "response": f"The answer is {i + 25 + i % 2}."}
+        for i in range(ROWS)
+    ]
+    await visit.open_batch()
+    await visit.drop_file("sums.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    await visit.page.get_by_label("Write critiques").last.uncheck()
+    await visit.button("Score the file").click()
+    await visit.page.locator(".progress [role=status]", has_text="Finished.").wait_for(timeout=180_000)
+    await visit.button("Score").click()
+    cells = await visit.page.locator(".rows tbody tr td:nth-child(2)").all_inner_texts()
+    scores = [float(cell.replace("\N{MINUS SIGN}", "-")) for cell in cells]
+    assert scores == sorted(scores)
+    await visit.screenshot("batch")
+    assert await visit.serious_findings() == []
+    async with visit.page.expect_download() as event:
+        await visit.button("CSV").click()
+    assert (await event.value).suggested_filename == "sums-scores.csv"
+
+
+async def share(visit: Visit) -> str:
+    await visit.page.get_by_role("tab", name="Compare").click()
+    await visit.button("Arithmetic").click()
+    await visit.button("Share link").click()
+    return visit.page.url
+
+
+async def open_link(browser: Browser, url: str, link: str) -> None:
+    async with visiting(browser, url, link.removeprefix(url), viewport=PHONE, color_scheme="dark") as visit:
+        assert await visit.page.get_by_label("Response A", exact=True).input_value() == "The answer is 78."
+        assert (await visit.score(timeout_s=60)).startswith("A wins with ")
+        await visit.page.locator(".verdict").scroll_into_view_if_needed()
+        await visit.screenshot("phone")
+        assert await visit.serious_findings() == []
