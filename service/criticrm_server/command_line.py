@@ -30,7 +30,7 @@ def parser_of(name: str, command: type[BaseSettings]) -> tuple[Parser, CliSettin
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    source = CliSettingsSource(command, root_parser=parser, cli_hide_none_type=True)
+    source: CliSettingsSource[Parser] = CliSettingsSource(command, root_parser=parser, cli_hide_none_type=True)
     for action in all_actions(parser):  # its own text says what happens then
         action.help = (action.help or "").removesuffix(" (default: null)") or None
     return parser, source

@@ -12,6 +12,7 @@ import pytest
 from criticrm_model import default
 from criticrm_server import cli
 from criticrm_server.cli import main
+from criticrm_server.command_groups import GROUPS
 from criticrm_server.engines import factory
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -32,8 +33,33 @@ def test_the_overview_names_every_command(
 ) -> None:
     assert run(monkeypatch, *arguments) == (0 if arguments else 2)
     overview = capsys.readouterr().out
-    for line in ("serve     Serve a Critic-RM", "verify    Score", "default   Assemble", "fit-head  Fit a reward row"):
-        assert line in overview
+    for name in COMMANDS:
+        assert f"\n  {name} " in overview
+    for group, (example, names) in GROUPS.items():
+        assert f"\n{group}:  {example}\n" in overview
+        assert set(names) <= set(COMMANDS)
+    assert set(COMMANDS) == {name for _, names in GROUPS.values() for name in names}  # else among other packages'
+    assert "exit codes: 0 done" in overview
+
+
+@pytest.mark.parametrize("example", [example for example, _ in GROUPS.values()])
+def test_an_example_is_a_right_call(example: str) -> None:
+    _, name, *arguments = example.split()
+    (point,) = entry_points(group="criticrm.commands", name=name)
+    point.load()(_cli_parse_args=arguments)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    assert run(monkeypatch, "completion", shell) == 0
+    script = capsys.readouterr().out
+    for words in (*COMMANDS, "--max-sequences", "--critique-tokens", "sample"):
+        assert words in script
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+        program = script + "\nCOMP_WORDS=(criticrm serve --max-seq) COMP_CWORD=2\n_shtab_criticrm\necho ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+        assert done.stdout.split() == ["--max-sequences"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,9 +72,11 @@ def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     ("arguments", "words"),
     [
         (("fly",), f"no such command; there are: {', '.join(COMMANDS)}"),
+        (("scor",), "no such command (did you mean score?)"),
+        (("critiques", "sample", "x", "--out", "y", "--tsk", "z"), "--tsk z (did you mean --task?)"),
         (("serve", "--port", "70000"), "--port: Input should be less than or equal to 65535"),
         (("serve", "--host", "0.0.0.0"), "CRITICRM_API_KEYS"),
-        (("serve", "--prot", "1"), "unrecognized arguments: --prot"),
+        (("serve", "--prot", "1"), "unrecognized arguments: --prot (did you mean --port?)"),
         (("default", "destroy"), "--action: Input should be 'build'"),
     ],
 )
@@ -124,7 +152,7 @@ def test_a_command_whose_extra_is_not_installed(
     captured = capsys.readouterr().err
     assert "No module named 'no_such_package'; this command needs an extra that is not installed: pip" in captured
     assert run(monkeypatch, "--help") == 0
-    assert "fly       (not installed: pip install 'critic-rm[serve]' (GPU), [serve-cpu] or [train])" in (
+    assert "fly  (not installed: pip install 'critic-rm[serve]' (GPU), [serve-cpu] or [train])" in (
         capsys.readouterr().out
     )
 

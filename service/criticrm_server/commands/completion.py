@@ -51,4 +51,3 @@ def _parser() -> argparse.ArgumentParser:
         if action.type in (Path, str) or (action.nargs != 0 and action.choices is None):
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's
     return parser
-

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from pydantic import Field
 from pydantic_settings import CliToggleFlag, SettingsConfigDict
 
 from ..doctor import examine
+from ..findings import Finding
 from ..settings import Settings
 
 
@@ -33,9 +35,14 @@ class Doctor(Settings):
         if self.as_json:
             sys.stdout.write(json.dumps({"verdict": worst, "findings": [asdict(f) for f in findings]}, indent=2) + "\n")
         else:
-            for finding in findings:
-                mark = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}[finding.level]
-                sys.stdout.write(f"{mark}  {finding.subject:<14}{finding.text}\n")
-                if finding.advice:
-                    sys.stdout.write(f"{'':<23}-> {finding.advice}\n")
+            show(findings)
         return int(worst == "problem")
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """A line for each, and one for its advice."""
+    for finding in findings:
+        mark = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}[finding.level]
+        sys.stdout.write(f"{mark}  {finding.subject:<14}{finding.text}\n")
+        if finding.advice:
+            sys.stdout.write(f"{'':<23}-> {finding.advice}\n")
