@@ -6,6 +6,7 @@
 # make demo       train a critic and a scalar reward model on arithmetic, and compare them: half an hour on two cores
 # make page       build the playground's files from service/playground (needs npm)
 # make bench      the comparisons that the README quotes
+# make docs       the documentation as a site, in site/
 # make clean      remove what make made
 
 HOST   ?= $(or $(CRITICRM_HOST),127.0.0.1)
@@ -19,7 +20,7 @@ ENGINES ?= $(if $(shell nvidia-smi -L 2>/dev/null),1,2)
 SIDE_BY_SIDE := $(if $(filter 1,$(ENGINES)),,OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind TORCH_COMPILE_DISABLE=1)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast check format demo page bench clean
+.PHONY: docs help serve test test-fast check format demo page bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -51,11 +52,14 @@ demo: .venv/.serve
 page:
 	cd service/playground && npm ci --ignore-scripts && npm run check && npm run build
 
+docs: .venv/.dev
+	.venv/bin/mkdocs build --strict
+
 bench: .venv/.serve
 	.venv/bin/python benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
+	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
 
 # A stamp is as new as its last complete installation.
 .venv/.serve: pyproject.toml scripts/install.sh

@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "operate": ("criticrm doctor default", ("doctor", "verify", "default", "export", "completion")),
 }
-EXIT_CODES = "0 done, 1 failed and said why, 2 a wrong call, 3 the engine died (serve), 130 interrupted"
+EXIT_CODES = "0 done, 1 failed, with the reason, 2 a wrong call, 3 the engine died (serve), 130 interrupted"
 
 
 def usage(summaries: Mapping[str, str]) -> str:

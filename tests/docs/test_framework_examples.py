@@ -12,12 +12,12 @@ import pytest
 
 from support.null_server import NullServer, score_of
 
-PAGES = Path(__file__).parents[2] / "docs" / "frameworks"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def examples() -> dict[str, str]:
     found = {}
-    for page in sorted(PAGES.glob("*.md")):
+    for page in sorted([*DOCS.glob("frameworks/*.md"), *DOCS.glob("guides/*.md")]):
         for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
             if "print(" in block:
                 found[page.stem] = block
@@ -25,7 +25,7 @@ def examples() -> dict[str, str]:
 
 
 def test_each_reward_function_has_one() -> None:
-    assert set(examples()) == {"areal", "easyr1", "ms-swift", "slime", "trl", "verl"}
+    assert set(examples()) == {"areal", "easyr1", "ms-swift", "rlhf-with-trl", "slime", "trl", "verl"}
 
 
 @pytest.mark.parametrize("page", examples())

@@ -1,4 +1,4 @@
-"""The embedded default, built by two processes at once; then the README's commands against a server with it.
+"""The embedded default, built by two processes at once; then the documents' requests against a server with it.
 
 The commands are run as they are written there. One file, for the build takes minutes. The tests run in this order.
 """
@@ -20,7 +20,8 @@ from safetensors import safe_open
 from criticrm_model.checkpoint import Checkpoint
 from support.live import CRITICRM, Server
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "scoring.md", ROOT / "docs" / "sdk.md"]
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("as_users_start_it")]
 
 
@@ -38,13 +39,14 @@ def server(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def blocks(language: str, mention: str) -> list[str]:
-    """The README's code blocks of one language that talk to the service."""
-    found = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return [block for block in found if mention in block]
+    """The pages' code blocks of one language that talk to the service, each once."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    found = [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+    return list(dict.fromkeys(block for block in found if mention in block))
 
 
 def run(server: Server, *command: str) -> str:
-    """Run it with the README's address replaced by the live one."""
+    """Run it with the pages' address replaced by the live one."""
     words = [word.replace("http://127.0.0.1:8000", server.url) for word in command]
     return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout
 
@@ -86,8 +88,8 @@ def test_two_processes_build_one_default(cache: Path) -> None:
 
 
 def test_curl_returns_what_is_shown(server: Server) -> None:
-    """Two results with a critique and scores, in the shape of the answer that the README shows."""
-    (command,), (shown,) = blocks("bash", "curl"), blocks("json", "results")
+    """Two results with a critique and scores, in the shape of the answer that is shown."""
+    (command, _), (shown,) = blocks("bash", "curl"), blocks("json", "results")
     answer = json.loads(run(server, "bash", "-euc", command))
     assert shape(json.loads(shown)) == shape(answer)
     assert len(answer["results"]) == 2
@@ -99,6 +101,15 @@ def test_curl_returns_what_is_shown(server: Server) -> None:
         assert result["critiques"]
         assert math.isfinite(result["score"])
         assert math.isfinite(result["direct_score"])
+
+
+def test_curl_with_criteria_returns_a_reward_for_each(server: Server) -> None:
+    _, command = blocks("bash", "curl")
+    answer = json.loads(run(server, "bash", "-euc", command))
+    for result in answer["results"]:
+        first, second = result["criteria"]
+        assert result["score"] == pytest.approx((first["score"] + 2 * second["score"]) / 3)
+        assert "criteria_untrained" in result["warnings"]
 
 
 def test_python_prints_a_score_for_each_response(server: Server) -> None:
