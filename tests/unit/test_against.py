@@ -144,7 +144,6 @@ def test_rewards_after_others_critiques_are_compared_where_these_are_the_same(
         write_in_parts(folder, {"model": name}, [[0]], lambda _: [], SCHEMA, name)
     for name, value in (("teacher_forced_margins", None), ("written_about", lambda *_: True)):
         monkeypatch.setattr(evaluate, name, value)
-    monkeypatch.setattr(evaluate, "resolve", Path)
     cut = {"responses": 0, "of": 2 * N, "share": 0.0}
 
     def run(name: str, right: Right, teacher: str, *against: str) -> list[dict[str, Any]]:

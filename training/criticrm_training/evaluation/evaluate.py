@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from criticrm_model import Manifest
+from criticrm_model.instruction import InstructionSlots
 
 from ..critiques.critique_task import Tasks
 from ..data.pairs import PreferencePair
@@ -59,7 +59,7 @@ def evaluate(
         raise DataError("--samples are critiques: leave out --direct-only")
     rules = tasks.rules(pair.category for pair in pairs)
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
-        slots = Manifest.model_validate(about["manifest"]).slots
+        slots = InstructionSlots.model_validate(about["manifest"].get("slots") or {})
         items = [as_item(pair, slots) for pair in pairs]
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(
