@@ -60,9 +60,9 @@ def test_a_page_of_tables_and_pictures(tmp_path: Path) -> None:
     assert Report(_cli_parse_args=[str(out), *arguments]).run() == 0
     page = out.read_text()
     pictures = drawn(page)
-    assert len(pictures) == 7
+    assert len(pictures) == 6
     assert all("<svg" in picture for picture in pictures)
-    assert page.count("<table>") == 5  # differences, two by category, critiques, training
+    assert page.count("<table>") == 6  # differences, two by category, critiques, pairs, training
     assert "<ours>" not in page  # names are text
     assert "http" not in page.replace("http-equiv", "")  # nothing is fetched by a reader
 
@@ -75,13 +75,13 @@ def test_a_judge_and_the_size_of_the_data(tmp_path: Path) -> None:
         arguments.append(f"--evaluations=ours@{share}={folder}")
     assert Report(_cli_parse_args=[str(out), *arguments]).run() == 0
     page = out.read_text()
-    assert len(drawn(page)) == 6
+    assert len(drawn(page)) == 5
     assert "Accuracy against the pairs that were learned from" in page
     by_category = page[page.index("By category") :]
     assert "<td>45</td>" not in by_category  # every table counts the pairs of its data
 
     assert Report(_cli_parse_args=[str(out), arguments[0]]).run() == 0
-    assert len(drawn(out.read_text())) == 3  # accuracy, several critiques, length; there are no rewards
+    assert len(drawn(out.read_text())) == 2  # several critiques, length; there are no rewards
 
 
 def test_a_folder_that_is_no_evaluation(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from ..parts import run_digest
 from .arms import TEACHER_FORCED
 from .items import as_item, items_sha256
 from .outcomes import Preferences, pair_preferences
+from .pair_texts import about_sides
 from .quality import critique_statistics
 from .reasoning import describe_reasoning, reasoning_report
 from .results import Against, write_results
-from .scoring import DIRECT, GREEDY, describe_truncation, score_items, truncation
+from .scoring import DIRECT, GREEDY, by_item, describe_truncation, score_items, truncation
 from .serving import scoring_service
 from .teacher_forced import keeps_by_label, read_by, teacher_forced_margins, written_about
 
@@ -114,4 +115,14 @@ def evaluate(
         against=against,
         more=more,
         lines=lines,
+        written=about_sides(by_item(items, [_about(row) for row in rows])),
     )
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one response, for a reader."""
+    return {
+        "score": row["direct_score"] if row["greedy_score"] is None else row["greedy_score"],
+        "direct_score": row["direct_score"],
+        "critique": row["greedy_critique"],
+    }

@@ -14,6 +14,7 @@ from ..critiques.records import SIDES, Critique, by_response, read_critiques
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from .outcomes import Preferences, mean_of
+from .pair_texts import about_sides
 from .results import Against, write_results
 from .subsets import win_rate
 from .teacher_forced import keeps_by_label, written_about
@@ -71,6 +72,7 @@ def judge(pairs: Sequence[PreferencePair], critiques: Path, out: Path, against: 
         against=against,
         more={"unreadable_pairs": unreadable, "pairs_without_critiques": left_out},
         lines=lines,
+        written=about_sides([[_about(groups[pair.id, side]) for side in SIDES] for pair in members]),
     )
 
 
@@ -78,3 +80,9 @@ def _margin(chosen: Sequence[float | None], rejected: Sequence[float | None]) ->
     """Of the mean scores; 0 where a side has none that can be read."""
     sides = [[score for score in side if score is not None] for side in (chosen, rejected)]
     return mean(sides[0]) - mean(sides[1]) if all(sides) else 0.0
+
+
+def _about(critiques: Sequence[Critique]) -> dict[str, Any]:
+    """Of one response, for a reader: the mean of the scores that can be read, and the first critique."""
+    scores = [critique.score for critique in critiques if critique.score is not None]
+    return {"score": mean(scores) if scores else None, "critique": critiques[0].text}

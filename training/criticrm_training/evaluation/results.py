@@ -18,6 +18,7 @@ from ..data.pairs import PreferencePair
 from ..tables import as_table, preference_report
 from .arms import MARGINS, OUTCOMES, RESULTS, Arm, compare, describe, read_arm, teacher_of
 from .outcomes import Preferences
+from .pair_texts import write_texts
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def write_results(
     against: Against,
     more: Mapping[str, Any] = {},
     lines: Sequence[str] = (),
+    written: Mapping[str, Sequence[Any]] = {},
 ) -> dict[str, Any]:
     """Write the report, the margins and the outcomes to `out`, print the table, and return the report.
 
@@ -46,6 +48,7 @@ def write_results(
         against: finished evaluations of the same pairs, by the name of their arm.
         more: for the report.
         lines: for the table.
+        written: about the responses, for the report's readers: columns of `pair_texts.about_sides`.
 
     Raises:
         DataError: another evaluation holds other pairs.
@@ -70,6 +73,7 @@ def write_results(
     for file, field in ((MARGINS, "margins"), (OUTCOMES, "outcomes")):
         with whole(out / file) as unfinished:
             pq.write_table(pa.table(about | {m: getattr(f, field) for m, f in found.items()}), unfinished)
+    write_texts(out, pairs, written)
     write_json(out / RESULTS, report)
     logger.info("%s", as_table({name: report}))
     for line in lines:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ..evaluation.arms import MARGINS, Arm, compare, read_results
 from ..tables import LONGER
+from .pair_browser import link
 
 EvaluationResult = Mapping[str, Any]
 _STATISTICS = {
@@ -35,11 +36,18 @@ def pool_runs(arm: Arm, folders: Sequence[Path]) -> tuple[dict[str, Any], dict[s
     return report, {column: [value for table in tables for value in table[column]] for column in columns}
 
 
-def accuracy_table(name: str, result: EvaluationResult, runs: int) -> str:
-    """HTML: a row a category, a column a method."""
+def accuracy_table(name: str, result: EvaluationResult, runs: int, place: int | None) -> str:
+    """HTML: a row a category, a column a method; numbers are links to their pairs, where `place` says whose."""
     columns = list(result["accuracy"]["overall"])
+
+    def cell(category: str, column: str, a: Mapping[str, float] | None) -> str:
+        if a is None or place is None or column == LONGER:
+            return _interval(a)
+        filters = {} if category == "overall" else {"category": category}
+        return _Markup(f'<a href="{link(place, column, **filters)}">{_interval(a)}</a>')
+
     rows = [
-        [category, str(row[LONGER]["n"]), *(_interval(row.get(column)) for column in columns)]
+        [category, str(row[LONGER]["n"]), *(cell(category, column, row.get(column)) for column in columns)]
         for category, row in result["accuracy"].items()
     ]
     title = name if runs == 1 else f"{name} ({runs} runs)"

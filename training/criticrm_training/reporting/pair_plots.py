@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from criticrm_model.pages import figure
 
 from ..evaluation.arms import ABOUT_PAIRS
-from ..tables import LONGER
 
 Floats = npt.NDArray[np.float64]
 Results = Mapping[str, Mapping[str, Any]]
@@ -32,8 +31,7 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
         tables: its margins, by column.
     """
     rewards = {name: table for name, table in tables.items() if "direct_score" in table}
-    rows = sum(len(result["accuracy"]["overall"]) for result in results.values())
-    parts = [figure(lambda axes: _accuracy(axes, results), "Overall, by model and method.", height=1 + 0.3 * rows)]
+    parts: list[str] = []
     sampled = {name: r for name, r in results.items() if _sample_counts(r)}
     if sampled:
         parts += [
@@ -68,25 +66,6 @@ def pair_parts(results: Results, tables: Tables) -> list[str]:
         ),
     ]
     return parts
-
-
-def _accuracy(axes: Axes, results: Results) -> None:
-    labels, place = [], 0
-    longer: list[Mapping[str, float]] = []
-    for color, (name, result) in enumerate(results.items()):
-        for method, a in result["accuracy"]["overall"].items():
-            if method == LONGER and a in longer:
-                continue  # the same for all on the same pairs
-            error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
-            shade = "grey" if method == LONGER else f"C{color}"
-            axes.errorbar(a["value"], place, xerr=error, fmt="o", capsize=3, color=shade)
-            labels.append(method if method == LONGER else f"{name}: {method}")
-            longer += [a] if method == LONGER else []
-            place += 1
-    axes.axvline(0.5, color="lightgrey", zorder=0)
-    axes.set_yticks(range(place), labels)
-    axes.invert_yaxis()
-    axes.set_xlabel("pair accuracy")
 
 
 def _sample_counts(result: Mapping[str, Any]) -> list[int]:

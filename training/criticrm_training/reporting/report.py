@@ -15,8 +15,10 @@ from ..data.sources import DataError
 from ..evaluation import probes as bias
 from ..evaluation.arms import read_arm
 from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
+from .accuracy_bars import accuracy_bars
 from .arm_tables import accuracy_table, critique_parts, difference_parts, pool_runs
 from .best_of_n_plot import best_of_n_plot
+from .pair_browser import browser_parts, shown_arms
 from .pair_plots import pair_parts
 from .probe_plots import probe_parts
 from .training import training_parts
@@ -44,17 +46,23 @@ def write_report(
     found = {arm.name: pool_runs(arm, evaluations[arm.name]) for arm in arms}
     results = {name: result for name, (result, _) in found.items()}
     choices = {name: _read_json(folder / BEST_OF_N) for name, folder in best_of_n.items()}
+    places = {arm.name: place for place, arm in enumerate(shown_arms(arms, evaluations))}
     parts = ["<h1>Critic-RM: what it is worth</h1>"]
     if results:
         parts += [
             "<h2>Pair accuracy</h2>",
             "<p>Share of held-out pairs whose chosen response scores higher, with 95 % intervals over questions, and "
             "over training runs where an arm has several.</p>",
+            accuracy_bars(results, places),
             *pair_parts(results, {name: table for name, (_, table) in found.items()}),
             *difference_parts(arms),
             "<h2>By category</h2>",
-            *(accuracy_table(name, result, len(evaluations[name])) for name, result in results.items()),
+            *(
+                accuracy_table(name, result, len(evaluations[name]), places.get(name))
+                for name, result in results.items()
+            ),
             *critique_parts(results),
+            *browser_parts(arms, evaluations),
         ]
     if choices:
         parts.append("<h2>Best of n</h2>")
