@@ -85,16 +85,8 @@ def evaluate(
     if teacher_forced and forced:
         margins, cut = forced
         found[TEACHER_FORCED] = Preferences.of(margins)
-        more["teacher_forced"] = {
-            "critiques": run_digest(teacher_forced),
-            "truncated": cut,
-            "kept_by_label": keeps_by_label(teacher_forced),
-        }
-        lines.append(f"teacher-forced: {describe_truncation(cut)}")
-        if not written_about(teacher_forced, pairs):
-            lines.append("teacher-forced: its critiques are of other pairs than these, matched with them by id alone")
-        if more["teacher_forced"]["kept_by_label"]:
-            lines.append("teacher-forced: its critiques were kept where they agree with the labels, and may tell them")
+        more["teacher_forced"], some = _about_teacher(teacher_forced, pairs, cut)
+        lines += some
     ended = [row["ended"] for row in rows] if critiques else []
     if critiques:
         texts = [row["greedy_critique"] for row in rows]
@@ -117,6 +109,19 @@ def evaluate(
         lines=lines,
         written=about_sides(by_item(items, [_about(row) for row in rows])),
     )
+
+
+def _about_teacher(
+    critiques: Path, pairs: Sequence[PreferencePair], cut: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """What the report says of the critiques of another model, and lines for the table."""
+    kept_by_label = keeps_by_label(critiques)
+    lines = [f"teacher-forced: {describe_truncation(cut)}"]
+    if not written_about(critiques, pairs):
+        lines.append("teacher-forced: its critiques are of other pairs than these, matched with them by id alone")
+    if kept_by_label:
+        lines.append("teacher-forced: its critiques were kept where they agree with the labels, and may tell them")
+    return {"critiques": run_digest(critiques), "truncated": cut, "kept_by_label": kept_by_label}, lines
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:
