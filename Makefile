@@ -31,7 +31,7 @@ serve: .venv/.serve
 # Exit status 5 is pytest's for a selection (ARGS) that holds none of either kind.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile -m "not integration" $(ARGS) || [ $$? -eq 5 ]
-	$(SIDE_BY_SIDE) .venv/bin/pytest --numprocesses $(ENGINES) --dist loadfile -m integration $(ARGS) || [ $$? -eq 5 ]
+	$(SIDE_BY_SIDE) .venv/bin/pytest --numprocesses $(ENGINES) --dist loadfile --no-loadscope-reorder -m integration $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: .venv/.dev
 	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile -m "not integration and not slow" tests/unit tests/golden $(ARGS)

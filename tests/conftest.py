@@ -36,6 +36,26 @@ Using = Callable[..., Any]
 StartApp = Callable[..., AbstractAsyncContextManager["Running"]]
 
 
+# The files that take longest, begun first: processes share the tests by files, and the last one is waited for.
+_LONGEST = (
+    "test_ray_serve.py",
+    "test_score_command.py",
+    "test_readme.py",
+    "test_imported_checkpoint.py",
+    "test_v2_runner.py",
+    "test_server.py",
+    "test_sampling.py",
+    "test_self_check_of_vllm.py",
+    "test_gateway.py",
+    "test_policy.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 class Running:
     """An app on the fake engine, and a client that calls it in-process."""
 
