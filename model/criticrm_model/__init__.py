@@ -4,6 +4,7 @@ This namespace is light: exceptions, manifest and the reward's definition. What 
 module: `checkpoint`, `default`, `prompt`, `reference`.
 """
 
+from .calibration import Calibration, Moments, Scale
 from .errors import (
     CheckpointError,
     ConversationError,
@@ -12,7 +13,7 @@ from .errors import (
     PromptTooLong,
     UnsupportedModel,
 )
-from .manifest import REWARD_TOKEN, Calibration, Manifest, Moments, Readout, Reward, RewardCard, TrainingData
+from .manifest import REWARD_TOKEN, Manifest, Readout, Reward, RewardCard, Selection, TrainingData
 from .reward import Completion, Dtype, FinishReason, RewardTokens, finite_reward, reward_positions
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Reward",
     "RewardCard",
     "RewardTokens",
+    "Scale",
+    "Selection",
     "TrainingData",
     "UnsupportedModel",
     "finite_reward",

@@ -12,12 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
+from .calibration import Calibration
 from .errors import CheckpointError
 from .files import write_text
 from .instruction import InstructionSlots
@@ -44,23 +44,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Moments(_Frozen):
-    """Mean and standard deviation of a score over the reference set, in reward units."""
+class Selection(_Frozen):
+    """When critiques are worth writing: what `critique: "auto"` does (`criticrm evaluate --recommend`).
 
-    mean: FiniteFloat
-    std: PositiveFloat
-
-
-class Calibration(_Frozen):
-    """Bradley-Terry leaves a reward's offset and scale free, so a checkpoint carries its own.
-
-    The two positions are different random variables: each has its own moments.
+    Attributes:
+        margin: responses are close that differ by at most this before their critiques, on the calibrated scale.
+        rank: "best": close to the best response; "all": close to any other.
+        chosen_on: the pairs that it was chosen on.
     """
 
-    reference_set: str = Field(description="The responses that the moments were computed on.")
-    n: PositiveInt = Field(description="Number of responses.")
-    direct_score: Moments
-    score: Moments
+    margin: float = Field(gt=0)
+    rank: Literal["best", "all"] = "best"
+    chosen_on: str
 
 
 class TrainingData(_Frozen):
@@ -87,6 +82,7 @@ class RewardCard(_Frozen):
     base_model: str
     training_data: tuple[TrainingData, ...] = ()
     calibration: Calibration | None = None
+    selection: Selection | None = None
 
 
 class ReferenceCritique(_Frozen):

@@ -41,13 +41,14 @@ class Options(TypedDict, total=False):
     """Of one request.
 
     critique: True writes one greedy critique a response; False scores before any: faster, less informed. If it is left
-        out, it is True, or False for a model that writes no critiques (an imported scalar).
+        out, it is True, or False for a model that writes no critiques (an imported scalar). "auto" writes critiques
+        where they matter, by the checkpoint's own setting; CritiqueOptions(when="close", margin=1.0) by yours.
     on_overflow: "error": a prompt that is too long is an error. "truncate": it is cut, and its result has the
         status "truncated".
     normalize: standardise scores with the checkpoint's own mean and deviation.
     """
 
-    critique: bool | CritiqueOptions | Mapping[str, Any]
+    critique: bool | Literal["auto"] | CritiqueOptions | Mapping[str, Any]
     on_overflow: Literal["error", "truncate"]
     normalize: bool
 

@@ -95,6 +95,12 @@ class Metrics:
             "Results reused from an identical greedy request that was cached or in flight.",
             registry=registry,
         )
+        self.selections = Counter(
+            "criticrm_selected_responses",
+            "Responses of requests with critiques only where they matter, by whether they were critiqued.",
+            ["critiqued"],
+            registry=registry,
+        )
         self._critiques = {reason: self.critiques.labels(reason) for reason in ("stop", "length")}
         self.truncations = Counter(
             "criticrm_truncations",
@@ -146,6 +152,11 @@ class Metrics:
             self.reused.inc()
         for output in outputs:
             self._observe_output(output, wrote_critiques)
+
+    def observe_selection(self, critiqued: int, responses: int) -> None:
+        """Count the responses of one request with `critique.when: "close"`."""
+        self.selections.labels("true").inc(critiqued)
+        self.selections.labels("false").inc(responses - critiqued)
 
     def _observe_output(self, output: Output, wrote_critiques: bool) -> None:
         # From the engine's output: a request may ask for normalised ones.

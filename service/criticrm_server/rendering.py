@@ -17,7 +17,7 @@ from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, R
 from criticrm_model import ConversationError, CriticRMError, FinishReason
 
 from .criteria import Criteria, Instruction
-from .engines.base import Job
+from .engines.base import Job, Output
 from .errors import LimitExceeded
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class RenderedResponse:
         jobs: one for each criterion, or the only one; none where there is an error.
         criteria: where the request has a list of them.
         supplied: critiques that the caller sent; the only job then reads the reward before them.
+        read: what the jobs gave already, of a response that gets no critique (`selection`).
     """
 
     item_id: str | None
@@ -70,6 +71,7 @@ class RenderedResponse:
     error: CriticRMError | None
     criteria: tuple[Criterion, ...] | None = None
     supplied: tuple[ReadCritique, ...] = ()
+    read: tuple[Output, ...] = ()
 
     def places(self, n: int) -> int:
         """How many sequences it is. Args: n: critiques that are written of a response."""

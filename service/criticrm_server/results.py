@@ -89,7 +89,7 @@ class Results:
                 usage=Usage(prompt_tokens=prompt_tokens),
             )
         read = [self._read(output, normalize, after_critiques=critique is not None) for output in outputs]
-        weights = [1.0] * len(read) if response.criteria is None else [one.weight for one in response.criteria]
+        weights = _weights(response)
         completions = [completion for output in outputs for completion in output.completions]
         written = critique is not None and not response.supplied
         cut = critique is not None and any(c.finish_reason == "length" for c in completions)
@@ -100,6 +100,8 @@ class Results:
             score=_mean([one.score for one in read], weights),
             direct_score=_mean([one.direct_score for one in read], weights),
             score_std=_deviation([one.std for one in read], weights),
+            calibrated_score=self._calibrated(outputs, weights, critique is not None),
+            critiqued=critique is not None,
             rewards=self._each(outputs, weights) if len(self._rewards) > 1 else None,
             criteria=None if response.criteria is None else list(map(_of_criterion, response.criteria, read)),
             critiques=[]
@@ -114,6 +116,19 @@ class Results:
                 cached=all(output.reused for output in outputs),
             ),
         )
+
+    def calibrated_direct(self, response: RenderedResponse, outputs: Sequence[Output]) -> float:
+        """The score before any critique on the calibrated scale. The checkpoint has one."""
+        assert self._calibration is not None
+        direct = [output.completions[0].direct_score + self._offset for output in outputs]
+        return self._calibration.scale(0)(_mean(direct, _weights(response)))
+
+    def _calibrated(self, outputs: Sequence[Output], weights: Sequence[float], critiqued: bool) -> float | None:
+        if self._calibration is None:
+            return None
+        scores = [[completion.score + self._offset for completion in output.completions] for output in outputs]
+        scale = self._calibration.scale(len(scores[0]) if critiqued else 0)
+        return scale(_mean(list(map(statistics.fmean, scores)), weights))
 
     def _each(self, outputs: Sequence[Output], weights: Sequence[float]) -> dict[str, NamedReward]:
         found = {}
@@ -183,6 +198,11 @@ def _of_criterion(criterion: Criterion, read: _Read) -> CriterionResult:
         direct_score=read.direct_score,
         score_std=read.std,
     )
+
+
+def _weights(response: RenderedResponse) -> list[float]:
+    """Of its jobs."""
+    return [1.0] if response.criteria is None else [one.weight for one in response.criteria]
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
 from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
 
 from .admission import Permit
 from .critique_limit import critique_limit
+from .critique_options import critique_options
 from .engines.base import Engine, Job, Output
-from .errors import InvalidField, ModelNotFound, ModelVersionMismatch, NotCalibrated
+from .errors import ModelNotFound, ModelVersionMismatch, NotCalibrated
 from .greedy_results import GreedyResults
 from .live import watched
 from .metrics import Metrics
@@ -22,12 +23,15 @@ from .rendering import ReadCritique, RenderedResponse, Rendering
 from .request_limits import check_limits
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
+from .selecting import as_direct, close_responses
+from .selection import Rule
 from .settings import Settings
 from .tracing import ran, span
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
+T = TypeVar("T")
 # One response's own fault, told in its result; everything else fails the whole request, which can be sent again.
 _RESULT_ERRORS = (PromptTooLong, ConversationError, NonFiniteReward)
 
@@ -37,6 +41,7 @@ class Plan:
     """A request, rendered.
 
     Attributes:
+        prompts: responses of each item.
         partial: True: a response that can't be scored has the error in its result. False: it fails the request.
         model_version: of the checkpoint that it was rendered for and is scored by.
     """
@@ -44,6 +49,7 @@ class Plan:
     request_id: str
     model_version: str
     responses: list[RenderedResponse]
+    prompts: list[int]
     critique: CritiqueOptions | None
     normalize: bool
     partial: bool
@@ -86,7 +92,7 @@ class Scorer:
             ModelNotFound, ModelVersionMismatch, LimitExceeded, NotCalibrated, InvalidField
         """
         self._check_model(request)
-        critique = self._critique_options(request)
+        critique = critique_options(request, self._checkpoint.manifest)
         check_limits(request, critique, self._settings, self._max_model_len)
         self._check_calibrated(request)
         each = critique.n if critique else 1
@@ -123,14 +129,15 @@ class Scorer:
     async def _plan(self, request: ScoreOne | ScoreMany, request_id: str, partial: bool) -> Plan:
         self._check_model(request)  # again: it may have waited for other weights
         self._check_calibrated(request)
-        critique = self._critique_options(request)
+        critique = critique_options(request, self._checkpoint.manifest)
         max_tokens = 1 if critique is None else critique.max_tokens or self._critique_tokens
         truncate = request.on_overflow == "truncate"
         responses: list[RenderedResponse] = []
         for item in request.items:
             responses += await self._rendering.render(item, critique, max_tokens, truncate=truncate)
         _raise_failure([r.error for r in responses], partial)
-        return Plan(request_id, self._version, responses, critique, request.normalize, partial)
+        prompts = [len(item.responses) for item in request.items]
+        return Plan(request_id, self._version, responses, prompts, critique, request.normalize, partial)
 
     async def stream(self, plan: Plan, permit: Permit) -> AsyncGenerator[Scored]:
         """Results as they finish.
@@ -143,12 +150,18 @@ class Scorer:
         """
         each = plan.critique.n if plan.critique else 1
         places = [response.places(each) for response in plan.responses]
+        taking: Permit | None = permit
+        if plan.critique is not None and plan.critique.when == "close":
+            plan, taking = await self._narrowed(plan, permit, places), None
         if len(places) == 1:  # needs no task of its own
-            scored = await self._score(plan, 0, permit, each)
+            scored = await self._score(plan, 0, taking, places[0])
             permit.give_back(places[0])
             yield scored
             return
-        tasks = [asyncio.create_task(self._score(plan, position, permit, each)) for position in range(len(places))]
+        tasks = [
+            asyncio.create_task(self._score(plan, position, taking, sequences))
+            for position, sequences in enumerate(places)
+        ]
         try:
             finished: asyncio.Queue[asyncio.Task[Scored]] = asyncio.Queue()
             for task in tasks:
@@ -198,49 +211,44 @@ class Scorer:
         _raise_failure([one.error for one in scored], plan.partial)
         return [one.result for one in scored]
 
-    def _critique_options(self, request: ScoreOne | ScoreMany) -> CritiqueOptions | None:
-        """None where no critique is written. Raises InvalidField: some are asked of a model that writes none."""
-        asked, writes = request.critique, self._checkpoint.manifest.writes_critiques
-        given = any(item.critiques is not None for item in request.items)
-        if given and not writes:
-            raise InvalidField("critiques", "this model is an imported scalar reward model: it can't read critiques")
-        if given and (asked is False or (isinstance(asked, CritiqueOptions) and asked.model_fields_set - {"include"})):
-            raise InvalidField("critique", "beside `critiques`, which are there already, it may only say `include`")
-        for name in ("criteria", "reference"):
-            if not writes and any(getattr(item, name) is not None for item in request.items):
-                raise InvalidField(
-                    name,
-                    "this model is an imported scalar reward model and reads no instruction: put it into the prompt, "
-                    "in the form that the model was trained with",
-                )
-        if asked and not writes:
-            raise InvalidField(
-                "critique",
-                "this model is an imported scalar reward model and writes no critiques until it is trained to "
-                "(criticrm train): leave it out, or send false",
-            )
-        if isinstance(asked, CritiqueOptions):
-            if asked.trace and request.normalize:
-                raise InvalidField("critique.trace", "rewards within a critique can't be normalised")
-            return asked
-        return CritiqueOptions() if asked or (asked is None and writes) else None
+    async def _narrowed(self, plan: Plan, permit: Permit, places: Sequence[int]) -> Plan:
+        """The plan with critiques only where they matter, by the rewards before any; it has all of its places."""
+        options = plan.critique
+        assert options is not None
+        assert options.margin is not None
 
-    async def _score(self, plan: Plan, position: int, permit: Permit, each: int) -> Scored:
+        async def read(response: RenderedResponse, sequences: int) -> RenderedResponse:
+            await permit.take(sequences)
+            try:
+                outputs = await _together([self._run(as_direct(job)) for job in response.jobs])
+            except _RESULT_ERRORS as failed:
+                return replace(response, jobs=(), error=failed)
+            return replace(response, read=tuple(outputs))
+
+        read_all = await _together([read(*one) for one in zip(plan.responses, places, strict=True)])
+        rule = Rule(options.margin, options.rank or "best", options.max_total_tokens)
+        critiqued = close_responses(read_all, plan.prompts, rule, self._results.calibrated_direct)
+        responses = [replace(one, read=()) if k in critiqued else one for k, one in enumerate(read_all)]
+        self._metrics.observe_selection(len(critiqued), len(responses))
+        return replace(plan, responses=responses)
+
+    async def _score(self, plan: Plan, position: int, permit: Permit | None, sequences: int) -> Scored:
+        """Args: permit: None where the sequences have their places already."""
         response = plan.responses[position]
-        await permit.take(response.places(each))
-        outputs: list[Output] = []
+        if permit is not None:
+            await permit.take(sequences)
+        outputs = list(response.read)
         error = response.error
         try:
-            if len(response.jobs) == 1:
+            if len(response.jobs) == 1 and not outputs:
                 outputs = [await self._run(response.jobs[0], response.supplied)]
-            else:
+            elif not outputs:
                 outputs = await _together([self._run(job) for job in response.jobs])
         except _RESULT_ERRORS as failed:
             error = failed
-        result = self._results.result(
-            plan.request_id, response, plan.critique, outputs, error, normalize=plan.normalize
-        )
-        self._metrics.observe(result, outputs, wrote_critiques=plan.critique is not None and not response.supplied)
+        critique = None if response.read else plan.critique
+        result = self._results.result(plan.request_id, response, critique, outputs, error, normalize=plan.normalize)
+        self._metrics.observe(result, outputs, wrote_critiques=critique is not None and not response.supplied)
         return Scored(position, result, error)
 
     async def _run(self, job: Job, supplied: Sequence[ReadCritique] = ()) -> Output:
@@ -263,7 +271,7 @@ class Scorer:
         )
 
 
-async def _together(runs: Sequence[Coroutine[None, None, Output]]) -> list[Output]:
+async def _together(runs: Sequence[Coroutine[None, None, T]]) -> list[T]:
     """The outputs of all, in order. If one fails, the others are cancelled."""
     running = [asyncio.ensure_future(one) for one in runs]
     try:

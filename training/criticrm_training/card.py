@@ -15,6 +15,7 @@ from criticrm_model.instruction import InstructionSlots
 from .base import base_name
 from .data.pairs import PreferencePair, content_sha256
 from .linear_probe.features import PairFeatures
+from .scales import fit_scale
 
 
 class CalibrationError(CriticRMError):
@@ -45,6 +46,11 @@ def reward_card(
         reference_set: which pairs those of `states` are, in words.
     """
     n = len(states.critiqued)
+    direct, after = states.direct[:n] @ reward, states.critiqued @ reward  # [n, 2] each
+    moments = (
+        _moments(direct, "before the critique", reference_set),
+        _moments(after, "after the critique", reference_set),
+    )
     return RewardCard(
         critique_instruction=instruction,
         slots=slots,
@@ -54,8 +60,9 @@ def reward_card(
         calibration=Calibration(
             reference_set=reference_set,
             n=2 * n,
-            direct_score=_moments(states.direct[:n] @ reward, "before the critique", reference_set),
-            score=_moments(states.critiqued @ reward, "after the critique", reference_set),
+            direct_score=moments[0],
+            score=moments[1],
+            scales={0: fit_scale(direct.double().numpy()), 1: fit_scale(after.double().numpy())},
         ),
     )
 

@@ -117,11 +117,40 @@ class CritiqueOptions(WritingOptions):
     """How critiques are written, and what is returned of them."""
 
     trace: bool = Field(False, description="Return the reward at every token of each critique.")
+    when: Literal["always", "close"] = Field(
+        "always",
+        description="'close': critiques only for responses whose calibrated direct score is within `margin` of "
+        "another's; the others keep their direct score. A response alone is compared with 0, the reference set's mean.",
+    )
+    margin: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="For 'close', on the calibrated scale: 1 is a preference with probability 0.73. Default: the "
+        "checkpoint's.",
+    )
+    rank: Literal["best", "all"] | None = Field(
+        None,
+        description="For 'close': 'best' compares with the best response to the prompt (best-of-n), 'all' with any "
+        "other (rankings). Default: the checkpoint's, or 'best'.",
+    )
+    max_total_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="For 'close': most tokens of all critiques of the request, each counted as its limit; spent on the "
+        "closest responses first.",
+    )
 
     @model_validator(mode="after")
     def _trace_has_a_place(self) -> Self:
         if self.trace and not self.include:
             raise PydanticCustomError("trace", "trace is a part of the critiques: leave include out")
+        return self
+
+    @model_validator(mode="after")
+    def _close_has_its_options(self) -> Self:
+        if self.when == "always" and any(v is not None for v in (self.margin, self.rank, self.max_total_tokens)):
+            raise PydanticCustomError("close", "margin, rank and max_total_tokens need when: 'close'")
         return self
 
 
@@ -238,8 +267,10 @@ class Item(Scorable):
 
 
 CritiqueField = Annotated[
-    Annotated[bool, Tag("<bool>")] | Annotated[CritiqueOptions, Tag("<options>")],
-    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+    Annotated[bool, Tag("<bool>")]
+    | Annotated[Literal["auto"], Tag("<auto>")]
+    | Annotated[CritiqueOptions, Tag("<options>")],
+    Discriminator(lambda v: "<bool>" if isinstance(v, bool) else "<auto>" if isinstance(v, str) else "<options>"),
 ]
 
 
@@ -248,8 +279,9 @@ class ScoreOptions(Request):
 
     critique: CritiqueField | None = Field(
         None,
-        description="false: no critique is written, and the score is the direct score; faster, less accurate. Default: "
-        "true, or false for a model that writes no critiques (an imported scalar).",
+        description="false: no critique is written, and the score is the direct score; faster, less accurate. 'auto': "
+        "critiques where they matter, by the checkpoint's own setting. Default: true, or false for a model that writes "
+        "no critiques (an imported scalar).",
     )
     on_overflow: Literal["error", "truncate"] = Field(
         "error",

@@ -78,6 +78,13 @@ class Result(Received):
         description="Sample standard deviation over the critiques; null with fewer than two. With several criteria, "
         "that of their weighted mean.",
     )
+    calibrated_score: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="The score on one scale, with or without critiques: 0 is the reference set's mean, a difference of "
+        "1 a preference with probability 0.73. null without a calibration.",
+    )
+    critiqued: bool = Field(False, description="The score is read after critiques; false where it is the direct score.")
     rewards: dict[str, NamedReward] | None = Field(
         None,
         description="By name, of a model with several rewards, whose weighted sum the score is; null for a model with "

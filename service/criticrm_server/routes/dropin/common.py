@@ -98,10 +98,11 @@ class QueryOptions(WritingOptions):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=False)
 
-    critique: bool | None = Field(
+    critique: bool | Literal["auto"] | None = Field(
         None,
-        description="false: no critique is written, and the score is the direct score; faster, less accurate. Default: "
-        "true, or false for a model that writes no critiques (an imported scalar).",
+        description="false: no critique is written, and the score is the direct score; faster, less accurate. auto: "
+        "critiques where they matter, by the checkpoint's own setting. Default: true, or false for a model that writes "
+        "no critiques (an imported scalar).",
     )
     on_overflow: Literal["error", "truncate"] = Field(
         "error", description="What happens to a text that is too long: it is an error, or it is truncated."
@@ -113,9 +114,9 @@ class QueryOptions(WritingOptions):
     @model_validator(mode="after")
     def _critiques_are_written(self) -> Self:
         told = (self.max_tokens, self.temperature, self.seed)
-        if self.critique is False and (self.n > 1 or any(value is not None for value in told)):
+        if self.critique in (False, "auto") and (self.n > 1 or any(value is not None for value in told)):
             raise PydanticCustomError(
-                "no_critique", "critique=false writes no critique: n, max_tokens, temperature, seed tell how to"
+                "no_critique", "n, max_tokens, temperature and seed have no effect beside critique=false or auto"
             )
         return self
 
@@ -223,10 +224,10 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
     return await score_all(request, body, partial=False)
 
 
-def _critique_field(options: QueryOptions) -> CritiqueOptions | bool | None:
+def _critique_field(options: QueryOptions) -> CritiqueOptions | bool | Literal["auto"] | None:
     """As `/score` takes it; None, where nothing is said of critiques, leaves it to the model."""
     told = {name: getattr(options, name) for name in WritingOptions.model_fields}
-    if options.critique is False or (options.critique is None and told == _NOT_GIVEN):
+    if options.critique in (False, "auto") or (options.critique is None and told == _NOT_GIVEN):
         return options.critique
     return CritiqueOptions(**told)
 

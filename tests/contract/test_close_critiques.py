@@ -1,0 +1,169 @@
+"""`critique: {"when": "close"}` and "auto": who gets a critique, what it costs, and that rankings hold."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Running, StartApp, Using, serving
+from criticrm_client import CritiqueOptions
+from criticrm_model import Completion, Selection
+from criticrm_model.checkpoint import Checkpoint
+from criticrm_server.engines.base import Job, Output
+from criticrm_server.engines.fake import FakeEngine
+from support.tiny import make_checkpoint
+
+PROMPT = "Why is the sky blue?"
+RESPONSES = ["Air scatters blue light.", "It reflects the sea.", "Because.", "Light."]
+CLOSE: dict[str, Any] = {"when": "close", "margin": 0.5, "max_tokens": 4}
+
+
+class Scripted(FakeEngine):
+    """Direct scores by the length of the response; after a critique always 5.
+
+    The tiny checkpoint's calibration: direct 0.5 +- 2.0, score -1.0 +- 4.0.
+    """
+
+    def __init__(self, stop: int, direct: list[float]) -> None:
+        super().__init__(stop)
+        self.jobs: list[Job] = []
+        self._direct = direct
+        self._seen: dict[tuple[int, ...], float] = {}
+
+    async def run(self, job: Job) -> Output:
+        self.jobs.append(job)
+        direct = self._seen.setdefault(tuple(job.token_ids), self._direct[len(self._seen) % len(self._direct)])
+        after = direct if job.max_tokens == 1 else 5.0
+        ids = [7] * job.max_tokens
+        return Output([Completion(ids, "length", direct, after, ((direct, after),)) for _ in range(job.n)])
+
+
+@pytest.fixture
+async def scripted(start_app: StartApp, opened_checkpoint: Checkpoint) -> AsyncIterator[Running]:
+    engine = Scripted(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])  # calibrated: 2, 1.75, -2, 0
+    async with start_app(engine) as app:
+        yield app
+
+
+async def results(app: Running, **fields: Any) -> list[dict[str, Any]]:
+    answer = await app.score({"prompt": PROMPT, "responses": RESPONSES, **fields})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+async def test_critiques_are_written_where_the_best_is_in_question(scripted: Running) -> None:
+    found = await results(scripted, critique=CLOSE)
+    assert [one["critiqued"] for one in found] == [True, True, False, False]
+    assert [one["score"] for one in found] == [5.0, 5.0, -3.5, 0.5]
+    assert [one["direct_score"] for one in found] == [4.5, 4.0, -3.5, 0.5]
+    assert [len(one["critiques"]) for one in found] == [1, 1, 0, 0]
+    assert [one["usage"]["critique_tokens"] for one in found] == [4, 4, 0, 0]
+    # One scale: (5 + 1) / 4 after a critique, (direct - 0.5) / 2 before any.
+    assert [one["calibrated_score"] for one in found] == [1.5, 1.5, -2.0, 0.0]
+    assert all(one["warnings"] == ([] if not one["critiqued"] else ["critique_cut"]) for one in found)
+    engine = scripted.engine
+    assert isinstance(engine, Scripted)
+    assert sorted((job.n, job.max_tokens) for job in engine.jobs) == [(1, 1)] * 4 + [(1, 4)] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "critiqued"),
+    [
+        ({"rank": "all"}, [True, True, False, False]),
+        ({"rank": "all", "margin": 2.0}, [True, True, True, True]),
+        ({"margin": 0.2}, [False, False, False, False]),
+        ({"margin": 0.25}, [True, True, False, False]),
+        ({"margin": 9.0, "max_total_tokens": 11}, [True, True, False, False]),
+        ({"margin": 9.0, "max_total_tokens": 12}, [True, True, False, True]),
+        ({"margin": 9.0, "max_total_tokens": 24, "n": 2}, [True, True, False, True]),
+        ({"margin": 9.0, "max_total_tokens": 3}, [False, False, False, False]),
+    ],
+)
+async def test_margins_ranks_and_budgets(scripted: Running, options: dict[str, Any], critiqued: list[bool]) -> None:
+    assert [one["critiqued"] for one in await results(scripted, critique=CLOSE | options)] == critiqued
+
+
+async def test_full_critiques_and_none_say_so(scripted: Running) -> None:
+    assert all(one["critiqued"] for one in await results(scripted, critique={"max_tokens": 4}))
+    plain = await results(scripted, critique=False)
+    assert not any(one["critiqued"] for one in plain)
+    assert [one["calibrated_score"] for one in plain] == [2.0, 1.75, -2.0, 0.0]
+    normalized = await results(scripted, critique=CLOSE, normalize=True)
+    assert [one["score"] for one in normalized] == [1.5, 1.5, -2.0, 0.0]  # each by its own position
+
+
+async def test_each_prompt_is_on_its_own(scripted: Running) -> None:
+    items = [{"prompt": PROMPT, "responses": RESPONSES[:2]}, {"prompt": PROMPT, "responses": RESPONSES[2:]}]
+    answer = await scripted.score(items=items, critique=CLOSE)
+    assert [one["critiqued"] for one in answer.json()["results"]] == [True, True, False, False]
+    alone = await scripted.score(prompt=PROMPT, responses=[RESPONSES[3]], critique=CLOSE)
+    assert alone.json()["results"][0]["critiqued"]  # at the reference set's mean
+
+
+async def test_streams_have_the_same_results(scripted: Running) -> None:
+    body = {"prompt": PROMPT, "responses": RESPONSES, "critique": CLOSE}
+    whole = await results(scripted, critique=CLOSE)
+    lines = await scripted.client.post("/score", json=body, headers={"accept": "application/x-ndjson"})
+    assert lines.text.count('"critiqued":true') == sum(one["critiqued"] for one in whole) == 2
+    events = await scripted.client.post("/score", json=body, headers={"accept": "text/event-stream"})
+    assert events.text.count("event: result") == 4
+
+
+async def test_places_are_returned(scripted: Running, opened_checkpoint: Checkpoint, start_app: StartApp) -> None:
+    engine = Scripted(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])
+    async with start_app(engine, max_sequences=4, max_critiques=1) as app:
+        for _ in range(3):
+            assert len(await results(app, critique=CLOSE)) == 4
+    text = (await scripted.client.get("/metrics")).text
+    assert 'criticrm_selected_responses_total{critiqued="true"} 0.0' not in text
+
+
+@pytest.mark.parametrize(
+    ("critique", "field"),
+    [
+        ({"when": "close"}, "critique.margin"),
+        ({"when": "close", "margin": 0}, "critique.margin"),
+        ({"when": "close", "margin": 1, "max_total_tokens": 0}, "critique.max_total_tokens"),
+        ({"when": "close", "margin": 1, "rank": "worst"}, "critique.rank"),
+        ({"when": "near"}, "critique.when"),
+        ({"margin": 1}, "critique"),
+        ({"rank": "all"}, "critique"),
+        ("auto", "critique"),
+        ("full", "critique"),
+    ],
+)
+async def test_what_is_refused(running: Running, critique: Any, field: str) -> None:
+    answer = await running.score(prompt=PROMPT, responses=RESPONSES, critique=critique)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["details"][0]["field"] == field
+
+
+async def test_a_checkpoint_without_a_scale_refuses(start_app: StartApp, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "plain", calibration=None))
+    async with start_app(checkpoint=checkpoint) as app:
+        answer = await app.score(prompt=PROMPT, responses=RESPONSES, critique=CLOSE)
+        assert answer.json()["error"]["code"] == "not_calibrated"
+        plain = await app.score(prompt=PROMPT, responses=RESPONSES, critique=False)
+        assert plain.json()["results"][0]["calibrated_score"] is None
+
+
+async def test_auto_is_the_checkpoints_own_setting(start_app: StartApp, tmp_path: Path) -> None:
+    own = Selection(margin=0.25, rank="all", chosen_on="made up")
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "own", selection=own))
+    engine = Scripted(checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])
+    async with start_app(engine, checkpoint=checkpoint) as app:
+        assert [one["critiqued"] for one in await results(app, critique="auto")] == [True, True, False, False]
+        body = {"query": ["Why?So."], "prompts": ["Why?"]}
+        assert (await app.client.post("/get_reward?critique=auto", json=body)).status_code == 200
+        assert (await app.client.post("/get_reward?critique=auto&n=2", json=body)).status_code == 422
+
+
+def test_the_client_asks_for_them(using: Using, opened_checkpoint: Checkpoint) -> None:
+    with serving(opened_checkpoint) as url:
+        options = CritiqueOptions(when="close", margin=100.0, max_tokens=4)
+        scored = using(lambda client: client.score(PROMPT, RESPONSES, critique=options), url)
+        assert all(result.critiqued for result in scored.results)
