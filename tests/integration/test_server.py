@@ -97,6 +97,23 @@ def test_without_a_critique_the_score_is_the_direct_score(server: Server) -> Non
     assert plain["direct_score"] == pytest.approx(critiqued["direct_score"], abs=1e-4)
 
 
+def test_close_critiques_are_those_of_a_full_request(server: Server) -> None:
+    """The second pass reads its prompt from the cache, and neither pass moves a reward."""
+    body = {"prompt": "Why is the sky blue? " * 40, "responses": ["So.", "It is.", "Light scatters.", "No."]}
+    options = {"max_tokens": 8}
+    full = httpx.post(f"{server.url}/score", json=body | {"critique": options}, timeout=120).json()["results"]
+    direct = sorted(one["direct_score"] for one in full)
+    close = options | {"when": "close", "rank": "best", "margin": (direct[-1] - direct[-2]) / 2 + 1e-6}
+    found = httpx.post(f"{server.url}/score", json=body | {"critique": close}, timeout=120).json()["results"]
+    best = sorted(range(4), key=lambda k: full[k]["direct_score"])[-2:]
+    assert {k for k, one in enumerate(found) if one["critiqued"]} == set(best)
+    for k, one in enumerate(found):
+        expected = full[k]["score"] if one["critiqued"] else full[k]["direct_score"]
+        assert one["score"] == pytest.approx(expected, abs=1e-3)
+        if one["critiqued"]:
+            assert one["usage"]["cached_tokens"] > 0
+
+
 def test_a_long_shared_prompt_is_found_in_the_cache(server: Server) -> None:
     body = {"prompt": "a long story " * 60, "responses": ["I see."], "critique": False}
     first, second = (server.score(**body).json() for _ in range(2))

@@ -39,7 +39,7 @@ class Scripted(Endpoint):
             "status": "truncated" if text == "long" else "ok",
             "direct_score": direct,
             "score": sum(scores) / len(scores) if scores else direct,
-            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
+            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop", "tokens": 3} for s in scores],
             "warnings": [] if text.strip() else ["empty_response"],
         }
 

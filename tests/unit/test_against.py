@@ -42,7 +42,7 @@ class Service(Scripted):
         def score(right: Right) -> float:
             return (1.0 if right(int(number)) else -1.0) if kind == "good" else 0.0
 
-        critiques = [{"text": "says", "score": score(right), "finish_reason": "stop"} for right in written]
+        critiques = [{"text": "says", "score": score(right), "finish_reason": "stop", "tokens": 3} for right in written]
         return super()._result(text, critique) | {"direct_score": score(self._direct), "critiques": critiques}
 
 

@@ -57,7 +57,7 @@ class Odd(Scripted):
             "score": sum(scores) / n,
             "warnings": [],
             "status": "ok",
-            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop"} for s in scores],
+            "critiques": [{"text": f"says {text}", "score": s, "finish_reason": "stop", "tokens": 3} for s in scores],
         }
 
 
@@ -104,7 +104,7 @@ def test_a_critic_stands_for_its_critiques_and_a_scalar_for_its_direct_score(
     class Critic(Scripted):
         def _result(self, text: str, critique: Any) -> dict[str, Any]:
             good = float(text.startswith("good"))
-            written = [{"text": "says", "score": good, "finish_reason": "stop"}]
+            written = [{"text": "says", "score": good, "finish_reason": "stop", "tokens": 3}]
             return super()._result(text, critique) | {"direct_score": -good, "critiques": written}
 
     def half(text: str) -> float:

@@ -118,7 +118,7 @@ class Answers:
 
 def result(text: str, critique: Any) -> dict[str, Any]:
     n = 1 if critique is True else critique["n"]
-    written = [{"text": f"of {text}", "score": float(k), "finish_reason": "stop"} for k in range(n)]
+    written = [{"text": f"of {text}", "score": float(k), "finish_reason": "stop", "tokens": 3} for k in range(n)]
     return {"error": None, "status": "ok", "direct_score": 0.0, "critiques": written, "warnings": []}
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from criticrm_model import Calibration
 from criticrm_model.instruction import InstructionSlots
 
 from ..critiques.critique_task import Tasks
@@ -14,6 +15,7 @@ from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..parts import run_digest
 from .arms import TEACHER_FORCED
+from .frontier import describe_frontier, frontier
 from .items import as_item, items_sha256
 from .outcomes import Preferences, pair_preferences
 from .pair_texts import about_sides
@@ -38,6 +40,7 @@ def evaluate(
     tasks: Tasks,
     teacher_forced: Path | None = None,
     critiques: bool = True,
+    with_frontier: bool = False,
 ) -> dict[str, Any]:
     """Score, report, and write `out/evaluation.json`; the scores stay in `out/scores`.
 
@@ -50,6 +53,7 @@ def evaluate(
         tasks: whose rules read the critiques of pairs with a reference; the scores do not depend on them.
         teacher_forced: finished critiques of the pairs by another model; the reward after these is reported too.
         critiques: without them the direct score alone is measured.
+        with_frontier: also report what critiques only where they matter would give.
 
     Raises:
         DataError: another evaluation holds other pairs, or `teacher_forced` has critiques of none of these.
@@ -79,7 +83,7 @@ def evaluate(
             )
 
     found = pair_preferences(items, rows, samples)
-    lines, more = [describe_truncation(cut := truncation(rows))], {"truncated": cut}
+    lines, more = [describe_truncation(cut := truncation(rows))], dict[str, Any](truncated=cut)
     more["model_version"] = about["model_version"]
     more["trained_on_pairs"] = sum(data["pairs"] for data in about["manifest"]["training_data"])
     if teacher_forced and forced:
@@ -97,6 +101,11 @@ def evaluate(
         if reasoning := reasoning_report(pairs, texts, rules):
             more["reasoning"] = reasoning
             lines += describe_reasoning(reasoning)
+    if with_frontier:
+        calibration = about["manifest"]["calibration"]
+        scale = None if calibration is None else Calibration.model_validate(calibration)
+        more["frontier"] = points = frontier(rows, scale, [pair.group for pair in pairs])
+        lines.append(describe_frontier(points))
     return write_results(
         out,
         str(about["model"]),

@@ -25,7 +25,8 @@ SCHEMA = pa.schema(
         ("direct_score", pa.float64()),
         ("greedy_score", pa.float64()),
         ("greedy_critique", pa.string()),
-        ("ended", pa.bool_()),  # the greedy critique, by itself; without one, this and the two above are null
+        ("ended", pa.bool_()),  # the greedy critique, by itself; without one, this and its neighbours are null
+        ("critique_tokens", pa.int32()),  # of the greedy critique
         ("sampled_scores", pa.list_(pa.float64())),
         ("sampled_critiques", pa.list_(pa.string())),
         ("truncated", pa.bool_()),  # the prompt or the response, to the model's length
@@ -179,6 +180,7 @@ def _row(item: EvaluationItem, index: int, greedy: dict[str, Any], sampled: dict
         "greedy_score": critique and critique["score"],
         "greedy_critique": critique and critique["text"],
         "ended": critique and critique["finish_reason"] == "stop",
+        "critique_tokens": critique and critique["tokens"],
         "sampled_scores": [c["score"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
         "truncated": any(result["status"] == "truncated" for result in (greedy, sampled) if result),

@@ -18,6 +18,7 @@ from ..evaluation.policies.best_of_n import RESULTS as BEST_OF_N
 from .accuracy_bars import accuracy_bars
 from .arm_tables import accuracy_table, critique_parts, difference_parts, pool_runs
 from .best_of_n_plot import best_of_n_plot
+from .frontier_plot import frontier_parts
 from .pair_browser import browser_parts, shown_arms
 from .pair_plots import pair_parts
 from .probe_plots import probe_parts
@@ -62,6 +63,7 @@ def write_report(
                 for name, result in results.items()
             ),
             *critique_parts(results),
+            *frontier_parts(results),
             *browser_parts(arms, evaluations),
         ]
     if choices:

@@ -12,6 +12,7 @@ from ..critiques.records import SIDES, Critique, by_response
 from ..data.pairs import PreferencePair
 from ..evaluation.reasoning import BESIDE_WRONG, COPIED, VERDICT, reasoning_report
 from ..stats import pair_accuracy
+from ..tables import as_columns
 
 REWARD = "pairs in which the reward after a greedy critique prefers the chosen reply"
 _COLUMNS = {
@@ -76,9 +77,7 @@ def as_lines(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{measured['ended']:.0%}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return table + [_dropped(row) for row in rounds if row.get("kept", {}).get("dropped")]
+    return as_columns(rows) + [_dropped(row) for row in rounds if row.get("kept", {}).get("dropped")]
 
 
 def _dropped(row: Mapping[str, Any]) -> str:
