@@ -25,14 +25,14 @@ GOOD, BAD = "The answer is 78.", "The answer is 68."
 
 
 @pytest.fixture(scope="module")
-def server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint)) as url:
+def server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint)) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def slow_server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint, token_s=0.03)) as url:
+def slow_server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint, token_s=0.03)) as url:
         yield url
 
 
@@ -51,7 +51,7 @@ async def requests_of(visit: Visit, path: str) -> list[dict[str, Any]]:
 
 async def test_it_is_empty_at_first_and_says_what_is_missing(visit: Visit) -> None:
     assert "No scores yet" in await visit.page.locator(".empty").first.inner_text()
-    await visit.button("Score").click()
+    await visit.button("Score").press("Enter")  # it can be reached while it is disabled, and does nothing
     assert "Write a prompt first." in await visit.page.locator(".compare .actions").inner_text()
     await visit.page.get_by_label("Turn 1", exact=True).fill("Why?")
     assert "Write at least one response." in await visit.page.locator(".compare .actions").inner_text()
@@ -165,7 +165,7 @@ async def test_optional_fields_are_sent_where_they_are_filled_in(visit: Visit) -
     page = visit.page
     await visit.write("Name a prime.", "7", "9")
     await page.get_by_label("System prompt").fill("Be brief.")
-    await page.get_by_text("Criteria and reference").click()
+    await page.locator("summary", has_text="Criteria and reference").click()
     await page.get_by_label("Criteria", exact=True).fill("Correct.")
     await page.get_by_label("Reference answer").fill("7")
     await visit.button("Add a turn").click()
@@ -187,7 +187,7 @@ async def test_two_to_eight_responses(visit: Visit) -> None:
     assert "No clear winner" in verdict
     assert await visit.page.get_by_role("article").count() == 8
     await visit.button("Remove response H").click()
-    assert await visit.page.get_by_label("Response H", exact=True).count() == 0
+    assert await visit.page.get_by_role("textbox", name="Response H").count() == 0
 
 
 async def test_without_critiques_the_score_is_the_direct_score(visit: Visit) -> None:
@@ -208,9 +208,9 @@ async def test_a_run_is_cancelled(browser: Browser, slow_server: str) -> None:
         assert (await visit.verdict()).startswith("Cancelled after 0 of 2 responses")
 
 
-async def test_an_engine_that_dies_is_reported_in_words(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    engine = WritingEngine(opened_checkpoint, token_s=0.05)
-    with serving(opened_checkpoint, engine) as url:
+async def test_an_engine_that_dies_is_reported_in_words(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    engine = WritingEngine(writing_checkpoint, token_s=0.05)
+    with serving(writing_checkpoint, engine) as url:
         async with visiting(browser, url) as visit:
             await visit.write(PROMPT, GOOD, BAD)
             await visit.button("Score").click()
@@ -238,8 +238,8 @@ async def test_other_screens(browser: Browser, server: str, options: dict[str, A
         assert await visit.serious_findings() == []
 
 
-async def test_under_a_prefix(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint), root_path="/critic") as url:
+async def test_under_a_prefix(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint), root_path="/critic") as url:
         async with visiting(browser, url, "/critic/") as visit:
             await visit.write(PROMPT, GOOD, BAD)
             assert (await visit.score()).startswith("A wins")
