@@ -52,9 +52,7 @@ async def score_live(visit: Visit) -> None:
     curve = visit.page.get_by_role("img", name="Reward by token of the critique")
     await critique.wait_for()
     first = await curve.get_attribute("aria-label")
-    await visit.page.wait_for_function(
-        "document.querySelector('.critique-text').innerText.includes('126')", timeout=60_000
-    )
+    await visit.response_card("B").get_by_role("listbox").filter(has_text="Different").wait_for(timeout=60_000)
     assert await critique.get_attribute("aria-busy") == "true"
     assert await curve.get_attribute("aria-label") != first
     await visit.screenshot("live")
@@ -67,6 +65,7 @@ async def read_trace(visit: Visit) -> None:
     await visit.page.keyboard.press("End")
     readout = await visit.response_card("B").locator(".readout").inner_text()
     assert readout.startswith("“wrong.” reward \N{MINUS SIGN}")
+    await visit.page.locator(".verdict").scroll_into_view_if_needed()
     await visit.screenshot("trace")
     assert await visit.serious_findings() == []
 
@@ -80,7 +79,7 @@ async def run_probe(visit: Visit) -> None:
 
 
 async def score_hostile(visit: Visit) -> None:
-    await visit.page.get_by_label("Response B", exact=True).fill(HOSTILE)
+    await visit.page.get_by_role("textbox", name="Response B").fill(HOSTILE)
     await visit.page.get_by_label("Tokens", exact=True).first.fill("8")
     await visit.score(timeout_s=60)
     assert await visit.page.evaluate("window.hacked") is None

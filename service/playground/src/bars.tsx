@@ -98,7 +98,7 @@ export function Bars({ run, ranks, model }: Props) {
             <span class="swatch deviation" /> ±: the standard deviation over the critiques
           </li>
         )}
-        {calibration && <li>Standardised: the score in standard deviations from the mean of the model's reference set</li>}
+        {calibration && <li>Standardised: standard deviations from the mean of the reference set</li>}
       </ul>
       <NamedRewards run={run} />
     </div>

@@ -61,7 +61,7 @@ function configure(run: Run, mark: Mark | null): Configuration {
 function markedPoint(run: Run, { index, critique, token }: Mark) {
   const data = points(run.responses[index]?.critiques[critique], label(index)).filter(({ x }) => x === token);
   const style = { borderColor: themeColour("--panel"), backgroundColor: responseColour(index), borderWidth: 2 };
-  return { ...style, label: "", data, pointRadius: 5.5 };
+  return { ...style, label: "", data, pointRadius: 5.5, clip: false as const };
 }
 
 function points(critique: LiveCritique | undefined, name: string): Point[] {
