@@ -71,5 +71,7 @@ function histogramChart(scores: number[]): Configuration {
 
 function scatterChart(points: Point[]): Configuration {
   const dataset = { type: "scatter" as const, data: points, backgroundColor: responseColour(0), pointRadius: 2 };
-  return { type: "scatter", data: { datasets: [dataset] }, options: axesOptions("Characters of the response", "Score") };
+  const options = axesOptions("Characters of the response", "Score");
+  Object.assign(options.scales?.x ?? {}, { grace: 1 });
+  return { type: "scatter", data: { datasets: [dataset] }, options };
 }

@@ -39,15 +39,17 @@ export function Curve({ run, mark, theme }: Props) {
 }
 
 function configure(run: Run, mark: Mark | null): Configuration {
-  const lines = run.responses.flatMap(({ critiques }, index) =>
-    critiques.map((critique, k) => {
+  const lines = run.responses.flatMap(({ critiques }, index) => {
+    const most = Math.max(...critiques.map(({ tokens }) => tokens.length));
+    const longestLine = critiques.findIndex(({ tokens }) => tokens.length === most);
+    return critiques.map((critique, k) => {
       const name = critiques.length > 1 ? `${label(index)}, critique ${k + 1}` : label(index);
       const colour = responseColour(index);
       const style = { borderColor: colour, backgroundColor: colour, borderWidth: critiques.length > 1 ? 1 : 2 };
-      // The letter is written at the end of the response's first line alone.
-      return { ...style, label: k === 0 ? label(index) : "", data: points(critique, name), pointRadius: 0 };
-    }),
-  );
+      // The letter is written at the end of the response's longest line alone.
+      return { ...style, label: k === longestLine ? label(index) : "", data: points(critique, name), pointRadius: 0 };
+    });
+  });
   const options = axesOptions("Tokens of the critique", "Reward");
   const { min, max } = runScale(run);
   const longest = Math.max(...lines.map(({ data }) => data.at(-1)?.x ?? 0), 20);
