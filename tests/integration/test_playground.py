@@ -99,7 +99,10 @@ async def score_samples(visit: Visit) -> None:
 
 async def score_file(visit: Visit) -> None:
     rows = [
-        {"prompt": f"Start with {i}, add 25. What is the result?", "response": f"{i} + 25. " * (i % 7) + f"It is {i + 25}."}
+        {
+            "prompt": f"Start with {i}, add 25. What is the result?",
+            "response": f"{i} + 25. " * (i % 7) + f"It is {i + 25}.",
+        }
         for i in range(ROWS)
     ]
     await visit.open_batch()

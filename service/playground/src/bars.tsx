@@ -24,7 +24,7 @@ export function Bars({ run, ranks, model }: Props) {
   return (
     <div class="panel bars" role="region" aria-label="Scores as bars" tabIndex={0}>
       <h3>Reward before and after the critique</h3>
-      <table class="scores" style={{ "--numbers": 3 + Number(spread) + Number(calibration !== null) }}>
+      <table class="scores" style={{ "--numbers": 2 + Number(spread) + Number(calibration !== null) }}>
         <caption class="hidden-label">Scores of each response</caption>
         <thead>
           <tr>

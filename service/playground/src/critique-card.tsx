@@ -8,7 +8,7 @@ import { FailureNotice } from "./notices";
 import { Probes } from "./probe-panel";
 import type { Rank } from "./ranking";
 import { Letter } from "./responses";
-import { currentScore, directScore, type LiveResponse, resultFault, type Run } from "./run";
+import { currentScore, directScore, type LiveResponse, rankRun, resultFault, type Run } from "./run";
 import { runScale } from "./scale";
 import { Strip } from "./strip";
 import { Trace } from "./trace";
@@ -94,7 +94,7 @@ function describeAbsence(run: Run, writing: boolean, failed: boolean): string {
 }
 
 function Badge({ rank, run }: { rank: Rank; run: Run }) {
-  if (run.responses.length < 2) return null;
+  if (rankRun(run).length < 2) return null;
   if (rank.tied) return <span class="badge">Tied for first</span>;
   return rank.rank === 1 ? <span class="badge best">Highest</span> : null;
 }

@@ -68,6 +68,7 @@ export function NumberField({ label, value, onValue, min, max, step = 1, placeho
         value={value}
         placeholder={placeholder}
         onInput={(event) => onValue(event.currentTarget.value)}
+        onBlur={(event) => (event.currentTarget.value = value)} // where what was typed is not taken over
       />
     </label>
   );
