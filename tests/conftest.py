@@ -118,6 +118,13 @@ def opened_checkpoint(tiny_checkpoint: Path) -> Checkpoint:
     return Checkpoint.open(tiny_checkpoint)
 
 
+@pytest.fixture(scope="session")
+def writing_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """One whose limit is above the length of what a `WritingEngine` writes."""
+    folder = tmp_path_factory.mktemp("writing") / "tiny-critic-rm"
+    return Checkpoint.open(make_checkpoint(folder, max_critique_tokens=128))
+
+
 @pytest.fixture
 def start_app(opened_checkpoint: Checkpoint) -> StartApp:
     """`async with start_app(engine=..., max_items=2) as running`: an app with these settings."""

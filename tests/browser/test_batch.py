@@ -38,8 +38,8 @@ def as_jsonl(rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint)) as url:
+def server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint)) as url:
         yield url
 
 
@@ -163,8 +163,8 @@ async def test_a_row_that_is_too_long_alone_has_no_score(visit: Visit) -> None:
     assert "Row 2: " in await visit.page.locator(".progress .failure").inner_text()
 
 
-async def test_it_is_cancelled(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint, token_s=0.01)) as url:
+async def test_it_is_cancelled(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint, token_s=0.01)) as url:
         async with visiting(browser, url) as visit:
             await visit.open_batch()
             await visit.drop_file("rows.jsonl", as_jsonl(made_up_rows(400)))
@@ -175,10 +175,10 @@ async def test_it_is_cancelled(browser: Browser, opened_checkpoint: Checkpoint) 
             await visit.button("Score the file").wait_for()
 
 
-async def test_a_busy_server_is_waited_for(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    engine = WritingEngine(opened_checkpoint, token_s=0.005)
+async def test_a_busy_server_is_waited_for(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    engine = WritingEngine(writing_checkpoint, token_s=0.005)
     limits: dict[str, Any] = {"max_sequences": 32, "max_critiques": 4, "max_waiting": 0}
-    with serving(opened_checkpoint, engine, **limits) as url:
+    with serving(writing_checkpoint, engine, **limits) as url:
         async with visiting(browser, url) as visit:
             visit.allowed = ["503"]
             await visit.open_batch()

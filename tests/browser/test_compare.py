@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 PROMPT = "Start with 17, add 25, multiply by 3, subtract 48. What is the result?"
+MAX_FIRST_PAINT_MS = 1000
 GOOD, BAD = "The answer is 78.", "The answer is 68."
 
 
 @pytest.fixture(scope="module")
-def server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint)) as url:
+def server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint)) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def slow_server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint, token_s=0.03)) as url:
+def slow_server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint, token_s=0.03)) as url:
         yield url
 
 
@@ -51,7 +53,7 @@ async def requests_of(visit: Visit, path: str) -> list[dict[str, Any]]:
 
 async def test_it_is_empty_at_first_and_says_what_is_missing(visit: Visit) -> None:
     assert "No scores yet" in await visit.page.locator(".empty").first.inner_text()
-    await visit.button("Score").click()
+    await visit.button("Score").press("Enter")  # it can be reached while it is disabled, and does nothing
     assert "Write a prompt first." in await visit.page.locator(".compare .actions").inner_text()
     await visit.page.get_by_label("Turn 1", exact=True).fill("Why?")
     assert "Write at least one response." in await visit.page.locator(".compare .actions").inner_text()
@@ -161,22 +163,23 @@ async def test_texts_of_users_and_models_run_nothing(visit: Visit) -> None:
 
 async def test_optional_fields_are_sent_where_they_are_filled_in(visit: Visit) -> None:
     bodies = await requests_of(visit, "/score")
-    visit.allowed = ["422"]  # of a service without these fields
     page = visit.page
     await visit.write("Name a prime.", "7", "9")
     await page.get_by_label("System prompt").fill("Be brief.")
-    await page.get_by_text("Criteria and reference").click()
+    await page.locator("summary", has_text="Criteria and reference").click()
     await page.get_by_label("Criteria", exact=True).fill("Correct.")
     await page.get_by_label("Reference answer").fill("7")
     await visit.button("Add a turn").click()
     assert await page.get_by_label("Role of turn 2").input_value() == "assistant"
     await visit.button("Remove turn 2").click()
-    await visit.button("Score").click()
-    await page.locator(".verdict").wait_for()
+    await visit.score()
     (body,) = bodies
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a prime."}]
     assert body["prompt"] == messages
     assert (body["criteria"], body["reference"]) == ("Correct.", "7")
+    text = await visit.response_card("A").inner_text()
+    assert "was not trained with criteria" in text
+    assert "was not trained with reference answers" in text
 
 
 async def test_two_to_eight_responses(visit: Visit) -> None:
@@ -187,7 +190,7 @@ async def test_two_to_eight_responses(visit: Visit) -> None:
     assert "No clear winner" in verdict
     assert await visit.page.get_by_role("article").count() == 8
     await visit.button("Remove response H").click()
-    assert await visit.page.get_by_label("Response H", exact=True).count() == 0
+    assert await visit.page.get_by_role("textbox", name="Response H").count() == 0
 
 
 async def test_without_critiques_the_score_is_the_direct_score(visit: Visit) -> None:
@@ -208,9 +211,9 @@ async def test_a_run_is_cancelled(browser: Browser, slow_server: str) -> None:
         assert (await visit.verdict()).startswith("Cancelled after 0 of 2 responses")
 
 
-async def test_an_engine_that_dies_is_reported_in_words(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    engine = WritingEngine(opened_checkpoint, token_s=0.05)
-    with serving(opened_checkpoint, engine) as url:
+async def test_an_engine_that_dies_is_reported_in_words(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    engine = WritingEngine(writing_checkpoint, token_s=0.05)
+    with serving(writing_checkpoint, engine) as url:
         async with visiting(browser, url) as visit:
             await visit.write(PROMPT, GOOD, BAD)
             await visit.button("Score").click()
@@ -222,6 +225,61 @@ async def test_an_engine_that_dies_is_reported_in_words(browser: Browser, opened
             assert "The engine stopped" in text
             assert "Request id" in text
             assert await visit.serious_findings() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (429, {"error": {"code": "overloaded", "message": "try later", "request_id": "r1"}}, "The server is busy"),
+        (503, "<html>", "A proxy or another server answered with status 503."),
+        (
+            200,
+            'event: token\ndata: {"index":0,"critique":0,"text":"So","score":1}\n\nevent: to',
+            "ended before the last",
+        ),
+        (None, "", "The server can't be reached."),
+    ],
+)
+async def test_other_answers_are_reported_in_words(
+    visit: Visit, status: int | None, body: str | dict[str, Any], message: str
+) -> None:
+    async def answer(route: Any) -> None:
+        if status is None:
+            await route.abort()
+        else:
+            await route.fulfill(status=status, body=body if isinstance(body, str) else json.dumps(body))
+
+    visit.allowed = ["Failed to load resource"]
+    await visit.page.route("**/score", answer)
+    await visit.write(PROMPT, GOOD)
+    assert await visit.score() == "Nothing was scored."
+    assert message in await visit.page.get_by_role("alert").inner_text()
+    assert await visit.serious_findings() == []
+
+
+async def test_long_and_foreign_texts_do_not_widen_the_page(visit: Visit) -> None:
+    await visit.write("م\u202e \U0001f469\u200d\U0001f467", "x" * 100_000, f"{GOOD} \U0001f389")
+    await visit.score()
+    assert "too long for the model" in await visit.response_card("A").inner_text()
+    assert await visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(("typed", "kept"), [("0", "1"), ("999", "16"), ("2.7", "3"), ("", "1")])
+async def test_samples_are_within_the_limits(visit: Visit, typed: str, kept: str) -> None:
+    field = visit.page.get_by_label("Samples", exact=True).first
+    await field.fill(typed)
+    await field.blur()
+    assert await field.input_value() == kept
+
+
+async def test_the_first_paint_is_fast(browser: Browser, server: str) -> None:
+    paints = []
+    for _ in range(5):
+        async with visiting(browser, server) as visit:  # a fresh profile: nothing is cached
+            paints.append(
+                await visit.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            )
+    assert statistics.median(paints) < MAX_FIRST_PAINT_MS, paints
 
 
 @pytest.mark.parametrize("options", [{"viewport": PHONE}, {"color_scheme": "dark"}], ids=["phone", "dark"])
@@ -238,8 +296,8 @@ async def test_other_screens(browser: Browser, server: str, options: dict[str, A
         assert await visit.serious_findings() == []
 
 
-async def test_under_a_prefix(browser: Browser, opened_checkpoint: Checkpoint) -> None:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint), root_path="/critic") as url:
+async def test_under_a_prefix(browser: Browser, writing_checkpoint: Checkpoint) -> None:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint), root_path="/critic") as url:
         async with visiting(browser, url, "/critic/") as visit:
             await visit.write(PROMPT, GOOD, BAD)
             assert (await visit.score()).startswith("A wins")

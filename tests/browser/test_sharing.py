@@ -32,8 +32,8 @@ RESPONSES = ["The answer is 78.", "It isn't 'x'; $(rm) `ls` \\"]
 
 
 @pytest.fixture(scope="module")
-def server(opened_checkpoint: Checkpoint) -> Iterator[str]:
-    with serving(opened_checkpoint, WritingEngine(opened_checkpoint), api_keys=(KEY,)) as url:
+def server(writing_checkpoint: Checkpoint) -> Iterator[str]:
+    with serving(writing_checkpoint, WritingEngine(writing_checkpoint), api_keys=(KEY,)) as url:
         yield url
 
 
@@ -57,7 +57,7 @@ async def copied(visit: Visit, button: str) -> str:
 
 
 async def test_a_missing_or_wrong_key_is_an_error_in_words(visit: Visit) -> None:
-    alert = visit.page.get_by_role("alert").first
+    alert = visit.page.locator("main > [role=alert]")
     await alert.wait_for()
     assert "needs an API key" in await alert.inner_text()
     await visit.write(PROMPT, *RESPONSES)

@@ -52,14 +52,16 @@ async def score_live(visit: Visit) -> None:
     curve = visit.page.get_by_role("img", name="Reward by token of the critique")
     await critique.wait_for()
     first = await curve.get_attribute("aria-label")
-    await visit.page.wait_for_function(
-        "document.querySelector('.critique-text').innerText.includes('126')", timeout=60_000
-    )
+    await visit.response_card("B").get_by_role("listbox").filter(has_text="Different").wait_for(timeout=60_000)
     assert await critique.get_attribute("aria-busy") == "true"
     assert await curve.get_attribute("aria-label") != first
     await visit.screenshot("live")
     await visit.button("Score").wait_for(timeout=60_000)
     assert (await visit.verdict()).startswith("A wins with ")
+
+
+async def show_scores(visit: Visit) -> None:
+    await visit.page.get_by_role("heading", name="Scores", exact=True).evaluate("(heading) => heading.scrollIntoView()")
 
 
 async def read_trace(visit: Visit) -> None:
@@ -75,12 +77,12 @@ async def run_probe(visit: Visit) -> None:
     card = visit.response_card("A")
     await visit.button("All", card).click()
     await card.get_by_role("row", name="Empty").wait_for(timeout=120_000)
-    await card.get_by_role("table").scroll_into_view_if_needed()
+    await show_scores(visit)
     await visit.screenshot("probes")
 
 
 async def score_hostile(visit: Visit) -> None:
-    await visit.page.get_by_label("Response B", exact=True).fill(HOSTILE)
+    await visit.page.get_by_role("textbox", name="Response B").fill(HOSTILE)
     await visit.page.get_by_label("Tokens", exact=True).first.fill("8")
     await visit.score(timeout_s=60)
     assert await visit.page.evaluate("window.hacked") is None
@@ -91,12 +93,16 @@ async def score_samples(visit: Visit) -> None:
     await visit.page.get_by_label("Seed").first.fill("1")
     await visit.score(timeout_s=120)
     assert await visit.response_card("C").locator(".strip .dot").count() == 4
+    await show_scores(visit)
     await visit.screenshot("samples")
 
 
 async def score_file(visit: Visit) -> None:
     rows = [
-        {"prompt": f"Start with {i}, add 25. What is the result?", "response": f"The answer is {i + 25 + i % 2}."}
+        {
+            "prompt": f"Start with {i}, add 25. What is the result?",
+            "response": f"{i} + 25. " * (i % 7) + f"It is {i + 25}.",
+        }
         for i in range(ROWS)
     ]
     await visit.open_batch()
@@ -118,6 +124,7 @@ async def score_file(visit: Visit) -> None:
 async def share(visit: Visit) -> str:
     await visit.page.get_by_role("tab", name="Compare").click()
     await visit.button("Arithmetic").click()
+    await visit.page.get_by_label("Tokens", exact=True).first.fill("12")
     await visit.button("Share link").click()
     return visit.page.url
 
@@ -125,7 +132,8 @@ async def share(visit: Visit) -> str:
 async def open_link(browser: Browser, url: str, link: str) -> None:
     async with visiting(browser, url, link.removeprefix(url), viewport=PHONE, color_scheme="dark") as visit:
         assert await visit.page.get_by_label("Response A", exact=True).input_value() == "The answer is 78."
-        assert (await visit.score(timeout_s=60)).startswith("A wins with ")
-        await visit.page.locator(".verdict").scroll_into_view_if_needed()
+        await visit.score(timeout_s=60)
+        assert "Cut at the token limit." in await visit.response_card("A").inner_text()
+        await show_scores(visit)
         await visit.screenshot("phone")
         assert await visit.serious_findings() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -75,7 +76,7 @@ class Visit:
         """Fill in one turn and the first responses."""
         await self.page.get_by_label("Turn 1", exact=True).fill(prompt)
         for letter, response in zip("ABCDEFGH", responses, strict=False):
-            field = self.page.get_by_label(f"Response {letter}", exact=True)
+            field = self.page.get_by_role("textbox", name=f"Response {letter}", exact=True)
             if await field.count() == 0:
                 await self.button("Add a response").click()
             await field.fill(response)
@@ -103,8 +104,10 @@ class Visit:
     async def screenshot(self, name: str) -> None:
         """Kept where SCREENSHOTS names a folder, as docs/images."""
         folder = os.environ.get("SCREENSHOTS")
-        if folder:
-            await self.page.screenshot(path=Path(folder) / f"playground-{name}.png", animations="disabled")
+        if not folder:
+            return
+        image = pytest.importorskip("PIL.Image").open(io.BytesIO(await self.page.screenshot(animations="disabled")))
+        image.convert("RGB").quantize(256).save(Path(folder) / f"playground-{name}.png", optimize=True)
 
     async def serious_findings(self) -> list[dict[str, Any]]:
         """What axe reports as serious or critical."""

@@ -15,15 +15,16 @@ interface Props {
 }
 
 const DIRECT = "The reward before any critique.";
-const SCORE = "The mean of the rewards after the critiques; without critiques, the direct score.";
+export const SCORE = "The mean of the rewards after the critiques; without critiques, the direct score.";
 
 export function Bars({ run, ranks, model }: Props) {
   const scale = runScale(run);
   const calibration = model?.manifest.calibration ?? null;
   const spread = run.responses.some((response) => response.result?.score_std != null);
   return (
-    <div class="panel bars">
-      <table>
+    <div class="panel bars" role="region" aria-label="Scores as bars" tabIndex={0}>
+      <h3>Reward before and after the critique</h3>
+      <table class="scores" style={{ "--numbers": 2 + Number(spread) + Number(calibration !== null) }}>
         <caption class="hidden-label">Scores of each response</caption>
         <thead>
           <tr>
@@ -85,10 +86,20 @@ export function Bars({ run, ranks, model }: Props) {
           })}
         </tbody>
       </table>
-      <p class="hint key-line">
-        <span class="swatch direct" /> Direct score: the reward before any critique. <span class="swatch after" /> Score:
-        the mean of the rewards after the critiques.
-      </p>
+      <ul class="hint key-lines">
+        <li>
+          <span class="swatch direct" /> Direct: the reward before any critique
+        </li>
+        <li>
+          <span class="swatch after" /> Score: the mean of the rewards after the critiques
+        </li>
+        {spread && (
+          <li>
+            <span class="swatch deviation" /> ±: the standard deviation over the critiques
+          </li>
+        )}
+        {calibration && <li>Standardised: standard deviations from the mean of the reference set</li>}
+      </ul>
       <NamedRewards run={run} />
     </div>
   );
@@ -116,7 +127,9 @@ function Track({ response, index, scale }: { response: LiveResponse; index: numb
   const std = response.result?.score_std ?? null;
   return (
     <div class="track" data-index={index} aria-hidden="true">
-      <span class="zero" style={{ left: position(scale, 0) }} />
+      {ticks(scale).map((tick) => (
+        <span key={tick} class={tick === 0 ? "zero" : "grid"} style={{ left: position(scale, tick) }} />
+      ))}
       {direct !== null && <span class="bar direct" style={extent(scale, 0, direct)} />}
       {score !== null && <span class="bar after" style={extent(scale, 0, score)} />}
       {score !== null && std !== null && <span class="whisker" style={extent(scale, score - std, score + std)} />}

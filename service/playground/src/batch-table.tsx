@@ -50,6 +50,8 @@ export function BatchTable({ outcomes, version, onOpen }: Props) {
   const sorted = useMemo(() => sortOutcomes(outcomes, sort), [outcomes, version, sort]);
   const pages = Math.max(Math.ceil(sorted.length / PAGE_ROWS), 1);
   const current = Math.min(page, pages - 1);
+  const written = outcomes.some((outcome) => outcome.critique !== "" || outcome.error !== "");
+  const columns = written ? COLUMNS : COLUMNS.slice(0, -1); // no column for critiques that were not requested
   const several = outcomes.some((outcome) => outcome.index > 0);
   const sortBy = (column: number) => {
     setPage(0);
@@ -61,15 +63,21 @@ export function BatchTable({ outcomes, version, onOpen }: Props) {
         <table class="rows">
           <thead>
             <tr>
-              {COLUMNS.map((column, i) => (
-                <th key={column.name} scope="col" aria-sort={sortDirection(sort, i)} title={column.title}>
+              {columns.map((column, i) => (
+                <th
+                  key={column.name}
+                  scope="col"
+                  class={column.numeric ? "numeric" : ""}
+                  aria-sort={sortDirection(sort, i)}
+                  title={column.title}
+                >
                   <button type="button" class="sort" onClick={() => sortBy(i)}>
                     {column.name}
                     <span aria-hidden="true">{sort.column === i ? (sort.descending ? " ↓" : " ↑") : ""}</span>
                   </button>
                 </th>
               ))}
-              <th scope="col">
+              <th scope="col" class="open-column">
                 <span class="hidden-label">Open</span>
               </th>
             </tr>
@@ -86,7 +94,7 @@ export function BatchTable({ outcomes, version, onOpen }: Props) {
                 <td class="figure muted">{responseText(outcome).length}</td>
                 <Excerpt text={promptText(outcome.entry.prompt)} />
                 <Excerpt text={responseText(outcome)} />
-                {outcome.error ? <td class="error-cell">{outcome.error}</td> : <Excerpt text={outcome.critique} />}
+                {written && (outcome.error ? <td class="error-cell">{outcome.error}</td> : <Excerpt text={outcome.critique} />)}
                 <td>
                   <button
                     type="button"

@@ -114,7 +114,7 @@ export function Batch({ model, theme, onOpen }: Props) {
 function FileSummary({ file }: { file: ReadFile }) {
   const responses = file.entries.reduce((sum, entry) => sum + entry.responses.length, 0);
   return (
-    <div role="status">
+    <div role="status" class="summary">
       <p>
         <strong>{file.name}</strong>: {plural(file.entries.length, "row")}, {plural(responses, "response")}.
       </p>
@@ -142,8 +142,10 @@ function ProgressView({ run }: { run: BatchRun }) {
   return (
     <section class="panel progress" aria-label="Progress">
       <progress max={progress.total} value={progress.done} aria-label="Responses scored" />
-      <p>
-        {progress.done} of {plural(progress.total, "response")}
+      <p class="count">
+        <strong>
+          {progress.done} of {plural(progress.total, "response")}
+        </strong>
         {running && `, ${formatRate(progress.rate)} per second, ${formatSeconds(progress.secondsLeft)} left`}
         {progress.waiting && <span class="muted"> {progress.waiting}</span>}
       </p>

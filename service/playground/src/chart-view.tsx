@@ -12,12 +12,20 @@ import {
   ScatterController,
   Tooltip,
 } from "chart.js";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { formatTick } from "./format";
 import { type Theme, themeColour } from "./theme";
 
 Chart.register(BarController, BarElement, LinearScale, LineController, LineElement, PointElement, ScatterController, Tooltip);
 
-export type Configuration = ChartConfiguration<"line" | "bar" | "scatter", { x: number; y: number }[]>;
+/** `note` is what the tooltip shows. */
+export interface Point {
+  x: number;
+  y: number;
+  note?: string;
+}
+
+export type Configuration = ChartConfiguration<"line" | "bar" | "scatter", Point[]>;
 
 interface Props {
   /** What the chart shows, in words. */
@@ -29,8 +37,8 @@ interface Props {
 
 export function ChartView({ description, build, theme }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
-  const chart = useRef<Chart<"line" | "bar" | "scatter", { x: number; y: number }[]> | null>(null);
-  useEffect(() => {
+  const chart = useRef<Chart<"line" | "bar" | "scatter", Point[]> | null>(null);
+  useLayoutEffect(() => {
     const { data, options = {} } = build();
     if (!canvas.current) return;
     if (chart.current) {
@@ -56,15 +64,27 @@ export function axesOptions(x: string, y: string): NonNullable<Configuration["op
   const axis = (text: string) => ({
     type: "linear" as const,
     title: { display: true, text, color: ink },
-    ticks: { color: ink, maxTicksLimit: 7 },
-    grid: { color: line },
-    border: { color: line },
+    ticks: {
+      color: ink,
+      maxTicksLimit: 7,
+      maxRotation: 0,
+      includeBounds: false,
+      callback: (value: number | string) => formatTick(Number(value)),
+    },
+    grid: { offset: false, color: (context: { tick?: { value: number } }) => (context.tick?.value === 0 ? ink : line) },
+    border: { display: false },
   });
   return {
     animation: false,
     responsive: true,
     maintainAspectRatio: false,
     scales: { x: axis(x), y: axis(y) },
-    plugins: { tooltip: { displayColors: false } },
+    interaction: { mode: "nearest", intersect: false },
+    plugins: {
+      tooltip: {
+        displayColors: false,
+        callbacks: { title: () => "", label: (item) => ((item.raw as Point).note ?? "").split("\n") },
+      },
+    },
   };
 }

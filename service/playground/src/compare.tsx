@@ -102,14 +102,20 @@ function Empty() {
       <p>
         <strong>No scores yet.</strong> Write a prompt and its responses, or click an example, then press Score.
       </p>
-      <ul>
-        <li>Each response is critiqued and scored alone, so their order has no influence.</li>
-        <li>
-          <em>Direct score</em>: the reward before any critique. <em>Score</em>: the mean of the rewards after the
-          critiques.
-        </li>
-        <li>A score has no fixed scale: compare it with the scores of other responses to the same prompt.</li>
-      </ul>
+      <dl>
+        <div>
+          <dt>Direct score</dt>
+          <dd>The reward before any critique.</dd>
+        </div>
+        <div>
+          <dt>Critique and score</dt>
+          <dd>The model writes a critique of each response alone, then a reward. The score is the mean of these rewards.</dd>
+        </div>
+        <div>
+          <dt>Comparing</dt>
+          <dd>A score has no fixed scale: compare it with those of other responses to the same prompt.</dd>
+        </div>
+      </dl>
     </section>
   );
 }

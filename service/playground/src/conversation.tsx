@@ -83,6 +83,10 @@ export function Conversation({ draft, onChange, model }: Props) {
   );
 }
 
+function asSamples(text: string, most: number): number {
+  return Math.min(Math.max(Math.round(Number(text)) || 1, 1), most);
+}
+
 /** How critiques are written. */
 export function Options({ draft, onChange, model }: Props) {
   const scalar = model !== null && model.manifest.critique_instruction === null;
@@ -107,7 +111,7 @@ export function Options({ draft, onChange, model }: Props) {
             min={1}
             max={model?.limits.max_critiques ?? 16}
             value={String(draft.samples)}
-            onValue={(text) => onChange({ samples: Math.max(Math.round(Number(text)) || 1, 1) })}
+            onValue={(text) => text !== "" && onChange({ samples: asSamples(text, model?.limits.max_critiques ?? 16) })}
           />
           <NumberField
             label="Tokens"

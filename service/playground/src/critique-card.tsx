@@ -1,13 +1,14 @@
 /** One response's score, its critiques as they are written, and its probes. */
 
 import { useState } from "preact/hooks";
+import { SCORE } from "./bars";
 import { label } from "./draft";
-import { formatScore } from "./format";
+import { formatChange, formatScore } from "./format";
 import { FailureNotice } from "./notices";
 import { Probes } from "./probe-panel";
 import type { Rank } from "./ranking";
 import { Letter } from "./responses";
-import { currentScore, type LiveResponse, resultFault, type Run } from "./run";
+import { currentScore, directScore, type LiveResponse, rankRun, resultFault, type Run } from "./run";
 import { runScale } from "./scale";
 import { Strip } from "./strip";
 import { Trace } from "./trace";
@@ -17,15 +18,19 @@ interface Props {
   response: LiveResponse;
   run: Run;
   rank: Rank | undefined;
+  onToken: (critique: number, token: number) => void;
 }
 
 const WARNINGS: Record<string, string> = {
   empty_response: "The response is empty.",
   critique_cut: "A critique reached its token limit, so its reward is that of an unfinished one.",
   control_tokens: "A text contains what looks like control tokens of a chat template; it was read as text.",
+  criteria_untrained: "This model was not trained with criteria: they may change the score little, or mislead it.",
+  reference_untrained:
+    "This model was not trained with reference answers: this one may change the score little, or mislead it.",
 };
 
-export function CritiqueCard({ index, response, run, rank }: Props) {
+export function CritiqueCard({ index, response, run, rank, onToken }: Props) {
   const [chosen, choose] = useState(0);
   const { critiques, result } = response;
   const critique = critiques[chosen] ?? critiques[0];
@@ -35,7 +40,10 @@ export function CritiqueCard({ index, response, run, rank }: Props) {
     <article class="panel critique" aria-label={`Response ${label(index)}`}>
       <div class="turn-head">
         <Letter index={index} />
-        <span class="big">{formatScore(currentScore(response))}</span>
+        <span class="big" title={SCORE}>
+          {formatScore(currentScore(response))}
+        </span>
+        <span class="hint">{run.draft.critique && describeMove(response)}</span>
         <span class="badge-place">{rank && run.state === "finished" && <Badge rank={rank} run={run} />}</span>
       </div>
       {fault && <FailureNotice failure={fault} />}
@@ -62,6 +70,7 @@ export function CritiqueCard({ index, response, run, rank }: Props) {
           tokens={critique.tokens}
           writing={writing}
           cut={critique.cut}
+          onToken={(token) => onToken(critiques.indexOf(critique), token)}
         />
       ) : (
         <p class="muted critique-text">{describeAbsence(run, writing, fault !== null)}</p>
@@ -73,6 +82,11 @@ export function CritiqueCard({ index, response, run, rank }: Props) {
   );
 }
 
+function describeMove(response: LiveResponse): string {
+  const [direct, current] = [directScore(response), currentScore(response)];
+  return direct === null || current === null ? "" : `${formatChange(current - direct)} by ${response.critiques.length > 1 ? "critiques" : "the critique"}`;
+}
+
 function describeAbsence(run: Run, writing: boolean, failed: boolean): string {
   if (writing) return "Waiting for the first token.";
   if (failed || run.state !== "finished") return "No critique.";
@@ -80,7 +94,7 @@ function describeAbsence(run: Run, writing: boolean, failed: boolean): string {
 }
 
 function Badge({ rank, run }: { rank: Rank; run: Run }) {
-  if (run.responses.length < 2) return null;
+  if (rankRun(run).length < 2) return null;
   if (rank.tied) return <span class="badge">Tied for first</span>;
   return rank.rank === 1 ? <span class="badge best">Highest</span> : null;
 }

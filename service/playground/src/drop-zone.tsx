@@ -19,9 +19,13 @@ export function DropZone({ onFile }: { onFile: (name: string, text: string) => v
   };
   return (
     <div class={over ? "drop over" : "drop"} onDrop={onDrop} onDragOver={onDragOver} onDragLeave={() => setOver(false)}>
-      <label for={id}>Drop a JSONL or CSV file here, or choose one</label>
+      <label for={id}>
+        <strong>Drop a file here</strong>, or <span class="link">choose one</span>
+      </label>
+      <p class="hint">JSONL or CSV, up to 10,000 rows</p>
       <input
         id={id}
+        class="hidden-label"
         type="file"
         accept=".jsonl,.ndjson,.json,.csv"
         onChange={(event) => {

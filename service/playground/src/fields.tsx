@@ -20,7 +20,7 @@ export function TextArea({ label, value, onValue, placeholder, rows = 2, hint, h
     const element = field.current;
     if (!element || element.offsetParent === null) return; // hidden: it has no height
     element.style.height = "auto";
-    element.style.height = `${Math.min(element.scrollHeight + 2, 360)}px`;
+    element.style.height = `${Math.min(element.scrollHeight + 2, 320)}px`;
   }, [value]);
   return (
     <div class="field">
@@ -68,6 +68,7 @@ export function NumberField({ label, value, onValue, min, max, step = 1, placeho
         value={value}
         placeholder={placeholder}
         onInput={(event) => onValue(event.currentTarget.value)}
+        onBlur={(event) => (event.currentTarget.value = value)} // where what was typed is not taken over
       />
     </label>
   );

@@ -8,6 +8,9 @@ import { formatChange, formatScore } from "./format";
 import { FailureNotice } from "./notices";
 import { type Probe, PROBES } from "./probes";
 
+/** Smaller changes can come from bfloat16 alone (docs/reproducibility.md). */
+const NUMERIC_CHANGE = 0.13;
+
 interface Props {
   draft: Draft;
   response: string;
@@ -39,16 +42,16 @@ export function Probes({ draft, response, original, index }: Props) {
   const done = PROBES.filter((probe) => probe.name in scores);
   return (
     <details class="probes" open>
-      <summary title="The same response, changed in a way that should not raise its reward.">Probes</summary>
+      <summary>Probes: changes that should not raise the reward</summary>
       <div class="segments" role="group" aria-label={`Probes of response ${label(index)}`}>
+        <button type="button" class="chip" disabled={busy} title="Score all changed responses." onClick={() => run(PROBES)}>
+          All
+        </button>
         {PROBES.map((probe) => (
           <button key={probe.name} type="button" class="chip" disabled={busy} title={probe.expectation} onClick={() => run([probe])}>
             {probe.name}
           </button>
         ))}
-        <button type="button" class="chip" disabled={busy} onClick={() => run(PROBES)}>
-          All
-        </button>
       </div>
       <p role="status" class="hint">
         {busy ? "Scoring the changed response." : ""}
@@ -83,7 +86,7 @@ function ProbeRow({ probe, score: found, original }: { probe: Probe; score: numb
       <td class="figure">{found === null ? "error" : formatScore(found)}</td>
       <td class="figure">
         {change === null ? "–" : formatChange(change)}
-        {change !== null && change > 0 && <span class="rose"> rose</span>}
+        {change !== null && change > NUMERIC_CHANGE && <span class="rose"> rose</span>}
       </td>
     </tr>
   );

@@ -43,7 +43,7 @@ export function Responses({ responses, onChange }: Props) {
             <TextArea
               label={`Response ${label(place)}`}
               hideLabel
-              rows={4}
+              rows={2}
               value={response}
               placeholder="What the assistant answered"
               onValue={(text) => set(place, text)}

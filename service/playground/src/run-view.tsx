@@ -1,10 +1,11 @@
 /** What a run returned, or has returned so far. */
 
+import { useState } from "preact/hooks";
 import { Bars } from "./bars";
 import { CritiqueCard } from "./critique-card";
-import { Curve } from "./curve";
+import { Curve, type Mark } from "./curve";
 import { label } from "./draft";
-import { formatScore, formatSeconds, plural } from "./format";
+import { formatDuration, formatScore, plural } from "./format";
 import { FailureNotice } from "./notices";
 import { type Rank, tieMargin } from "./ranking";
 import { rankRun, type Run } from "./run";
@@ -19,24 +20,35 @@ interface Props {
 
 export function RunView({ run, model, theme }: Props) {
   const ranks = rankRun(run);
+  const [mark, setMark] = useState<(Mark & { run: number }) | null>(null);
   const written = run.responses.some((response) => response.critiques.length > 0);
   return (
     <section aria-labelledby="scores-title">
-      <h2 id="scores-title" class="hidden-label">
-        Scores
-      </h2>
+      <div class="section-head">
+        <h2 id="scores-title">Scores</h2>
+        {run.state === "finished" && <span class="hint">Scored in {formatDuration(run.seconds)}</span>}
+      </div>
       {run.failure && <FailureNotice failure={run.failure} />}
-      <p class="verdict" role="status">
-        {describeState(run, ranks)}
-      </p>
-      {run.state === "finished" && ranks.length > 1 && <p class="hint">{describeCertainty(run, ranks)}</p>}
+      <div>
+        <p class="verdict" role="status">
+          {describeState(run, ranks)}
+        </p>
+        {run.state === "finished" && ranks.length > 1 && <p class="hint">{describeCertainty(run, ranks)}</p>}
+      </div>
       <div class={written ? "overview" : ""}>
         <Bars run={run} ranks={ranks} model={model} />
-        {written && <Curve run={run} theme={theme} />}
+        {written && <Curve run={run} mark={mark?.run === run.id ? mark : null} theme={theme} />}
       </div>
       <div class="columns">
         {run.responses.map((response, index) => (
-          <CritiqueCard key={`${run.id}-${index}`} index={index} response={response} run={run} rank={ranks.find((r) => r.index === index)} />
+          <CritiqueCard
+            key={`${run.id}-${index}`}
+            index={index}
+            response={response}
+            run={run}
+            rank={ranks.find((one) => one.index === index)}
+            onToken={(critique, token) => setMark({ run: run.id, index, critique, token })}
+          />
         ))}
       </div>
     </section>
@@ -50,7 +62,7 @@ function describeState(run: Run, ranks: Rank[]): string {
     return `Scoring: ${done} of ${plural(run.responses.length, "response")} finished.${wait}`;
   }
   if (run.state === "cancelled") return `Cancelled after ${done} of ${plural(run.responses.length, "response")}.`;
-  return `${describeWinner(ranks)} ${ranks.length > 0 ? `Scored in ${formatSeconds(run.seconds)}.` : ""}`;
+  return describeWinner(ranks);
 }
 
 function describeWinner(ranks: Rank[]): string {

@@ -52,7 +52,7 @@ export function startRun(draft: Draft, onChange: (run: Run) => void): { cancel: 
       onChange({ ...run });
     }, REDRAW_MS);
   };
-  show();
+  onChange({ ...run });
   void execute(run, abort.signal, show).finally(show);
   return { cancel: () => abort.abort() };
 }

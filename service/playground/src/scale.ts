@@ -29,7 +29,7 @@ export function extent(scale: Scale, from: number, to: number): { left: string; 
   return { left: position(scale, low), width: `${(100 * (high - low)) / (scale.max - scale.min)}%` };
 }
 
-/** Whole numbers to label, some four of them. */
+/** Whole numbers to label, some five of them; 0 is one. */
 export function ticks(scale: Scale): number[] {
   const step = Math.max(1, Math.ceil((scale.max - scale.min) / 4));
   const marks: number[] = [];

@@ -4,7 +4,7 @@ import { label } from "./draft";
 import { formatScore } from "./format";
 import { describeSamples } from "./ranking";
 import type { LiveResponse } from "./run";
-import { extent, position, type Scale } from "./scale";
+import { extent, position, type Scale, ticks } from "./scale";
 
 interface Props {
   index: number;
@@ -25,7 +25,9 @@ export function Strip({ index, response, scale }: Props) {
         role="img"
         aria-label={`Rewards of response ${label(index)} after each critique: ${scores.map(formatScore).join(", ")}`}
       >
-        <span class="zero" style={{ left: position(scale, 0) }} />
+        {ticks(scale).map((tick) => (
+          <span key={tick} class={tick === 0 ? "zero" : "grid"} style={{ left: position(scale, tick) }} />
+        ))}
         {std !== null && <span class="band" style={extent(scale, mean - std, mean + std)} />}
         <span class="mean" style={{ left: position(scale, mean) }} />
         {scores.map((score, k) => (

@@ -9,9 +9,11 @@ interface Props {
   tokens: TracedToken[];
   writing: boolean;
   cut: boolean;
+  /** Which token the chosen word ends before. */
+  onToken: (token: number) => void;
 }
 
-export function Trace({ name, tokens, writing, cut }: Props) {
+export function Trace({ name, tokens, writing, cut, onToken }: Props) {
   const id = useId();
   const box = useRef<HTMLDivElement>(null);
   const words = useMemo(() => splitWords(tokens), [tokens, tokens.length]);
@@ -23,9 +25,13 @@ export function Trace({ name, tokens, writing, cut }: Props) {
   useLayoutEffect(() => {
     if (writing && box.current) box.current.scrollTop = box.current.scrollHeight;
   });
+  const choose = (place: number) => {
+    setActive(place);
+    onToken(words[place]?.end ?? 0);
+  };
   const move = (word: number | undefined) => {
     if (word === undefined) return;
-    setActive(word);
+    choose(word);
     box.current?.querySelector(`[data-word="${word}"]`)?.scrollIntoView({ block: "nearest" });
   };
   const onKeyDown = (event: KeyboardEvent) => {
@@ -38,7 +44,7 @@ export function Trace({ name, tokens, writing, cut }: Props) {
   };
   const onPointer = (event: MouseEvent) => {
     const word = (event.target as HTMLElement).dataset.word;
-    if (word !== undefined) setActive(Number(word));
+    if (word !== undefined && Number(word) !== active) choose(Number(word));
   };
   const word = active === null ? undefined : words[active];
   return (
@@ -60,7 +66,7 @@ export function Trace({ name, tokens, writing, cut }: Props) {
         ))}
         {writing && <span class="caret" aria-hidden="true" />}
       </div>
-      <p class="readout">{readout(word, traced)}</p>
+      <p class="readout">{readout(word, traced && !writing)}</p>
       {cut && <p class="hint">Cut at the token limit.</p>}
     </div>
   );
@@ -102,10 +108,17 @@ function describeWord(word: Word): string {
 
 function readout(word: Word | undefined, traced: boolean) {
   if (!traced) return "";
-  if (!word) return <span class="muted">Point at a word, or use the arrow keys: the reward after it.</span>;
+  if (!word) {
+    return (
+      <span class="muted">
+        Reward <span class="word up full">up</span> or <span class="word down full">down</span> over a word. Point at one, or
+        use the arrow keys.
+      </span>
+    );
+  }
   return (
     <>
-      <q>{word.text}</q> {describeWord(word)}
+      <strong>“{word.text}”</strong> {describeWord(word)}
     </>
   );
 }

@@ -8,12 +8,14 @@ export interface TracedToken {
   score: number | null;
 }
 
-/** A word with the space before it. `before` and `after` are the rewards around it, null where not known. */
+/** A word with the space before it. `before` and `after` are the rewards around it, null where not known, and `end` is
+ * the place of the token that `after` stands before. */
 export interface Word {
   space: string;
   text: string;
   before: number | null;
   after: number | null;
+  end: number;
 }
 
 export function tracedTokens(critique: Critique): TracedToken[] {
@@ -21,10 +23,12 @@ export function tracedTokens(critique: Critique): TracedToken[] {
   if (!trace) return [];
   // Offsets count Unicode code points; JavaScript's strings count UTF-16 units.
   const characters = Array.from(critique.text);
-  return trace.offsets.map((offset, i) => ({
+  const tokens: TracedToken[] = trace.offsets.map((offset, i) => ({
     text: characters.slice(offset, trace.offsets[i + 1] ?? characters.length).join(""),
     score: trace.scores[i] ?? null,
   }));
+  if (trace.scores.at(-1) !== critique.score) tokens.push({ text: "", score: critique.score }); // of a cut one
+  return tokens;
 }
 
 /** Tokens joined to words: a token with a white space in it begins another word. */
@@ -32,20 +36,21 @@ export function splitWords(tokens: TracedToken[]): Word[] {
   const words: Word[] = [];
   let word: Word | null = null;
   for (const [i, token] of tokens.entries()) {
-    const after = tokens[i + 1]?.score ?? token.score; // of the last token nothing is known after it
+    const end = Math.min(i + 1, tokens.length - 1); // of the last token nothing is known after it
+    const after = tokens[end]?.score ?? token.score;
     for (const part of token.text.split(/(\s+)/)) {
       if (part === "") continue;
       if (part.trim() === "") {
         if (word?.text === "") word.space += part;
-        else words.push((word = { space: part, text: "", before: token.score, after }));
+        else words.push((word = { space: part, text: "", before: token.score, after, end }));
       } else if (word) {
         word.text += part;
-        word.after = after;
+        Object.assign(word, { after, end });
       } else {
-        words.push((word = { space: "", text: part, before: token.score, after }));
+        words.push((word = { space: "", text: part, before: token.score, after, end }));
       }
     }
-    if (word && token.text !== "") word.after = after;
+    if (word) Object.assign(word, { after, end }); // also over tokens without text, as the one that ends a critique
   }
   return words;
 }
