@@ -177,7 +177,6 @@ async def test_a_comparison(running: Running) -> None:
         ([{"role": "judge", "content": "a"}], "messages[0].role"),
         ([*ASKED, {"role": "response_1", "content": "So."}], "messages"),
         ([*ASKED, *[{"role": "response_1", "content": "So."}] * 2], "messages"),
-        ([{"role": role, "content": "So."} for role in ("response_1", "response_2", "principle")], "messages"),
     ],
 )
 async def test_what_is_no_question_names_its_field(running: Running, messages: Any, field: str) -> None:

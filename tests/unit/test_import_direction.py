@@ -26,6 +26,7 @@ FACES_HTTP = {
     "commands.score",
     "commands.serve",
     "disconnect",
+    "commands.quickstart",
     "error_handlers",
     "in_process",
     "middleware",

@@ -23,6 +23,7 @@ NAMES = {
     "tokens": "counter",
     "critiques": "counter",
     "reused_results": "counter",
+    "selected_responses": "counter",
     "truncations": "counter",
     "request_seconds": "histogram",
     "admission_seconds": "histogram",

@@ -20,7 +20,7 @@ class Completion(BaseSettings):
     For zsh: criticrm completion zsh > a folder of your fpath, as _criticrm
     """
 
-    model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True)
+    model_config = SettingsConfigDict(env_prefix="CRITICRM_COMPLETION_", frozen=True, cli_kebab_case=True)
 
     shell: CliPositionalArg[Literal["bash", "zsh", "tcsh"]] = Field(description="The shell.")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pydantic import Field
-from pydantic_settings import CliToggleFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from ..doctor import examine
 from ..findings import Finding
@@ -24,8 +24,8 @@ class Doctor(Settings):
     # `json` is an alias, for it is taken by pydantic; without this its variable would be JSON, not CRITICRM_JSON.
     model_config = SettingsConfigDict(env_prefix_target="all")
 
-    as_json: CliToggleFlag[bool] = Field(False, alias="json", description="Print one JSON object instead of lines.")
-    start: CliToggleFlag[bool] = Field(
+    as_json: CliImplicitFlag[bool] = Field(False, alias="json", description="Print one JSON object instead of lines.")
+    start: CliImplicitFlag[bool] = Field(
         False, description="Also start the engine and run its self-check, which takes half a minute or more."
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
 
 class Export(BaseSettings):
@@ -22,10 +22,10 @@ class Export(BaseSettings):
 
     checkpoint: CliPositionalArg[str] = Field(description="Folder, hub name, or 'default'.")
     out: Path = Field(description="Folder for what is written.")
-    sequence_classification: CliToggleFlag[bool] = Field(
+    sequence_classification: CliImplicitFlag[bool] = Field(
         False, description="As transformers' AutoModelForSequenceClassification: the only form, so far."
     )
-    drop_offset: CliToggleFlag[bool] = Field(
+    drop_offset: CliImplicitFlag[bool] = Field(
         False, description="Leave out the offset of an imported reward: all rewards change by the same constant."
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, SecretStr, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, CliToggleFlag, SettingsConfigDict
 
 from criticrm_client import APIError, AsyncCriticRM, Columns, CritiqueOptions, FileError, FileSummary, Options, Retries
 from criticrm_client.environment import DEFAULT_URL
@@ -79,7 +79,7 @@ class Score(BaseSettings):
         description="What happens to rows that are too long: 'error' fails them; 'truncate' cuts them and sets "
         "`status` to 'truncated'.",
     )
-    normalize: CliToggleFlag[bool] = Field(False, description="Standardise scores with the checkpoint's calibration.")
+    normalize: CliImplicitFlag[bool] = Field(False, description="Standardise scores with the checkpoint's calibration.")
     concurrency: PositiveInt = Field(32, description="Most requests in flight.")
     pack: PositiveInt = Field(8, description="Responses in one request.")
     attempts: PositiveInt = Field(
@@ -87,7 +87,7 @@ class Score(BaseSettings):
         description="Attempts of a request before its rows count as failed. The default takes some three minutes, "
         "enough for a restart of the server.",
     )
-    quiet: CliToggleFlag[bool] = Field(False, description="Show no progress bar.")
+    quiet: CliImplicitFlag[bool] = Field(False, description="Show no progress bar.")
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from pydantic_settings import CliToggleFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from criticrm_model import Dtype
 
@@ -60,7 +60,7 @@ class Verify(Settings):
     report: Path | None = Field(
         None, description="Also write a page with plots of the differences to this file (.html)."
     )
-    json_line: CliToggleFlag[bool] = Field(False, alias="json", description="Print one line of JSON at the end.")
+    json_line: CliImplicitFlag[bool] = Field(False, alias="json", description="Print one line of JSON at the end.")
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pydantic import Field, NonNegativeInt
-from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
 _SOURCE = "a .jsonl, .json or .parquet file, a folder, or a Hugging Face dataset owner/name[:subset][@split]"
 
@@ -48,10 +48,10 @@ class Decontaminate(BaseSettings):
     common: NonNegativeInt = Field(
         10, description="Ignore passages that occur in rows of more than this many different questions of the data."
     )
-    exact_only: CliToggleFlag[bool] = Field(
+    exact_only: CliImplicitFlag[bool] = Field(
         False, description="Compare whole questions only: no near-duplicates and no passages."
     )
-    dry_run: CliToggleFlag[bool] = Field(False, description="Write nothing.")
+    dry_run: CliImplicitFlag[bool] = Field(False, description="Write nothing.")
 
     def run(self) -> int:
         from ..data.decontaminate import decontaminate

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pydantic import Field, PositiveInt
-from pydantic_settings import CliToggleFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from criticrm_model import CriticRMError
 
@@ -28,16 +28,16 @@ class Evaluate(PairOptions):
         description="A finished `critiques sample` of these pairs by another model: also report the reward after its "
         "critiques.",
     )
-    direct_only: CliToggleFlag[bool] = Field(
+    direct_only: CliImplicitFlag[bool] = Field(
         False,
         description="Measure the score before any critique only: all that a scalar baseline has, and much faster.",
     )
-    frontier: CliToggleFlag[bool] = Field(
+    frontier: CliImplicitFlag[bool] = Field(
         False,
         description="Also report accuracy against tokens where only close responses get a critique "
         '(`critique: {"when": "close"}`), over margins.',
     )
-    recommend: CliToggleFlag[bool] = Field(
+    recommend: CliImplicitFlag[bool] = Field(
         False,
         description="With --frontier: write the margin with the fewest tokens that loses at most half a point into the "
         'checkpoint, for `critique: "auto"`. Choose it on validation pairs, and report it on others.',

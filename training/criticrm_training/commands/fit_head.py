@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveInt
-from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
 from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION
 from criticrm_model.manifest import DEFAULT_NAME
@@ -57,7 +57,7 @@ class FitHead(BaseSettings):
     work_dir: Path | None = Field(
         None, description="Folder for finished batches, from which a second run resumes. Default: OUT/features."
     )
-    head_only: CliToggleFlag[bool] = Field(
+    head_only: CliImplicitFlag[bool] = Field(
         False, description="Write reward.safetensors and reward.json, not the model."
     )
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 
 
 class Train(BaseSettings):
@@ -21,7 +21,7 @@ class Train(BaseSettings):
 
     config: CliPositionalArg[Path] = Field(description="YAML file that describes the run.")
     out: Path = Field(description="Folder for the checkpoint; a second run continues from its subfolder `trainer`.")
-    scalar: CliToggleFlag[bool] = Field(
+    scalar: CliImplicitFlag[bool] = Field(
         False,
         description="Train the matched scalar baseline: the same pairs, optimizer steps and weights of the reward "
         "loss, without critiques. OUT/summary.json of both says how much their reward was trained "

@@ -98,7 +98,13 @@ class QueryOptions(WritingOptions):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=False)
 
-    critique: bool | Literal["auto"] | None = Field(
+    critique: (
+        Annotated[
+            Annotated[bool, Tag("<bool>")] | Annotated[Literal["auto"], Tag("<auto>")],
+            Discriminator(lambda value: "<auto>" if value == "auto" else "<bool>"),
+        ]
+        | None
+    ) = Field(
         None,
         description="false: no critique is written, and the score is the direct score; faster, less accurate. auto: "
         "critiques where they matter, by the checkpoint's own setting. Default: true, or false for a model that writes "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
-from pydantic_settings import CliPositionalArg, CliToggleFlag
+from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
 
 class Filter(BaseModel):
@@ -22,7 +22,7 @@ class Filter(BaseModel):
         "with the other response's mean, as in the paper. verdict: each critique by itself, 'right' of a chosen and "
         "'wrong' of a rejected response.",
     )
-    per_side: CliToggleFlag[bool] = Field(
+    per_side: CliImplicitFlag[bool] = Field(
         False,
         description="Keep a pair's critiques of one response where none of the other is kept: the critique loss needs "
         "no pairs.",
@@ -40,7 +40,7 @@ class Filter(BaseModel):
         description="Of critiques that begin with the same six words, keep only this many: a frequent opening in the "
         "training data becomes the only one of a greedy model.",
     )
-    ignore_labels: CliToggleFlag[bool] = Field(
+    ignore_labels: CliImplicitFlag[bool] = Field(
         False,
         description="Filter by quality alone. For critics that agree with the labels only by chance: critiques kept "
         "for their agreement would then leak the labels to the reward that is trained on them.",

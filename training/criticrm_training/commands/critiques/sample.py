@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic_settings import CliPositionalArg, CliToggleFlag
+from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
 from criticrm_model.instruction import InstructionSlots
 
@@ -39,7 +39,7 @@ class Sample(WriterOptions):
         "Critic-RM. verdict: 1 or 0 by its verdict, parsed by the task's rule. Default: verdict where the task has a "
         "rule, else written.",
     )
-    blind: CliToggleFlag[bool] = Field(
+    blind: CliImplicitFlag[bool] = Field(
         False,
         description="Derive each prompt's answer without its responses, once for all of them, then compare it with "
         "each: a small model that sees a response copies it. Needs a task with a derivation, such as reasoning.",
@@ -56,7 +56,7 @@ class Sample(WriterOptions):
         "that fold with it.",
     )
     skip_fold: str | None = Field(None, description="Only the pairs outside fold K of N.")
-    in_sample: CliToggleFlag[bool] = Field(
+    in_sample: CliImplicitFlag[bool] = Field(
         False,
         description="Score pairs by the reward of a critic that was trained on them, which is an error otherwise: such "
         "scores agree with the labels because they were learnt.",
