@@ -99,10 +99,7 @@ async def score_samples(visit: Visit) -> None:
 
 async def score_file(visit: Visit) -> None:
     rows = [
-        {
-            "prompt": f"Start with {i}, add 25. What is the result?",
-            "response": f"{i} + 25. " * (i % 7) + f"It is {i + 25}.",
-        }
+        {"prompt": f"{i} + 25?", "response": "Well, " * (i % 7) + f"it is {i + 25}."}  # short: a CPU reads them all
         for i in range(ROWS)
     ]
     await visit.open_batch()
