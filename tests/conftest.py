@@ -96,9 +96,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """A command sets up the process's logging; what it leaves would write to a stream that is gone."""
-    root = logging.getLogger()
+    """A command sets up the process's logging; what it leaves would write to a stream that is gone.
+
+    The access log is on, whatever a test of `criticrm score` left.
+    """
+    root, access = logging.getLogger(), logging.getLogger("criticrm.access")
     handlers, level = root.handlers[:], root.level
+    access.setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -28,11 +28,13 @@ class Scripted(Endpoint):
         assert path == "/score"
         for body in bodies:
             self.bodies.append(body)
-            yield {"results": [self._result(text, body["critique"]) for text in body["responses"]]}
+            supplied = body.get("critiques") or [None] * len(body["responses"])
+            results = [self._result(*one, body["critique"]) for one in zip(body["responses"], supplied, strict=True)]
+            yield {"results": results}
 
-    def _result(self, text: str, critique: Any) -> dict[str, Any]:
+    def _result(self, text: str, supplied: list[Any] | None, critique: Any) -> dict[str, Any]:
         direct = self.direct(text)
-        n = critique["n"] if isinstance(critique, dict) else int(critique)
+        n = len(supplied) if supplied else critique["n"] if isinstance(critique, dict) else int(critique)
         scores = [direct + k + 1 for k in range(n)]
         return {
             "error": None,
