@@ -52,9 +52,10 @@ async def score_live(visit: Visit) -> None:
     curve = visit.page.get_by_role("img", name="Reward by token of the critique")
     await critique.wait_for()
     first = await curve.get_attribute("aria-label")
-    await visit.response_card("B").get_by_role("listbox").filter(has_text="Different").wait_for(timeout=60_000)
+    await critique.filter(has_text="126").wait_for(timeout=60_000)
     assert await critique.get_attribute("aria-busy") == "true"
     assert await curve.get_attribute("aria-label") != first
+    await visit.response_card("B").get_by_role("listbox").filter(has_text="Different").wait_for(timeout=60_000)
     await visit.screenshot("live")
     await visit.button("Score").wait_for(timeout=60_000)
     assert (await visit.verdict()).startswith("A wins with ")
