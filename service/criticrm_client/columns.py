@@ -13,6 +13,7 @@ from .tables import Row
 
 _ADDED = ("score", "direct_score", "score_std", "status", "critiques", "warnings")
 _REWARDS = "rewards"  # of a model with several
+_BY_CRITERION = "criterion_scores"  # where a column with criteria is named; null for a row without a list of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Columns:
 
     def added(self, results: Sequence[Result]) -> Row:
         """The columns that a row gets."""
-        each = [_of_response(result) for result in results]
+        each = [self._of_response(result) for result in results]
         if not self.responses:
             return {self.prefix + name: value for name, value in each[0].items()}
         scores = [result.reward for result in results]
@@ -96,22 +97,32 @@ class Columns:
         Args:
             rewards: names, of a model with several.
         """
-        critique = {"text": "", "score": 0.0, "finish_reason": "", "tokens": 0}
+        critique: Row = {"text": "", "score": 0.0, "finish_reason": "", "tokens": 0}
+        if self.criteria:
+            critique["criterion"] = 0
         one: Row = dict(zip(_ADDED, (0.0, 0.0, 0.0, "", [critique], [""]), strict=True))
         if rewards:
             one[_REWARDS] = {name: {"score": 0.0, "direct_score": 0.0} for name in rewards}
+        if self.criteria:
+            by_criterion = {"criterion": "", "weight": 0.0, "score": 0.0, "direct_score": 0.0, "score_std": 0.0}
+            one[_BY_CRITERION] = [by_criterion]
         if not self.responses:
             return {self.prefix + name: value for name, value in one.items()}
         return {**{self.prefix + name: [value] for name, value in one.items()}, f"{self.prefix}best": 0}
 
+    def _of_response(self, result: Result) -> Row:
+        critiques = [critique.model_dump(exclude={"trace"}) for critique in result.critiques]
+        if not self.criteria:
+            for critique in critiques:
+                del critique["criterion"]
+        values = (result.reward, result.direct_score, result.score_std, result.status, critiques, result.warnings)
+        row: Row = dict(zip(_ADDED, values, strict=True))
+        if result.rewards is not None:
+            row[_REWARDS] = {name: reward.model_dump() for name, reward in result.rewards.items()}
+        if self.criteria:
+            several = result.criteria
+            row[_BY_CRITERION] = None if several is None else [criterion.model_dump() for criterion in several]
+        return row
+
 
 DEFAULT_COLUMNS = Columns()
-
-
-def _of_response(result: Result) -> Row:
-    critiques = [critique.model_dump() for critique in result.critiques]
-    values = (result.reward, result.direct_score, result.score_std, result.status, critiques, result.warnings)
-    row: Row = dict(zip(_ADDED, values, strict=True))
-    if result.rewards is not None:
-        row[_REWARDS] = {name: reward.model_dump() for name, reward in result.rewards.items()}
-    return row

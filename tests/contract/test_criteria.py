@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import Running, StartApp, Using, serving
-from criticrm_client import CritiqueOptions
+from criticrm_client import Columns, CriticRM, CritiqueOptions
 from criticrm_client.rewards import core, environment, trl
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.importing.importer import Source, import_model
@@ -242,3 +244,20 @@ async def test_columns_of_a_trainers_data_set(opened_checkpoint: Checkpoint, mon
         missing = await trl.critic_rm(["Why?"], ["So."], rubric=["Brief?"])
         assert missing == [None]
     core.scorer_of_environment.cache_clear()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_file_has_the_score_by_each_criterion(opened_checkpoint: Checkpoint, tmp_path: Path, suffix: str) -> None:
+    rows = [{"prompt": "Why?", "response": "So.", "rubric": rubric} for rubric in (["Brief?", "True?"], ["True?"])]
+    source, out = tmp_path / "in.jsonl", tmp_path / f"out{suffix}"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(opened_checkpoint) as url, CriticRM(url) as client:
+        client.score_file(source, out, columns=Columns(criteria="rubric"), critique={"max_tokens": 4}, progress=False)
+        plain = client.score("Why?", ["So."], criteria=["Brief?", "True?"], critique={"max_tokens": 4}).results[0]
+    found = (
+        pq.read_table(out).to_pylist() if suffix == ".parquet" else list(map(json.loads, out.read_text().splitlines()))
+    )
+    assert [len(row["criterion_scores"]) for row in found] == [2, 1]
+    assert [one["score"] for one in found[0]["criterion_scores"]] == [one.score for one in plain.criteria or ()]
+    assert [critique["criterion"] for critique in found[0]["critiques"]] == [0, 1]
+    assert found[0]["score"] == plain.score

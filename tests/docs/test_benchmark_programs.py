@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PROGRAMS = ["client.py", "gateway.py", "imported.py", "run.py", "sampling.py", "several.py", "supplied.py", "training.py"]
+PROGRAMS = [
+    *("client.py", "gateway.py", "imported.py", "run.py"),
+    *("sampling.py", "several.py", "supplied.py", "training.py"),
+]
 
 
 # In one process, for what they import takes seconds.
