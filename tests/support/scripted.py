@@ -28,13 +28,13 @@ class Scripted(Endpoint):
         assert path == "/score"
         for body in bodies:
             self.bodies.append(body)
-            supplied = body.get("critiques") or [None] * len(body["responses"])
-            results = [self._result(*one, body["critique"]) for one in zip(body["responses"], supplied, strict=True)]
-            yield {"results": results}
+            supplied = body.get("critiques")  # a list for each response
+            options = [body["critique"]] * len(body["responses"]) if not supplied else [{"n": len(s)} for s in supplied]
+            yield {"results": [self._result(*one) for one in zip(body["responses"], options, strict=True)]}
 
-    def _result(self, text: str, supplied: list[Any] | None, critique: Any) -> dict[str, Any]:
+    def _result(self, text: str, critique: Any) -> dict[str, Any]:
         direct = self.direct(text)
-        n = len(supplied) if supplied else critique["n"] if isinstance(critique, dict) else int(critique)
+        n = critique["n"] if isinstance(critique, dict) else int(critique)
         scores = [direct + k + 1 for k in range(n)]
         return {
             "error": None,
