@@ -74,6 +74,7 @@ async def test_critiques_are_written_before_the_eyes_and_the_curve_moves(browser
         assert all(RIGHT.startswith(text.rstrip()) for text in texts)
         assert len(set(curves)) > 2
         assert await critique.get_attribute("aria-busy") == "true"
+        assert await visit.serious_findings() == []
         await visit.button("Score").wait_for()
         assert await critique.get_attribute("aria-busy") == "false"
         assert (await critique.inner_text()).strip() == RIGHT
@@ -149,6 +150,7 @@ async def test_probes_show_what_the_reward_did(visit: Visit) -> None:
     assert bodies[0]["responses"] == [""]
     assert [text[:12] for text in bodies[1]["responses"]] == ["", GOOD[:12], GOOD[:12], "Thought proc", "Solution\nThe"]
     assert bodies[1]["responses"][1] == f"{GOOD}\n\n{GOOD}"
+    assert await visit.serious_findings() == []
 
 
 async def test_texts_of_users_and_models_run_nothing(visit: Visit) -> None:
@@ -273,6 +275,7 @@ async def test_samples_are_within_the_limits(visit: Visit, typed: str, kept: str
 @pytest.mark.parametrize("options", [{"viewport": PHONE}, {"color_scheme": "dark"}], ids=["phone", "dark"])
 async def test_other_screens(browser: Browser, server: str, options: dict[str, Any]) -> None:
     async with visiting(browser, server, **options) as visit:
+        assert await visit.serious_findings() == []
         await visit.button("Explanation").click()
         await visit.score()
         assert await visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -281,6 +284,8 @@ async def test_other_screens(browser: Browser, server: str, options: dict[str, A
         assert shown == options.get("color_scheme", "light")
         await visit.button("Light" if shown == "dark" else "Dark").click()
         assert await visit.page.evaluate("document.documentElement.dataset.theme") != shown
+        assert await visit.serious_findings() == []
+        await visit.open_batch()
         assert await visit.serious_findings() == []
 
 
