@@ -1,5 +1,7 @@
 """The embedded default, built by two processes at once; then the documents' requests against a server with it.
 
+And a walk through its playground.
+
 The commands are run as they are written there. One file, for the build takes minutes. The tests run in this order.
 """
 
@@ -18,7 +20,9 @@ import pytest
 from safetensors import safe_open
 
 from criticrm_model.checkpoint import Checkpoint
+from support.browser import start_browser
 from support.live import CRITICRM, Server
+from support.walk import walk
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "scoring.md", ROOT / "docs" / "sdk.md"]
@@ -122,3 +126,8 @@ def test_python_prints_a_score_for_each_response(server: Server) -> None:
             numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", line)
             assert numbers, line
             assert all(math.isfinite(float(number)) for number in numbers)
+
+
+async def test_a_walk_through_the_playground(server: Server) -> None:
+    async with start_browser() as browser:
+        await walk(browser, server.url)

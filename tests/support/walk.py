@@ -6,43 +6,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import pytest
-
-from support.browser import PHONE, Visit, start_browser, visiting
-from support.live import Server
+from support.browser import PHONE, Visit, visiting
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
-
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("as_users_start_it")]
 
 HOSTILE = "<script>window.hacked = 1</script>"
 ROWS = 200
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("playground") / "screen.log"
-    with Server("default", log=log) as server:
-        yield server
-
-
-async def test_a_walk(request: pytest.FixtureRequest) -> None:
-    async with start_browser() as browser:  # skips before a server is started
-        server: Server = request.getfixturevalue("server")
-        async with visiting(browser, server.url) as visit:
-            await visit.screenshot("empty")
-            await score_live(visit)
-            await read_trace(visit)
-            await run_probe(visit)
-            await score_hostile(visit)
-            await score_samples(visit)
-            await score_file(visit)
-            link = await share(visit)
-        await open_link(browser, server.url, link)
+async def walk(browser: Browser, url: str) -> None:
+    """Args: url: of a service with the default model."""
+    async with visiting(browser, url) as visit:
+        await visit.screenshot("empty")
+        await score_live(visit)
+        await read_trace(visit)
+        await run_probe(visit)
+        await score_hostile(visit)
+        await score_samples(visit)
+        await score_file(visit)
+        link = await share(visit)
+    await open_link(browser, url, link)
 
 
 async def score_live(visit: Visit) -> None:
