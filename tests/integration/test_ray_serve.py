@@ -307,7 +307,7 @@ def test_a_full_replica_says_so_as_the_single_server_does(small: str, responses:
     assert {answer.status_code for answer in answers} == {200, 503}
     for answer in refused:
         assert answer.json()["error"]["code"] == "overloaded"
-        assert answer.headers["retry-after"] == "1"
+        assert int(answer.headers["retry-after"]) >= 1  # by the rate at which sequences finish
 
 
 SLOW = {
