@@ -30,6 +30,9 @@ class Instruction:
         return [text for text in (self.criteria, self.reference) if text is not None]
 
 
+OWN = Instruction()  # the checkpoint's
+
+
 class Criteria:
     """Instructions of one checkpoint.
 

@@ -16,7 +16,7 @@ from criticrm_client.chat_templates import find_control_token
 from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role, SuppliedCritique
 from criticrm_model import ConversationError, CriticRMError, FinishReason
 
-from .criteria import Criteria, Instruction
+from .criteria import OWN, Criteria, Instruction
 from .engines.base import Job, Output
 from .errors import LimitExceeded
 
@@ -108,7 +108,7 @@ class Rendering:
             max_tokens: of a critique.
             truncate: drop what does not fit.
         """
-        instructions = [Instruction()]
+        instructions = [OWN]
         if item.criteria is not None or item.reference is not None:
             characters = self._criteria.characters(item)
             instructions = await self._beside_others(characters, self._criteria.instructions, item)

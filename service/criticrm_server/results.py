@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import (
@@ -53,7 +54,8 @@ class Results:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._decode = checkpoint.renderer.decode
         self._offsets = checkpoint.renderer.offsets
-        self._calibration = checkpoint.manifest.calibration
+        self._calibration = calibration = checkpoint.manifest.calibration
+        self._scale = None if calibration is None else cache(calibration.scale)  # by number of critiques
         self._offset = checkpoint.manifest.offset
         self._rewards = checkpoint.manifest.rewards
 
@@ -119,15 +121,15 @@ class Results:
 
     def calibrated_direct(self, response: RenderedResponse, outputs: Sequence[Output]) -> float:
         """The score before any critique on the calibrated scale. The checkpoint has one."""
-        assert self._calibration is not None
+        assert self._scale is not None
         direct = [output.completions[0].direct_score + self._offset for output in outputs]
-        return self._calibration.scale(0)(_mean(direct, _weights(response)))
+        return self._scale(0)(_mean(direct, _weights(response)))
 
     def _calibrated(self, outputs: Sequence[Output], weights: Sequence[float], critiqued: bool) -> float | None:
-        if self._calibration is None:
+        if self._scale is None:
             return None
         scores = [[completion.score + self._offset for completion in output.completions] for output in outputs]
-        scale = self._calibration.scale(len(scores[0]) if critiqued else 0)
+        scale = self._scale(len(scores[0]) if critiqued else 0)
         return scale(_mean(list(map(statistics.fmean, scores)), weights))
 
     def _each(self, outputs: Sequence[Output], weights: Sequence[float]) -> dict[str, NamedReward]:
