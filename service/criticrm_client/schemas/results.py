@@ -82,7 +82,9 @@ class Result(Received):
         None,
         allow_inf_nan=False,
         description="The score on one scale, with or without critiques: 0 is the reference set's mean, a difference of "
-        "1 a preference with probability 0.73. null without a calibration.",
+        "1 a preference with probability 0.73. Where the manifest has no `scales` (the embedded default), it is in "
+        "standard deviations of each position, which says nothing of how reliable either is. null without a "
+        "calibration.",
     )
     critiqued: bool = Field(False, description="The score is read after critiques; false where it is the direct score.")
     rewards: dict[str, NamedReward] | None = Field(
