@@ -14,7 +14,7 @@ from .errors import (
     UnsupportedModel,
 )
 from .manifest import REWARD_TOKEN, Manifest, Readout, Reward, RewardCard, Selection, TrainingData
-from .reward import Completion, Dtype, FinishReason, RewardTokens, finite_reward, reward_positions
+from .reward import Completion, Dtype, FinishReason, RewardTokens, Settle, finite_reward, reward_positions
 
 __all__ = [
     "REWARD_TOKEN",
@@ -35,6 +35,7 @@ __all__ = [
     "RewardTokens",
     "Scale",
     "Selection",
+    "Settle",
     "TrainingData",
     "UnsupportedModel",
     "finite_reward",

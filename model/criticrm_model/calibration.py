@@ -6,7 +6,11 @@ the one after it: each has its own moments and its own scale.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt
+
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]  # a score stays finite through it
 
 
 class _Frozen(BaseModel):
@@ -17,7 +21,7 @@ class Moments(_Frozen):
     """Mean and standard deviation of a score over the reference set, in reward units."""
 
     mean: FiniteFloat
-    std: PositiveFloat
+    std: Factor
 
     @property
     def scale(self) -> Scale:
@@ -32,7 +36,7 @@ class Scale(_Frozen):
     better one with probability 0.73.
     """
 
-    slope: PositiveFloat
+    slope: Factor
     offset: FiniteFloat
 
     def __call__(self, score: float) -> float:

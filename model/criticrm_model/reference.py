@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .reward import Completion, Dtype, FinishReason, RewardTokens, reward_positions
+from .reward import Completion, Dtype, FinishReason, RewardTokens, Settle, reward_positions
 
 # vLLM's own floor: divided by less, logits overflow.
 _LEAST_TEMPERATURE = 0.01
@@ -117,6 +117,7 @@ class ReferenceModel:
         temperature: float = 0.0,
         seed: int | None = None,
         trace: bool = False,
+        settle: Settle | None = None,
     ) -> tuple[list[Completion], HiddenStates]:
         """Write one critique a prompt and read both rewards in the same pass.
 
@@ -126,6 +127,7 @@ class ReferenceModel:
             temperature: 0 is greedy; anything else is at least 0.01, as in vLLM.
             seed: of the sampling; sets torch's global generator.
             trace: keep the score of every step.
+            settle: keep of each critique what was written until its score had settled.
 
         Raises:
             NonFiniteReward
@@ -157,8 +159,8 @@ class ReferenceModel:
             kept = tokens if end is None else tokens[: end + 1]
             steps = rewards[: len(kept), row].tolist()
             finish_reason: FinishReason = "length" if end is None else "stop"
-            traced = steps if trace else ()
-            completions.append(self.reward_tokens.completion(kept, finish_reason, steps[0], steps[-1], traced))
+            traced = steps if trace or settle else ()
+            completions.append(self.reward_tokens.completion(kept, finish_reason, steps[0], steps[-1], traced, settle))
         states = torch.stack(hidden)  # [steps, batch, d_model], on the head's device
         last = torch.tensor([len(c.token_ids) - 1 for c in completions], device=states.device)
         return completions, HiddenStates(

@@ -6,6 +6,8 @@ a rendered prompt and of the critique written after it (its end-of-turn token in
 - `direct_score`: the logit at the position that predicts the first token of the completion;
 - `score`: the logit at the position that predicts the last emitted token of the completion.
 
+A completion may be ended early, once the reward has settled (`Settle`): its last token is then the last one kept.
+
 Where a checkpoint has several rewards, each has a token of its own, read at the same positions, and the score is the
 weighted sum of their logits.
 """
@@ -13,13 +15,13 @@ weighted sum of their logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .errors import NonFiniteReward
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "settled"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -42,11 +44,38 @@ def finite_reward(value: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """When a critique is ended: its score has stayed within a range.
+
+    Attributes:
+        within: the largest difference between two scores of the range, in reward units, itself included.
+        tokens: that were written meanwhile.
+    """
+
+    within: float
+    tokens: int
+
+    def position(self, scores: Sequence[float], begin: int = 0) -> int | None:
+        """The first that has settled, an index into `scores`; None where none has.
+
+        Args:
+            scores: `[steps]`, before each token.
+            begin: positions before this one are known not to have settled.
+        """
+        for last in range(max(begin, self.tokens), len(scores)):
+            window = scores[last - self.tokens : last + 1]
+            if max(window) - min(window) <= self.within:
+                return last
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One critique and the rewards around it.
 
     Attributes:
         token_ids: `[completion_len]`, the end-of-turn token included when `finish_reason` is "stop".
+        finish_reason: "stop" where the model ended it, "length" at the limit, "settled" where `Settle` did.
         direct_score: reward logit before the critique; of several rewards, their weighted sum.
         score: the same after it.
         rewards: `[rewards]`, the logit before and after of each, where there are several; else empty.
@@ -85,19 +114,24 @@ class RewardTokens:
         finish_reason: FinishReason,
         before: Sequence[float],
         after: Sequence[float],
-        trace: Iterable[Sequence[float]] = (),
+        trace: Sequence[Sequence[float]] = (),
+        settle: Settle | None = None,
     ) -> Completion:
         """From the logits of a completion's first and last step, `[rewards]` each.
 
         Args:
-            trace: of all steps, where they are wanted.
+            trace: of all steps, where they are wanted; needed for `settle`.
+            settle: what is written after that position is not kept.
 
         Raises:
             NonFiniteReward
         """
+        scores = tuple(finite_reward(self.score(logits)) for logits in trace)
+        last = None if settle is None else settle.position(scores)
+        if last is not None and last + 1 < len(token_ids):
+            token_ids, finish_reason, after, scores = token_ids[: last + 1], "settled", trace[last], scores[: last + 1]
         direct, final = tuple(map(finite_reward, before)), tuple(map(finite_reward, after))
         rewards = tuple(zip(direct, final, strict=True)) if len(self.ids) > 1 else ()
-        scores = tuple(finite_reward(self.score(logits)) for logits in trace)
         return Completion(token_ids, finish_reason, self.score(direct), self.score(final), rewards, scores)
 
     def score(self, logits: Sequence[float]) -> float:

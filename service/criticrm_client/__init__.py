@@ -38,7 +38,7 @@ from .errors import (
 )
 from .outcomes import BestOf, Comparison, ItemScores
 from .retries import Retries
-from .schemas import Critique, CritiqueOptions, Item, Message, ModelInfo, Result, ScoreResponse, Usage
+from .schemas import Critique, CritiqueOptions, Item, Message, ModelInfo, Result, ScoreResponse, Settled, Usage
 from .score_file import FileSummary
 
 __all__ = [
@@ -76,6 +76,7 @@ __all__ = [
     "Retries",
     "ScoreResponse",
     "ServiceUnavailableError",
+    "Settled",
     "UnsupportedMediaTypeError",
     "Usage",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from criticrm_client.schemas import Result
+from criticrm_model import FinishReason
 
 from .admission import Admission
 from .checks import Check
@@ -51,6 +53,7 @@ class Metrics:
             registry=registry,
         )
         self._add_work(registry)
+        self._add_critiques(registry)
         self._add_load(registry, admission)
         self._self_check = Gauge(
             "criticrm_self_check_rms",
@@ -78,30 +81,11 @@ class Metrics:
         )
         # Looked up once: each look-up takes as long as counting does.
         self._tokens = [self.tokens.labels(kind) for kind in ("prompt", "cached", "critique")]
-        self.critique_tokens = Histogram(
-            "criticrm_critique_tokens",
-            "Tokens in a critique; those of reused results are counted too.",
-            buckets=_TOKENS,
-            registry=registry,
-        )
-        self.critiques = Counter(
-            "criticrm_critiques",
-            "Critiques by end: by the model (`stop`) or at the token limit (`length`); reused ones are counted too.",
-            ["finish_reason"],
-            registry=registry,
-        )
         self.reused = Counter(
             "criticrm_reused_results",
             "Results reused from an identical greedy request that was cached or in flight.",
             registry=registry,
         )
-        self.selections = Counter(
-            "criticrm_selected_responses",
-            "Responses of requests with critiques only where they matter, by whether they were critiqued.",
-            ["critiqued"],
-            registry=registry,
-        )
-        self._critiques = {reason: self.critiques.labels(reason) for reason in ("stop", "length")}
         self.truncations = Counter(
             "criticrm_truncations",
             "Responses scored with a prompt that was truncated to the model's length limit.",
@@ -119,6 +103,35 @@ class Metrics:
             buckets=_SCORES,
             registry=registry,
         )
+
+    def _add_critiques(self, registry: CollectorRegistry) -> None:
+        """Which were written, and how they ended."""
+        self.critique_tokens = Histogram(
+            "criticrm_critique_tokens",
+            "Tokens in a critique; those of reused results are counted too.",
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.settled_tokens = Histogram(
+            "criticrm_settled_critique_tokens",
+            "Tokens in a critique that ended because its reward had settled.",
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.critiques = Counter(
+            "criticrm_critiques",
+            "Critiques by end: by the model (`stop`), at the token limit (`length`), or because the reward had settled "
+            "(`settled`); reused ones are counted too.",
+            ["finish_reason"],
+            registry=registry,
+        )
+        self.selections = Counter(
+            "criticrm_selected_responses",
+            "Responses of requests with critiques only where they matter, by whether they were critiqued.",
+            ["critiqued"],
+            registry=registry,
+        )
+        self._critiques = {reason: self.critiques.labels(reason) for reason in get_args(FinishReason)}
 
     def _add_load(self, registry: CollectorRegistry, admission: Admission) -> None:
         """Gauges of admission, read at each scrape."""
@@ -170,6 +183,8 @@ class Metrics:
             for completion in output.completions:
                 self.critique_tokens.observe(len(completion.token_ids))
                 self._critiques[completion.finish_reason].inc()
+                if completion.finish_reason == "settled":
+                    self.settled_tokens.observe(len(completion.token_ids))
 
     def render(self) -> bytes:
         """The text format: this service's metrics, then those in the global registry, where vLLM keeps its own."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from criticrm_client.chat_templates import find_control_token
 from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role, SuppliedCritique
-from criticrm_model import ConversationError, CriticRMError, FinishReason
+from criticrm_model import ConversationError, CriticRMError, FinishReason, Settle
 
 from .criteria import OWN, Criteria, Instruction
 from .engines.base import Job, Output
@@ -209,8 +209,10 @@ class Rendering:
             if critique is None:
                 job = Job(one.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, group=group, ban=None)
             else:
-                temperature, seed = critique.effective_temperature, critique.seed
+                temperature, seed, stop = critique.effective_temperature, critique.seed, critique.stop
                 job = Job(one.token_ids, critique.n, max_tokens, temperature, seed, group, trace=critique.trace)
+                if stop is not None:
+                    job = replace(job, settle=Settle(stop.settled, stop.tokens))
             sequences.append(RenderedResponse(item_id, index, own, one.truncated, (job,), None))
         return sequences
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
 from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
@@ -26,12 +26,12 @@ from .schemas import ScoreMany, ScoreOne
 from .selecting import as_direct, close_responses
 from .selection import Rule
 from .settings import Settings
+from .together import together
 from .tracing import ran, span
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
 
-T = TypeVar("T")
 # One response's own fault, told in its result; everything else fails the whole request, which can be sent again.
 _RESULT_ERRORS = (PromptTooLong, ConversationError, NonFiniteReward)
 
@@ -220,12 +220,12 @@ class Scorer:
         async def read(response: RenderedResponse, sequences: int) -> RenderedResponse:
             await permit.take(sequences)
             try:
-                outputs = await _together([self._run(as_direct(job)) for job in response.jobs])
+                outputs = await together([self._run(as_direct(job)) for job in response.jobs])
             except _RESULT_ERRORS as failed:
                 return replace(response, jobs=(), error=failed)
             return replace(response, read=tuple(outputs))
 
-        read_all = await _together([read(*one) for one in zip(plan.responses, places, strict=True)])
+        read_all = await together([read(*one) for one in zip(plan.responses, places, strict=True)])
         rule = Rule(options.margin, options.rank or "best", options.max_total_tokens)
         critiqued = close_responses(read_all, plan.prompts, rule, self._results.calibrated_direct)
         responses = [replace(one, read=()) if k in critiqued else one for k, one in enumerate(read_all)]
@@ -243,7 +243,7 @@ class Scorer:
             if len(response.jobs) == 1 and not outputs:
                 outputs = [await self._run(response.jobs[0], response.supplied)]
             elif not outputs:
-                outputs = await _together([self._run(job) for job in response.jobs])
+                outputs = await together([self._run(job) for job in response.jobs])
         except _RESULT_ERRORS as failed:
             error = failed
         critique = None if response.read else plan.critique
@@ -263,22 +263,12 @@ class Scorer:
 
     async def _read_around(self, job: Job, supplied: Sequence[ReadCritique]) -> Output:
         run = self._engine.run
-        before, *after = await _together([run(job), *(run(critique.job) for critique in supplied)])
+        before, *after = await together([run(job), *(run(critique.job) for critique in supplied)])
         return Output(
             [_around(critique, before, output) for critique, output in zip(supplied, after, strict=True)],
             cached_tokens=before.cached_tokens,
             reused=before.reused and all(output.reused for output in after),
         )
-
-
-async def _together(runs: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """The outputs of all, in order. If one fails, the others are cancelled."""
-    running = [asyncio.ensure_future(one) for one in runs]
-    try:
-        return await asyncio.gather(*running)
-    finally:
-        for one in running:
-            one.cancel()  # of no effect on those that are done
 
 
 def _around(critique: ReadCritique, before: Output, after: Output) -> Completion:

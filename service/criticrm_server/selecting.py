@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from .engines.base import Job, Output
@@ -13,7 +12,7 @@ from .selection import Rule, select
 
 def as_direct(job: Job) -> Job:
     """The job that reads the reward before any critique; its prompt stays in the prefix cache for the critique's."""
-    return replace(job, n=1, max_tokens=1, temperature=0.0, seed=None, ban=None, trace=False, watch=None)
+    return Job(job.token_ids, n=1, max_tokens=1, temperature=0.0, seed=None, group=job.group, ban=None)
 
 
 def close_responses(

@@ -84,7 +84,7 @@ async def test_the_key_stays_in_memory(visit: Visit) -> None:
     assert KEY not in await visit.page.evaluate(kept)
     assert await visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
     await visit.page.reload()
-    assert await visit.page.get_by_label("API key").input_value() == ""
+    await visit.holds("API key", "")
 
 
 async def test_copied_commands_run(visit: Visit, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +122,12 @@ async def test_a_link_holds_the_draft_in_its_fragment(browser: Browser, visit: V
     async with visiting(browser, server, link.removeprefix(server)) as other:
         other.allowed = ["401"]
         other.page.on("request", lambda request: urls.append(request.url))
-        assert await other.page.get_by_label("Turn 1", exact=True).input_value() == PROMPT
-        assert await other.page.get_by_label("Response B", exact=True).input_value() == RESPONSES[1]
-        assert await other.page.get_by_label("System prompt").input_value() == "Be brief."
-        assert await other.page.get_by_label("Seed").first.input_value() == "7"
+        await other.holds("Turn 1", PROMPT)
+        await other.holds("Response B", RESPONSES[1])
+        await other.holds("System prompt", "Be brief.")
+        await other.holds("Seed", "7")
         await other.page.reload()
-        assert await other.page.get_by_label("Response A", exact=True).input_value() == RESPONSES[0]
+        await other.holds("Response A", RESPONSES[0])
 
 
 def fragment(draft: Any) -> str:
@@ -148,7 +148,7 @@ def fragment(draft: Any) -> str:
 async def test_a_broken_link_opens_an_empty_page(browser: Browser, server: str, path: str) -> None:
     async with visiting(browser, server, path) as visit:
         visit.allowed = ["401"]
-        assert await visit.page.get_by_label("Response A", exact=True).input_value() == ""
+        await visit.holds("Response A", "")
         assert await visit.button("Score").is_visible()
 
 

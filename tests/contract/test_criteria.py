@@ -149,6 +149,8 @@ async def test_they_are_text_whatever_they_spell(running: Running, opened_checkp
         ({"criteria": ["a", {"text": ""}]}, "criteria[1].text"),
         ({"criteria": ["a", {"text": "b", "weight": 0}]}, "criteria[1].weight"),
         ({"criteria": ["a", {"text": "b", "weight": -1}]}, "criteria[1].weight"),
+        ({"criteria": [{"text": "a", "weight": 1e308}, {"text": "b", "weight": 1e308}]}, "criteria[0].weight"),
+        ({"criteria": ["a", {"text": "b", "weight": 5e-324}]}, "criteria[1].weight"),
         ({"criteria": [{"text": "b", "weigth": 1}]}, "criteria[0].weigth"),
         ({"criteria": ["a"] * 17}, "criteria"),
         ({"criteria": "word " * 3000}, "criteria"),

@@ -114,6 +114,32 @@ def test_close_critiques_are_those_of_a_full_request(server: Server) -> None:
             assert one["usage"]["cached_tokens"] > 0
 
 
+def test_a_critique_ends_once_its_reward_has_settled(server: Server) -> None:
+    """At the position, with the reward, that the whole one has there; and the engine stops writing it."""
+    body = {"prompt": "Why is the sky blue?", "responses": ["Scattering."]}
+    whole = server.score(**body, critique={"max_tokens": 48, "trace": True}).json()["results"][0]["critiques"][0]
+    scores = whole["trace"]["scores"]
+    ranges = {k: max(scores[k - 3 : k + 1]) - min(scores[k - 3 : k + 1]) for k in range(3, len(scores) - 8)}
+    last = min(ranges, key=lambda k: ranges[k])
+    within = (ranges[last] + min([r for k, r in ranges.items() if k < last], default=2 * ranges[last])) / 2
+    written = server.metric("vllm:generation_tokens_total")
+    stop = {"settled": within, "for": 3}
+    answer = server.score(**body, critique={"max_tokens": 48, "trace": True, "stop": stop}).json()["results"][0]
+    (short,) = answer["critiques"]
+    assert short["finish_reason"] == "settled"
+    assert short["tokens"] == answer["usage"]["critique_tokens"] == last + 1
+    assert short["score"] == short["trace"]["scores"][-1]
+    assert short["trace"]["scores"] == pytest.approx(scores[: last + 1], abs=1e-3)
+    wait_until(lambda: server.metric("vllm:num_requests_running") == 0, 30)
+    assert server.metric("vllm:generation_tokens_total") - written < whole["tokens"]
+    many = {"max_tokens": 48, "n": 3, "temperature": 1.0, "seed": 3}
+    full = server.score(**body, critique=many | {"trace": True}).json()["results"][0]["critiques"]
+    ended = server.score(**body, critique=many | {"stop": stop}).json()["results"][0]["critiques"]
+    for one, cut in zip(full, ended, strict=True):  # the same draws
+        assert one["text"].startswith(cut["text"].rstrip("\ufffd"))
+        assert cut["score"] == pytest.approx(one["trace"]["scores"][cut["tokens"] - 1], abs=1e-3)
+
+
 def test_a_long_shared_prompt_is_found_in_the_cache(server: Server) -> None:
     body = {"prompt": "a long story " * 60, "responses": ["I see."], "critique": False}
     first, second = (server.score(**body).json() for _ in range(2))

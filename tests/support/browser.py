@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,6 +72,11 @@ class Visit:
 
     def response_card(self, letter: str) -> Locator:
         return self.page.get_by_role("article", name=f"Response {letter}")
+
+    async def holds(self, label: str, value: str | re.Pattern[str]) -> None:
+        """Wait until the field has this value: the page fills it in after it has painted."""
+        expect = pytest.importorskip("playwright.async_api").expect
+        await expect(self.page.get_by_label(label, exact=True).first).to_have_value(value)
 
     async def write(self, prompt: str, *responses: str) -> None:
         """Fill in one turn and the first responses."""

@@ -115,7 +115,7 @@ async def share(visit: Visit) -> str:
 
 async def open_link(browser: Browser, url: str, link: str) -> None:
     async with visiting(browser, url, link.removeprefix(url), viewport=PHONE, color_scheme="dark") as visit:
-        assert await visit.page.get_by_label("Response A", exact=True).input_value() == "The answer is 78."
+        await visit.holds("Response A", "The answer is 78.")
         await visit.score(timeout_s=60)
         assert "Cut at the token limit." in await visit.response_card("A").inner_text()
         await show_scores(visit)

@@ -31,6 +31,7 @@ NAMES = {
     "prefill_seconds": "histogram",
     "decode_seconds": "histogram",
     "critique_tokens": "histogram",
+    "settled_critique_tokens": "histogram",
     "score": "histogram",
     "direct_score": "histogram",
     "sequences": "gauge",

@@ -1,11 +1,10 @@
 """The shapes of `/score` and `/v1/model`, which the client and the server share. No torch, no engine."""
 
+from .base import FailFastList, report_one_unknown_field
+from .critique_options import MAX_SEED, CritiqueOptions, Settled, WritingOptions
 from .model_info import ModelInfo, ServedModel
 from .requests import (
-    MAX_SEED,
     Criterion,
-    CritiqueOptions,
-    FailFastList,
     Item,
     Message,
     PromptField,
@@ -14,8 +13,6 @@ from .requests import (
     Scorable,
     ScoreOptions,
     SuppliedCritique,
-    WritingOptions,
-    report_one_unknown_field,
 )
 from .results import (
     CriterionResult,
@@ -49,6 +46,7 @@ __all__ = [
     "ScoreOptions",
     "ScoreResponse",
     "ServedModel",
+    "Settled",
     "SuppliedCritique",
     "TokenEvent",
     "Trace",

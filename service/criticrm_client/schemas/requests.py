@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
     with_config,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic's own dependency; it takes no other before Python 3.12
 
-T = TypeVar("T")
+from .base import FailFastList, FinishReason, Request, Text, report_one_unknown_field
+from .critique_options import CritiqueOptions
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
-# Every list of a request: one fault is reported, or a megabyte of faults would take seconds to report.
-FailFastList = Annotated[list[T], Field(fail_fast=True, strict=False)]
-
-# Bounds of a seed on every engine: numpy's and torch's generators both take it, and n child seeds fit beside it.
-MAX_SEED = 2**32 - 1
-
-
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"not Unicode: a lone surrogate at position {error.start}") from error
-    return text
-
-
-Text: TypeAlias = Annotated[str, AfterValidator(_unicode)]  # what JSON can carry
-
-
-def report_one_unknown_field(value: Any, known: Iterable[str], title: str) -> Any:
-    """Return `value`, unless it is a mapping with more fields than there are.
-
-    Of these the first unknown one is reported alone.
-    """
-    if isinstance(value, dict) and len(value) > len(known := list(known)):
-        unknown = next(name for name in value if name not in known)
-        fault = InitErrorDetails(type="extra_forbidden", loc=(unknown,), input=None)
-        raise ValidationError.from_exception_data(title, [fault])
-    return value
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -61,97 +30,6 @@ class Message(TypedDict):
 
     role: Role
     content: Text
-
-
-class Request(BaseModel):
-    """Strict: `"1"` is no number and `1` no flag. Unknown fields are refused: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_of_many_unknown_fields(cls, value: Any) -> Any:
-        return report_one_unknown_field(value, cls.model_fields, cls.__name__)
-
-
-class WritingOptions(Request):
-    """How critiques are written."""
-
-    n: int = Field(1, ge=1, description="Critiques of each response; the score is the mean over them.")
-    max_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Longest critique, in tokens. Default: the server's --critique-tokens, or the checkpoint's limit.",
-    )
-    temperature: float | None = Field(
-        None,
-        ge=0,
-        le=2,
-        allow_inf_nan=False,
-        description="Sampling temperature; 0 is greedy. Default: 0 for one critique, 0.7 for several.",
-    )
-    seed: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed of the sampling. In bfloat16 other requests in the batch can still change the samples.",
-    )
-    include: bool = Field(True, description="Return the critiques, not only their rewards.")
-
-    @model_validator(mode="after")
-    def _samples_differ(self) -> Self:
-        if self.n > 1 and self.temperature == 0:
-            raise PydanticCustomError(
-                "greedy_samples", "n > 1 needs a temperature above 0: greedy critiques are all the same"
-            )
-        return self
-
-    @property
-    def effective_temperature(self) -> float:
-        if self.temperature is not None:
-            return self.temperature
-        return 0.7 if self.n > 1 else 0.0  # arXiv 2411.16646 averages rewards over sampled critiques
-
-
-class CritiqueOptions(WritingOptions):
-    """How critiques are written, and what is returned of them."""
-
-    trace: bool = Field(False, description="Return the reward at every token of each critique.")
-    when: Literal["always", "close"] = Field(
-        "always",
-        description="'close': critiques only for responses whose calibrated direct score is within `margin` of "
-        "another's; the others keep their direct score. A response alone is compared with 0, the reference set's mean.",
-    )
-    margin: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="For 'close', on the calibrated scale: 1 is a preference with probability 0.73. Default: the "
-        "checkpoint's.",
-    )
-    rank: Literal["best", "all"] | None = Field(
-        None,
-        description="For 'close': 'best' compares with the best response to the prompt (best-of-n), 'all' with any "
-        "other (rankings). Default: the checkpoint's, or 'best'.",
-    )
-    max_total_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="For 'close': most tokens of all critiques of the request, each counted as its limit; spent on the "
-        "closest responses first.",
-    )
-
-    @model_validator(mode="after")
-    def _trace_has_a_place(self) -> Self:
-        if self.trace and not self.include:
-            raise PydanticCustomError("trace", "trace is a part of the critiques: leave include out")
-        return self
-
-    @model_validator(mode="after")
-    def _close_has_its_options(self) -> Self:
-        if self.when == "always" and any(v is not None for v in (self.margin, self.rank, self.max_total_tokens)):
-            raise PydanticCustomError("close", "margin, rank and max_total_tokens need when: 'close'")
-        return self
 
 
 def _is_list(value: Any) -> bool:
@@ -178,8 +56,8 @@ class SuppliedCritique(Request):
     """A critique that is there already."""
 
     text: Annotated[Text, Field(min_length=1)]
-    finish_reason: Literal["stop", "length"] = Field(
-        "stop", description="'length': it was cut at its limit, so the reward is read at its last token, not its end."
+    finish_reason: FinishReason = Field(
+        "stop", description="Other than 'stop': it was cut, so the reward is read at its last token, not its end."
     )
 
 
@@ -202,7 +80,9 @@ class Criterion(Request):
     """One of several criteria."""
 
     text: Annotated[Text, Field(min_length=1)]
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="In the weighted mean that the score is.")
+    weight: float = Field(
+        1.0, ge=1e-6, le=1e6, allow_inf_nan=False, description="In the weighted mean that the score is."
+    )
 
 
 _OneOfSeveral = Annotated[

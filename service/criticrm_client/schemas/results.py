@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ..error_body import ErrorInfo, Received
 from ..errors import ResultError
+from .base import FinishReason
 
 
 class Trace(Received):
@@ -27,7 +28,9 @@ class Critique(Received):
 
     text: str
     score: float = Field(allow_inf_nan=False)
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason = Field(
+        description="Ended by the model (`stop`), at the token limit (`length`), or because its reward had settled."
+    )
     tokens: int
     criterion: int | None = Field(None, description="Index of its criterion, where the request has a list of them.")
     trace: Trace | None = Field(None, description="With `trace`, else null.")

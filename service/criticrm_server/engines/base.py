@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from criticrm_model import Completion
+from criticrm_model import Completion, Settle
 
 from ..errors import NotHere
 
@@ -38,6 +38,7 @@ class Job:
         trace: the score before each token is wanted too.
         watch: called with tokens as they are written, and the score before each; by an engine that can't, once at the
             end.
+        settle: when a completion is ended. Engines that can stop writing there; of others the rest is dropped.
     """
 
     token_ids: list[int]
@@ -49,6 +50,21 @@ class Job:
     ban: float | None = BAN
     trace: bool = False
     watch: Watch | None = None
+    settle: Settle | None = None
+
+    @property
+    def each(self) -> list[Job]:
+        """A job for each completion."""
+        return [
+            replace(
+                self, n=1, seed=None if self.seed is None else self.seed + k, watch=self.watch and _of(k, self.watch)
+            )
+            for k in range(self.n)
+        ]
+
+
+def _of(k: int, watch: Watch) -> Watch:
+    return lambda _, token_ids, scores: watch(k, token_ids, scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,10 @@ class FakeEngine:
         for k in range(job.n):
             text = made_up_critique(job.token_ids, job.max_tokens, k)
             after = self._logits([*job.token_ids, *text]) if text else direct
-            trace = [self._logits([*job.token_ids, *text[:i]]) for i in range(len(text) + 1)] if job.trace else ()
-            completions.append(self.tokens.completion([*text, self.stop_token_id], "stop", direct, after, trace))
+            steps = range(len(text) + 1) if job.trace or job.settle else ()
+            trace = [self._logits([*job.token_ids, *text[:i]]) for i in steps]
+            written = [*text, self.stop_token_id]
+            completions.append(self.tokens.completion(written, "stop", direct, after, trace, job.settle))
         output = Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
         watch_at_the_end(job, output)
         return output

@@ -68,17 +68,17 @@ def read_completion(
         EngineFailed: it was not finished, a step has no reward, or the ban is part of a reward.
         NonFiniteReward
     """
-    if finish_reason not in ("stop", "length") or not token_ids:
+    if finish_reason not in ("stop", "length", "settled") or not token_ids:
         raise EngineFailed(f"the engine ended a critique with {finish_reason!r}")
-    ban = job.ban
+    ban, traced = job.ban, job.trace or job.settle is not None
     if ban is not None and not set(tokens.ids).isdisjoint(token_ids):
         raise CheckpointError("a reward token was written although it is banned: its reward row is far too large")
     for token_id, steps in zip(tokens.ids, entries, strict=True):
         if len(steps.token_ids) != len(token_ids) or any(one != token_id for one in steps.token_ids):
             raise EngineFailed("the engine did not return the reward logits of each step")
-        lowest = min(steps.logits if job.trace else (steps.logits[0], steps.logits[-1]))
+        lowest = min(steps.logits if traced else (steps.logits[0], steps.logits[-1]))
         if ban is not None and lowest <= ban / 2:
             raise EngineFailed(f"a reward is {lowest:g}: the ban of {ban:g} is in it, so it is no raw logit")
     before, after = [steps.logits[0] for steps in entries], [steps.logits[-1] for steps in entries]
-    trace = zip(*(steps.logits for steps in entries), strict=True) if job.trace else ()
-    return tokens.completion(token_ids, finish_reason, before, after, trace)
+    trace = list(zip(*(steps.logits for steps in entries), strict=True)) if traced else ()
+    return tokens.completion(token_ids, finish_reason, before, after, trace, job.settle)

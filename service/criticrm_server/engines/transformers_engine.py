@@ -47,6 +47,7 @@ class TransformersEngine(Unchanging):
                 temperature=job.temperature,
                 seed=job.seed,
                 trace=job.trace,
+                settle=job.settle,
             )
             return Output(completions, timings=Timings(began - asked, 0.0, time.monotonic() - began))
 

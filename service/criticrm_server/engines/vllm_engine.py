@@ -14,6 +14,8 @@ import shutil
 import signal
 import uuid
 from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -25,9 +27,11 @@ from criticrm_model.cores import compute_on_all_cores
 
 from ..errors import EngineDead, EngineFailed, NotHere
 from ..settings import Settings
+from ..together import together
 from ..tracing import current_request_id, headers_of_job
 from .backends import Backends
-from .base import Facts, Job, Output, Timings, Watch
+from .base import Facts, Job, Output, Timings
+from .followed import Followed
 from .readout import Steps, read_completion, sampling_parameters
 from .vllm_arguments import engine_arguments
 from .vllm_environment import prepare_environment
@@ -91,39 +95,47 @@ class VLLMEngine:
         self.facts = _facts(self._llm.vllm_config)
 
     async def run(self, job: Job) -> Output:
+        if job.settle is not None and job.n > 1:  # so that each ends by itself
+            outputs = await together([self.run(one) for one in job.each])
+            return replace(outputs[0], completions=[output.completions[0] for output in outputs])
         params = SamplingParams(
             **sampling_parameters(job, self._tokens, self._stop_token_ids),
             flat_logprobs=True,
-            output_kind=RequestOutputKind.CUMULATIVE if job.watch else RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if job.watch or job.settle else RequestOutputKind.FINAL_ONLY,
         )
         final: Any = None
-        written: dict[int, Any] = {}  # while it is watched, an output holds the completions that have grown
-        shown = [0] * job.n  # tokens
+        written: dict[int, Any] = {}  # while it is followed, an output holds the completions that have grown
+        followed = [Followed(job, k, self._tokens) for k in range(job.n)] if job.watch or job.settle else None
+        settled = False
         rank = self._ranks.choose(job.group)
         assert rank is not None
         try:
+            running = self.llm.generate(
+                tokens_input(job.token_ids),
+                params,
+                _job_id(),
+                trace_headers=self._trace_headers(),
+                data_parallel_rank=int(rank.url) if len(self._ranks.all) > 1 else None,
+            )
             with self._ranks.working(rank, job.group, job.n):
-                async for output in self.llm.generate(
-                    tokens_input(job.token_ids),
-                    params,
-                    _job_id(),
-                    trace_headers=self._trace_headers(),
-                    data_parallel_rank=int(rank.url) if len(self._ranks.all) > 1 else None,
-                ):
-                    final = output
-                    for completion in output.outputs:
-                        written[completion.index] = completion
-                        if job.watch is not None:
-                            shown[completion.index] = self._show(job.watch, completion, shown[completion.index])
+                async with aclosing(running):  # which ends it in the engine too
+                    async for output in running:
+                        final = output
+                        for completion in output.outputs:
+                            written[completion.index] = completion
+                            if followed is not None:
+                                settled = followed[completion.index].grown(completion.token_ids, completion.logprobs)
+                        if settled:
+                            break
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
         except EngineGenerateError as error:
             await self.check_health()  # its connection broke because it died
             raise EngineFailed("the engine refused a request") from error
-        if final is None or not final.finished:
+        if final is None or not (final.finished or settled):
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
-            completions=[self._completion(written[k], job) for k in range(job.n)],
+            completions=[self._completion(written[k], job, settled) for k in range(job.n)],
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
@@ -179,23 +191,16 @@ class VLLMEngine:
     def collectors(self) -> Sequence[Collector]:
         return ()  # vLLM's own are in the global registry
 
-    def _show(self, watch: Watch, completion: Any, shown: int) -> int:
-        """What of a completion has not been shown. Returns how many of its tokens have been, then."""
-        token_ids, logits = list(completion.token_ids), completion.logprobs.logprobs
-        width = 1 + len(self._tokens.ids)
-        steps = range(shown, len(token_ids))
-        scores = [self._tokens.score(logits[step * width + 1 : (step + 1) * width]) for step in steps]
-        watch(completion.index, token_ids[shown:], scores)
-        return len(token_ids)
-
-    def _completion(self, completion: Any, job: Job) -> Completion:
+    def _completion(self, completion: Any, job: Job, settled: bool) -> Completion:
+        """Args: settled: it was ended for that, with a token or more behind the position perhaps."""
         # The entries of a step: the written token's, then each reward token's.
         flat, token_ids = completion.logprobs, list(completion.token_ids)
         width = 1 + len(self._tokens.ids)
         if list(flat.token_ids[::width]) != token_ids:
             raise EngineFailed("the engine returned logits of other tokens than it wrote")
         entries = [Steps(flat.token_ids[k::width], flat.logprobs[k::width]) for k in range(1, width)]
-        return read_completion(token_ids, completion.finish_reason, entries, self._tokens, job)
+        finish_reason = completion.finish_reason or ("settled" if settled else None)
+        return read_completion(token_ids, finish_reason, entries, self._tokens, job)
 
 
 def _facts(config: VllmConfig) -> Facts:

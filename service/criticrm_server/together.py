@@ -1,0 +1,19 @@
+"""Several coroutines at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def together(runs: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """The outputs of all, in order. If one fails, the others are cancelled."""
+    running = [asyncio.ensure_future(one) for one in runs]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for one in running:
+            one.cancel()  # of no effect on those that are done
