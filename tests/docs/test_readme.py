@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from safetensors import safe_open
 
 from criticrm_model.checkpoint import Checkpoint
 from support.browser import start_browser
-from support.live import CRITICRM, Server
+from support.live import CRITICRM, Server, wait_until
 from support.walk import walk
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +39,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRITICRM_CACHE", str(cache))
-        with Server("default", log=tmp_path_factory.mktemp("readme") / "screen.log") as server:
+        log = tmp_path_factory.mktemp("readme") / "screen.log"
+        with Server("default", "--no-browser", command="quickstart", port=free_port(), log=log) as server:
             yield server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def blocks(language: str, mention: str) -> list[str]:
@@ -89,6 +98,15 @@ def test_two_processes_build_one_default(cache: Path) -> None:
     assert Checkpoint.open(folder).manifest.base_model == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         assert "lm_head.weight" not in weights.keys()  # noqa: SIM118  # one matrix, as the published model has
+
+
+def test_quickstart_shows_a_first_answer_and_where_the_page_is(server: Server) -> None:
+    wait_until(lambda: "Ctrl-C stops the service." in server.screen(), 60, server.screen)
+    screen = server.screen()
+    right, wrong = (float(score) for score in re.findall(r"score ([+-]\d+\.\d+), before a critique", screen))
+    assert right > wrong
+    assert "The answer is 78." in screen
+    assert f"to look at: {server.url}/" in screen
 
 
 def test_curl_returns_what_is_shown(server: Server) -> None:

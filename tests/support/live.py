@@ -24,18 +24,25 @@ class Server:
 
     Args:
         arguments: of `criticrm serve`, the checkpoint first.
+        command: `serve`, or another that serves.
         log: file for what it writes to the screen.
         port: 0 picks a free one.
         log_format: as of `criticrm serve`.
     """
 
     def __init__(
-        self, *arguments: str, log: Path, start_timeout_s: float = 240, port: int = 0, log_format: str = "text"
+        self,
+        *arguments: str,
+        log: Path,
+        command: str = "serve",
+        start_timeout_s: float = 240,
+        port: int = 0,
+        log_format: str = "text",
     ) -> None:
         self.log = log
         with log.open("wb") as sink:
             self.process = subprocess.Popen(
-                [CRITICRM, "serve", *arguments, "--port", str(port), "--log-format", log_format],
+                [CRITICRM, command, *arguments, "--port", str(port), "--log-format", log_format],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )

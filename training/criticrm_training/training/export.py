@@ -144,6 +144,6 @@ def _merged(model: JointModel, base: str, out: Path) -> PreTrainedModel:
     if (out / "adapter").is_dir():  # peft would go on with the model card of a killed run, or with half of it
         shutil.rmtree(out / "adapter")
     lm.peft_config[lm.active_adapter].base_model_name_or_path = base  # not where it lies here
-    # Not the embedding: peft would add all of it where the base is a checkpoint, whose vocabulary has the reward tokens.
+    # Where the base is a checkpoint, whose vocabulary has reward tokens, peft would add all of the embedding.
     lm.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
     return cast("PreTrainedModel", lm.merge_and_unload())
