@@ -50,11 +50,16 @@ class Selection(_Frozen):
     Attributes:
         margin: responses are close that differ by at most this before their critiques, on the calibrated scale.
         rank: "best": close to the best response; "all": close to any other.
+        n: critiques of a close response.
+        settled, tokens: where its critiques are ended (`Settle`); None: at their own end.
         chosen_on: the pairs that it was chosen on.
     """
 
     margin: float = Field(gt=0)
     rank: Literal["best", "all"] = "best"
+    n: PositiveInt = 1
+    settled: float | None = Field(None, ge=0)
+    tokens: PositiveInt = 8
     chosen_on: str
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from criticrm_client.schemas import CritiqueOptions
+from criticrm_client.schemas import CritiqueOptions, Settled
 from criticrm_model import Manifest
 
 from .errors import InvalidField, NotCalibrated
@@ -38,16 +38,18 @@ def critique_options(request: ScoreOne | ScoreMany, manifest: Manifest) -> Criti
                 "this checkpoint has no setting for 'auto' (criticrm evaluate --recommend writes one): send "
                 '{"when": "close", "margin": 1} or true',
             )
-        asked = CritiqueOptions(when="close")
+        own = manifest.selection
+        stop = None if own.settled is None else Settled(settled=own.settled, tokens=own.tokens)
+        asked = CritiqueOptions(when="close", n=own.n, stop=stop)
     if not isinstance(asked, CritiqueOptions):
         return CritiqueOptions() if asked or (asked is None and writes) else None
     if asked.trace and request.normalize:
         raise InvalidField("critique.trace", "rewards within a critique can't be normalised")
     if asked.when == "close":
-        if manifest.calibration is None:
+        if manifest.calibration is None or manifest.calibration.scales is None:
             raise NotCalibrated(
-                "this checkpoint carries no calibration, so scores before and after critiques have no common scale: "
-                "critique.when can only be 'always'"
+                "this checkpoint has no common scale for scores before and after critiques, so critique.when can only "
+                "be 'always' (`criticrm evaluate --calibrate` on labelled pairs measures one)"
             )
         return _complete(asked, manifest)
     return asked

@@ -131,6 +131,7 @@ class Metrics:
             ["critiqued"],
             registry=registry,
         )
+        self._selections = {flag: self.selections.labels(str(flag).lower()) for flag in (True, False)}
         self._critiques = {reason: self.critiques.labels(reason) for reason in get_args(FinishReason)}
 
     def _add_load(self, registry: CollectorRegistry, admission: Admission) -> None:
@@ -168,8 +169,8 @@ class Metrics:
 
     def observe_selection(self, critiqued: int, responses: int) -> None:
         """Count the responses of one request with `critique.when: "close"`."""
-        self.selections.labels("true").inc(critiqued)
-        self.selections.labels("false").inc(responses - critiqued)
+        self._selections[True].inc(critiqued)
+        self._selections[False].inc(responses - critiqued)
 
     def _observe_output(self, output: Output, wrote_critiques: bool) -> None:
         # From the engine's output: a request may ask for normalised ones.

@@ -68,12 +68,14 @@ class Results:
         error: CriticRMError | None,
         *,
         normalize: bool,
+        selective: bool,
     ) -> Result:
         """Of one response.
 
         Args:
             critique: as requested; None where none was to be written.
             outputs: of the response's jobs; none where there is an error instead.
+            selective: only close responses of the request get critiques. The checkpoint has a scale then.
         """
         prompt_tokens = sum(len(job.token_ids) for job in response.jobs)
         if not outputs:
@@ -104,6 +106,7 @@ class Results:
             score_std=_deviation([one.std for one in read], weights),
             calibrated_score=self._calibrated(outputs, weights, critique is not None),
             critiqued=critique is not None,
+            compare_by="calibrated_score" if selective else "score",
             rewards=self._each(outputs, weights) if len(self._rewards) > 1 else None,
             criteria=None if response.criteria is None else list(map(_of_criterion, response.criteria, read)),
             critiques=[]

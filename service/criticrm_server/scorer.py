@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
 from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
+from criticrm_model.selection import Rule
 
 from .admission import Permit
 from .critique_limit import critique_limit
@@ -24,7 +25,6 @@ from .request_limits import check_limits
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
 from .selecting import as_direct, close_responses
-from .selection import Rule
 from .settings import Settings
 from .together import together
 from .tracing import ran, span
@@ -53,6 +53,11 @@ class Plan:
     critique: CritiqueOptions | None
     normalize: bool
     partial: bool
+
+    @property
+    def selective(self) -> bool:
+        """Only close responses get critiques."""
+        return self.critique is not None and self.critique.when == "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,7 @@ class Scorer:
         each = plan.critique.n if plan.critique else 1
         places = [response.places(each) for response in plan.responses]
         taking: Permit | None = permit
-        if plan.critique is not None and plan.critique.when == "close":
+        if plan.selective:
             plan, taking = await self._narrowed(plan, permit, places), None
         if len(places) == 1:  # needs no task of its own
             scored = await self._score(plan, 0, taking, places[0])
@@ -247,7 +252,9 @@ class Scorer:
         except _RESULT_ERRORS as failed:
             error = failed
         critique = None if response.read else plan.critique
-        result = self._results.result(plan.request_id, response, critique, outputs, error, normalize=plan.normalize)
+        result = self._results.result(
+            plan.request_id, response, critique, outputs, error, normalize=plan.normalize, selective=plan.selective
+        )
         self._metrics.observe(result, outputs, wrote_critiques=critique is not None and not response.supplied)
         return Scored(position, result, error)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
+from criticrm_model.selection import Rule, select
+
 from .engines.base import Job, Output
 from .rendering import RenderedResponse
-from .selection import Rule, select
 
 
 def as_direct(job: Job) -> Job:

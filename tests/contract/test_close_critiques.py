@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 
 from conftest import Running, StartApp, Using, serving
 from criticrm_client import CritiqueOptions
-from criticrm_model import Completion, Selection
+from criticrm_model import Completion, Selection, Settle
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_server.engines.base import Job, Output
 from criticrm_server.engines.fake import FakeEngine
-from support.tiny import make_checkpoint
+from support.tiny import card, make_checkpoint
 
 PROMPT = "Why is the sky blue?"
 RESPONSES = ["Air scatters blue light.", "It reflects the sea.", "Because.", "Light."]
@@ -64,6 +65,8 @@ async def test_critiques_are_written_where_the_best_is_in_question(scripted: Run
     assert [one["usage"]["critique_tokens"] for one in found] == [4, 4, 0, 0]
     # One scale: (5 + 1) / 4 after a critique, (direct - 0.5) / 2 before any.
     assert [one["calibrated_score"] for one in found] == [1.5, 1.5, -2.0, 0.0]
+    assert {one["compare_by"] for one in found} == {"calibrated_score"}
+    assert {one["compare_by"] for one in await results(scripted, critique=False)} == {"score"}
     assert all(one["warnings"] == ([] if not one["critiqued"] else ["critique_cut"]) for one in found)
     engine = scripted.engine
     assert isinstance(engine, Scripted)
@@ -113,13 +116,14 @@ async def test_streams_have_the_same_results(scripted: Running) -> None:
     assert events.text.count("event: result") == 4
 
 
-async def test_places_are_returned(scripted: Running, opened_checkpoint: Checkpoint, start_app: StartApp) -> None:
+async def test_places_are_returned(opened_checkpoint: Checkpoint, start_app: StartApp) -> None:
     engine = Scripted(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])
     async with start_app(engine, max_sequences=4, max_critiques=1) as app:
         for _ in range(3):
             assert len(await results(app, critique=CLOSE)) == 4
-    text = (await scripted.client.get("/metrics")).text
-    assert 'criticrm_selected_responses_total{critiqued="true"} 0.0' not in text
+        text = (await app.client.get("/metrics")).text
+    for flag in ("true", "false"):
+        assert f'criticrm_selected_responses_total{{critiqued="{flag}"}} 6.0' in text
 
 
 @pytest.mark.parametrize(
@@ -142,13 +146,17 @@ async def test_what_is_refused(running: Running, critique: Any, field: str) -> N
     assert answer.json()["error"]["details"][0]["field"] == field
 
 
-async def test_a_checkpoint_without_a_scale_refuses(start_app: StartApp, tmp_path: Path) -> None:
-    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "plain", calibration=None))
+@pytest.mark.parametrize("moments", [False, True])
+async def test_a_checkpoint_without_a_scale_refuses(start_app: StartApp, tmp_path: Path, moments: bool) -> None:
+    """Means and deviations alone don't tell how reliable a direct score is."""
+    without = card().calibration.model_copy(update={"scales": None}) if moments else None  # type: ignore[union-attr]
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "plain", calibration=without))
     async with start_app(checkpoint=checkpoint) as app:
         answer = await app.score(prompt=PROMPT, responses=RESPONSES, critique=CLOSE)
         assert answer.json()["error"]["code"] == "not_calibrated"
+        assert "criticrm evaluate --calibrate" in answer.json()["error"]["message"]
         plain = await app.score(prompt=PROMPT, responses=RESPONSES, critique=False)
-        assert plain.json()["results"][0]["calibrated_score"] is None
+        assert (plain.json()["results"][0]["calibrated_score"] is not None) == moments
 
 
 async def test_auto_is_the_checkpoints_own_setting(start_app: StartApp, tmp_path: Path) -> None:
@@ -157,9 +165,60 @@ async def test_auto_is_the_checkpoints_own_setting(start_app: StartApp, tmp_path
     engine = Scripted(checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])
     async with start_app(engine, checkpoint=checkpoint) as app:
         assert [one["critiqued"] for one in await results(app, critique="auto")] == [True, True, False, False]
+        assert all((job.n, job.settle) == (1, None) for job in engine.jobs)
         body = {"query": ["Why?So."], "prompts": ["Why?"]}
         assert (await app.client.post("/get_reward?critique=auto", json=body)).status_code == 200
         assert (await app.client.post("/get_reward?critique=auto&n=2", json=body)).status_code == 422
+
+
+async def test_auto_can_be_several_ended_critiques(start_app: StartApp, tmp_path: Path) -> None:
+    own = Selection(margin=0.25, n=3, settled=0.5, tokens=6, chosen_on="made up")
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "own", selection=own))
+    engine = Scripted(checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])
+    async with start_app(engine, checkpoint=checkpoint) as app:
+        await results(app, critique="auto")
+    assert [(job.n, job.settle) for job in engine.jobs if job.max_tokens > 1] == [(3, Settle(0.5, 6))] * 2
+
+
+class Misleading(Scripted):
+    """After a critique every score is -3."""
+
+    async def run(self, job: Job) -> Output:
+        output = await super().run(job)
+        if job.max_tokens == 1:
+            return output
+        (one,) = output.completions
+        return Output([Completion(one.token_ids, "length", one.direct_score, -3.0, ((one.direct_score, -3.0),))])
+
+
+def test_what_compares_responses_is_on_one_scale(using: Using, opened_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Raw, the third would be the best (-2 without a critique, -3 after one); on one scale it is the worst."""
+    engine = Misleading(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -2.0])
+    rows = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows[0].write_text(json.dumps({"prompt": PROMPT, "responses": RESPONSES[:3]}) + "\n")
+    with serving(opened_checkpoint, engine) as url:
+        close = CritiqueOptions(when="close", margin=0.5, max_tokens=4)
+        best = using(lambda client: client.best_of(PROMPT, RESPONSES[:3], critique=close), url)
+        assert [result.score for result in best.results] == [-3.0, -3.0, -2.0]
+        assert [result.reward for result in best.results] == [-0.5, -0.5, -1.25]
+        assert best.index == 0
+        compared = using(lambda client: client.compare(PROMPT, RESPONSES[2], RESPONSES[0], critique=close), url)
+        assert compared.preferred == 1
+        summary = using(lambda client: client.score_file(*rows, critique=close, progress=False), url)
+    row = json.loads(rows[1].read_text())
+    assert row["best"] == 0
+    assert row["score"] == [-0.5, -0.5, -1.25]
+    assert summary.mean_score == -0.5
+
+
+async def test_drop_in_routes_return_what_compares(start_app: StartApp, tmp_path: Path) -> None:
+    own = Selection(margin=0.5, chosen_on="made up")
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "own", selection=own))
+    engine = Misleading(checkpoint.renderer.stop_token_ids[0], [4.5])
+    async with start_app(engine, checkpoint=checkpoint) as app:
+        body = {"query": ["Why?So."], "prompts": ["Why?"]}
+        answer = (await app.client.post("/get_reward?critique=auto", json=body)).json()
+    assert answer["rewards"] == [2.0]  # far from the mean: no critique, and (4.5 - 0.5) / 2
 
 
 def test_the_client_asks_for_them(using: Using, opened_checkpoint: Checkpoint) -> None:

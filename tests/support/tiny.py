@@ -9,7 +9,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from criticrm_model import Calibration, Moments, RewardCard
+from criticrm_model import Calibration, Moments, RewardCard, Scale
 from criticrm_model.checkpoint import WeightedReward, assemble
 
 INSTRUCTION = "In one sentence, is the last reply good?"
@@ -145,6 +145,7 @@ def card(**changes: object) -> RewardCard:
             n=8,
             direct_score=Moments(mean=0.5, std=2.0),
             score=Moments(mean=-1.0, std=4.0),
+            scales={0: Scale(slope=0.5, offset=-0.25), 1: Scale(slope=0.25, offset=0.25)},
         ),
     }
     return RewardCard.model_validate(fields | changes)

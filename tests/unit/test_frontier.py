@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import json
+import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from criticrm_model import Calibration, CriticRMError, Manifest, Moments
+from criticrm_model import Calibration, CriticRMError, Manifest, Moments, Scale
 from criticrm_training.commands.evaluate import Evaluate
 from criticrm_training.data.sources import DataError
 from criticrm_training.evaluation import serving
-from criticrm_training.evaluation.frontier import frontier, recommend
+from criticrm_training.evaluation.frontier import frontier, recommend, whole_critiques
 from criticrm_training.evaluation.serving import start_service
+from criticrm_training.parts import read_parts
 
 # Direct scores in units of 2, so that a difference of 2 is 1 on the calibrated scale.
 CALIBRATION = Calibration(
-    reference_set="made up", n=4, direct_score=Moments(mean=0.0, std=2.0), score=Moments(mean=0.0, std=1.0)
+    reference_set="made up",
+    n=4,
+    direct_score=Moments(mean=0.0, std=2.0),
+    score=Moments(mean=0.0, std=1.0),
+    scales={0: Scale(slope=0.5, offset=0.0), 1: Scale(slope=1.0, offset=0.0)},
 )
 
 
 def pair(direct: tuple[float, float], greedy: tuple[float, float], tokens: int) -> list[dict[str, Any]]:
     return [
-        {"direct_score": d, "greedy_score": g, "critique_tokens": tokens} for d, g in zip(direct, greedy, strict=True)
+        {
+            "direct_score": d,
+            "greedy_score": g,
+            "critique_tokens": tokens,
+            "greedy_trace": [d, *[g] * (tokens - 1)],  # it jumps at once
+            "sampled_scores": [g, g, -g],
+            "sampled_tokens": [tokens] * 3,
+        }
+        for d, g in zip(direct, greedy, strict=True)
     ]
 
 
 # Far apart and right without a critique; close and only right with one; far apart and wrong whatever is done.
-ROWS = pair((6.0, 0.0), (1.0, 0.0), 10) + pair((0.0, 1.0), (1.0, 0.0), 5) + pair((0.0, 4.0), (0.0, 1.0), 35)
+ROWS = [
+    pair((6.0, 0.0), (1.0, 0.0), 10),
+    pair((0.0, 1.0), (1.0, 0.0), 5),
+    pair((0.0, 4.0), (0.0, 1.0), 35),
+]
+RIGHT = [[True, False]] * 3
 GROUPS = ["a", "b", "c"]
 
 
@@ -37,7 +57,9 @@ def point(points: list[dict[str, Any]], margin: float) -> dict[str, Any]:
 
 
 def test_by_hand() -> None:
-    points = frontier(ROWS, CALIBRATION, GROUPS)
+    settings = frontier(ROWS, RIGHT, CALIBRATION, GROUPS)
+    points = whole_critiques(settings)
+    assert points == settings[: len(points)]
     assert [one["margin"] for one in points] == sorted(one["margin"] for one in points)
     none, some, every = points[0], point(points, 0.5), points[-1]
     assert none["critiqued"] == none["tokens"] == 0
@@ -50,13 +72,73 @@ def test_by_hand() -> None:
     assert some["agreement"] == 1
     assert every["critiqued"] == every["tokens"] == 1
     chosen = recommend(points, "validation.jsonl")
+    assert (chosen.n, chosen.settled) == (1, None)
     assert 0.5 <= chosen.margin < 2
     assert chosen.chosen_on == "validation.jsonl"
 
 
+def test_ended_critiques_and_means_over_several() -> None:
+    settings = frontier(ROWS, RIGHT, CALIBRATION, GROUPS, [3])
+    every = {(one["n"], one["settled"], one["for"]): one for one in settings if one["margin"] == 3.0}
+    assert every[1, None, None]["tokens"] == 1
+    ended = [one for (n, settled, _), one in every.items() if n == 1 and settled is not None]
+    assert {one["for"] for one in ended} == {4, 16}
+    for one in ended:  # the trace moves at its first token alone, so a critique is ended after so many more
+        lengths = [min(tokens, one["for"] + 2) for tokens in (10, 5, 35)]
+        assert one["tokens"] == pytest.approx(sum(lengths) / 50)
+        assert one["accuracy"] == every[1, None, None]["accuracy"]
+    assert every[3, None, None]["tokens"] == 3
+    assert every[3, None, None]["accuracy"] == every[1, None, None]["accuracy"]
+    chosen = recommend(settings, "validation.jsonl")
+    assert chosen.settled is not None
+    assert chosen.tokens == 4
+    assert chosen.margin < 2
+
+
+def test_the_best_of_several_is_kept() -> None:
+    """By mixed scores on one scale: the second has no critique and stays behind the first, which has one."""
+    (first, second), (third, fourth) = pair((3.0, -9.0), (4.0, 9.0), 4), pair((2.0, 1.0), (-4.0, 8.0), 4)
+    item = [first, second, third, fourth]
+    settings = frontier([item], [[True, False, False, True]], CALIBRATION, ["a"])
+    some = next(one for one in whole_critiques(settings) if 1.0 <= one["margin"] < 6)
+    assert some["critiqued"] == 0.75
+    assert some["accuracy"]["value"] == 1.0
+    assert some["lost"]["value"] == -1.0  # with critiques for all the wrong second one would be kept
+    assert some["agreement"] == 0.0
+
+
 def test_without_a_common_scale() -> None:
-    with pytest.raises(DataError, match="no calibration"):
-        frontier(ROWS, None, GROUPS)
+    with pytest.raises(DataError, match="no common scale"):
+        frontier(ROWS, RIGHT, None, GROUPS)
+    with pytest.raises(DataError, match="--calibrate"):
+        frontier(ROWS, RIGHT, CALIBRATION.model_copy(update={"scales": None}), GROUPS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed")
+@pytest.mark.parametrize("options", [["--samples", "1,3"], ["--direct-only"]])
+def test_a_calibration_is_measured(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(serving, "start_service", lambda model: start_service(model, ["--engine", "fake"]))
+    folder = tmp_path / "critic"
+    shutil.copytree(tiny_checkpoint, folder)
+    Manifest.load(folder).model_copy(update={"calibration": None}).save(folder)
+    rows = [{"prompt": f"Question {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = [str(tmp_path / "pairs.jsonl"), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert Evaluate(_cli_parse_args=[*arguments, *options, "--calibrate"]).run() == 0
+    found = Manifest.load(folder).calibration
+    assert found is not None
+    assert found.scales is not None
+    assert set(found.scales) == ({0} if "--direct-only" in options else {0, 1, 3})
+    scores = [row["direct_score"] for row in read_parts(tmp_path / "out" / "scores")]
+    assert found.n == len(scores) == 16
+    assert found.direct_score.mean == pytest.approx(statistics.fmean(scores))
+    assert found.direct_score.std == pytest.approx(statistics.stdev(scores))
+    for wrong in (["--url", "http://127.0.0.1:1"], ["--model", "default"]):
+        with pytest.raises(CriticRMError, match="--calibrate needs"):
+            Evaluate(_cli_parse_args=[*arguments, *wrong, "--calibrate"]).run()
 
 
 @pytest.mark.slow
@@ -64,8 +146,6 @@ def test_without_a_common_scale() -> None:
 def test_the_recommended_setting_is_what_auto_does(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     monkeypatch.setattr(serving, "start_service", lambda model: start_service(model, ["--engine", "fake"]))
     folder = tmp_path / "critic"
     shutil.copytree(tiny_checkpoint, folder)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from criticrm_model import Calibration, Moments, Scale
-from criticrm_server.selection import Rule, select
-from criticrm_training.scales import fit_scale
+from criticrm_model.selection import Rule, select
+from criticrm_training.calibrating import fit_scale
 
 DIRECT = Moments(mean=1.0, std=2.0)
 AFTER = Moments(mean=-1.0, std=4.0)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import yaml
 
-from criticrm_model import Calibration, CriticRMError, Moments, RewardCard, TrainingData
+from criticrm_model import RewardCard, TrainingData
 from criticrm_model.instruction import InstructionSlots
 
 from .base import base_name
+from .calibrating import calibrate
 from .data.pairs import PreferencePair, content_sha256
 from .linear_probe.features import PairFeatures
-from .scales import fit_scale
-
-
-class CalibrationError(CriticRMError):
-    """A reward has no moments that scores could be standardised by."""
 
 
 def reward_card(
@@ -46,36 +41,15 @@ def reward_card(
         reference_set: which pairs those of `states` are, in words.
     """
     n = len(states.critiqued)
-    direct, after = states.direct[:n] @ reward, states.critiqued @ reward  # [n, 2] each
-    moments = (
-        _moments(direct, "before the critique", reference_set),
-        _moments(after, "after the critique", reference_set),
-    )
+    direct, after = ((found @ reward).double().numpy() for found in (states.direct[:n], states.critiqued))  # [n, 2]
     return RewardCard(
         critique_instruction=instruction,
         slots=slots,
         max_critique_tokens=max_critique_tokens,
         base_model=base_name(base),
         training_data=(TrainingData(name=data, pairs=len(pairs), sha256=content_sha256(pairs)),),
-        calibration=Calibration(
-            reference_set=reference_set,
-            n=2 * n,
-            direct_score=moments[0],
-            score=moments[1],
-            scales={0: fit_scale(direct.double().numpy()), 1: fit_scale(after.double().numpy())},
-        ),
+        calibration=calibrate(direct, {1: after}, reference_set),
     )
-
-
-def _moments(scores: torch.Tensor, position: str, reference_set: str) -> Moments:
-    mean, std = scores.mean().item(), scores.std().item()
-    if not 0 < std < math.inf:  # NaN is neither
-        raise CalibrationError(
-            f"the reward {position} has mean {mean:g} and standard deviation {std:g} over {reference_set}: "
-            "it does not distinguish responses. Was it trained (reward_weight_times_rate in the log), and is its rate "
-            "not too high?"
-        )
-    return Moments(mean=mean, std=std)
 
 
 def model_card(

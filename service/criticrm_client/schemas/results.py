@@ -90,6 +90,11 @@ class Result(Received):
         "calibration.",
     )
     critiqued: bool = Field(False, description="The score is read after critiques; false where it is the direct score.")
+    compare_by: Literal["score", "calibrated_score"] = Field(
+        "score",
+        description="Which of the two compares responses: 'calibrated_score' where critiques were requested for close "
+        "responses only, for scores with and without a critique are not on one scale.",
+    )
     rewards: dict[str, NamedReward] | None = Field(
         None,
         description="By name, of a model with several rewards, whose weighted sum the score is; null for a model with "
@@ -110,10 +115,16 @@ class Result(Received):
 
     @property
     def reward(self) -> float:
-        """The score, which is there. Raises ResultError where it is not."""
+        """What compares responses (`compare_by`), which is there. Raises ResultError where it is not."""
         if self.score is None or self.status == "error":
             raise ResultError(self.error or ErrorInfo(code="missing", message="no score", request_id="", details=[]))
-        return self.score
+        return self.score if self.compare_by == "score" else _present(self.calibrated_score)
+
+
+def _present(calibrated: float | None) -> float:
+    if calibrated is None:  # no server of ours answers so
+        raise ResultError(ErrorInfo(code="missing", message="no calibrated score", request_id="", details=[]))
+    return calibrated
 
 
 class TokenEvent(Received):

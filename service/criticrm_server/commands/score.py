@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -13,13 +13,28 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, CliToggleFlag, SettingsConfigDict
 
-from criticrm_client import APIError, AsyncCriticRM, Columns, CritiqueOptions, FileError, FileSummary, Options, Retries
+from criticrm_client import (
+    APIError,
+    AsyncCriticRM,
+    Columns,
+    CritiqueOptions,
+    FileError,
+    FileSummary,
+    Options,
+    Retries,
+    Settled,
+)
 from criticrm_client.environment import DEFAULT_URL
 from criticrm_model import CriticRMError
 
 logger = logging.getLogger(__name__)
 
 _SAMPLING = ("n", "max_tokens", "temperature", "seed")
+_CLOSE = ("margin", "rank", "critique_budget")
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 class Score(BaseSettings):
@@ -74,6 +89,26 @@ class Score(BaseSettings):
     max_tokens: PositiveInt | None = Field(None, description="Longest critique, in tokens.")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the sampling.")
+    when: Literal["always", "close", "auto"] = Field(
+        "always",
+        description="'close': critiques only for responses whose direct score is close to that of another response to "
+        "the same prompt; 'auto': as the checkpoint recommends. The column `score` is then the calibrated score.",
+    )
+    margin: float | None = Field(
+        None, gt=0, description="For 'close': how close, on the calibrated scale. Default: the checkpoint's."
+    )
+    rank: Literal["best", "all"] | None = Field(
+        None, description="For 'close': close to the best response ('best'), or to any other ('all')."
+    )
+    critique_budget: PositiveInt | None = Field(
+        None,
+        description="For 'close': most critique tokens of one request (see --pack), each critique counted as its limit;"
+        " spent on the closest responses first.",
+    )
+    settled: float | None = Field(
+        None, ge=0, description="End a critique once its reward has stayed within so much (reward units)."
+    )
+    settled_for: PositiveInt = Field(8, description="Tokens that it has stayed there, for --settled.")
     on_overflow: Literal["error", "truncate"] = Field(
         "error",
         description="What happens to rows that are too long: 'error' fails them; 'truncate' cuts them and sets "
@@ -91,8 +126,13 @@ class Score(BaseSettings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.no_critique and any(getattr(self, name) is not None for name in _SAMPLING):
-            raise ValueError("n, max_tokens, temperature and seed apply to critiques: omit them, or omit no-critique")
+        written = [name for name in (*_SAMPLING, *_CLOSE, "settled") if getattr(self, name) is not None]
+        if self.no_critique and (written or self.when != "always"):
+            raise ValueError(f"{_flags(written or ['when'])}: of critiques; omit it, or omit --no-critique")
+        if self.when != "close" and (close := [name for name in _CLOSE if name in written]):
+            raise ValueError(f"{_flags(close)}: needs --when close")
+        if self.when == "auto" and written:
+            raise ValueError(f"{_flags(written)}: --when auto has its own; use --when close")
         return self
 
     def run(self) -> int:
@@ -122,9 +162,17 @@ class Score(BaseSettings):
                 **options,
             )
 
-    def _critique_options(self) -> bool | CritiqueOptions | None:
-        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
-        return CritiqueOptions(**given) if given else False if self.no_critique else None
+    def _critique_options(self) -> bool | Literal["auto"] | CritiqueOptions | None:
+        if self.no_critique:
+            return False
+        if self.when == "auto":
+            return "auto"
+        close = {"max_total_tokens": self.critique_budget, "margin": self.margin, "rank": self.rank}
+        fields = {name: getattr(self, name) for name in _SAMPLING} | (close if self.when == "close" else {})
+        if self.settled is not None:
+            fields["stop"] = Settled(settled=self.settled, tokens=self.settled_for)
+        known = {name: value for name, value in fields.items() if value is not None}
+        return CritiqueOptions(when=self.when, **known) if known or self.when == "close" else None
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[AsyncCriticRM]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from .options import SAMPLES_ONE, PolicyOptions
+from .options import FRONTIER, SAMPLES_ONE, PolicyOptions
 
 
 class BestOfN(PolicyOptions):
@@ -26,6 +26,7 @@ class BestOfN(PolicyOptions):
     seed: int = Field(0, description="Seed of the answers; each question draws from its own.")
 
     samples: NonNegativeInt = Field(0, description=SAMPLES_ONE)
+    frontier: CliImplicitFlag[bool] = Field(False, description=FRONTIER)
 
     def run(self) -> int:
         from ..critiques.writers import Sampling
@@ -39,6 +40,7 @@ class BestOfN(PolicyOptions):
             sampling=Sampling(self.n, self.temperature, self.max_tokens),
             seed=self.seed,
             samples=self.samples,
+            with_frontier=self.frontier,
             **self.service(),
         )
         return 0

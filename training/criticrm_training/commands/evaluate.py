@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from criticrm_model import CriticRMError
 
-from .options import AGAINST, RULE, SAMPLES, NamedFolders, PairOptions, by_name
+from .options import AGAINST, FRONTIER, RULE, SAMPLES, NamedFolders, PairOptions, by_name
 
 
 class Evaluate(PairOptions):
@@ -32,15 +33,16 @@ class Evaluate(PairOptions):
         False,
         description="Measure the score before any critique only: all that a scalar baseline has, and much faster.",
     )
-    frontier: CliImplicitFlag[bool] = Field(
-        False,
-        description="Also report accuracy against tokens where only close responses get a critique "
-        '(`critique: {"when": "close"}`), over margins.',
-    )
+    frontier: CliImplicitFlag[bool] = Field(False, description=FRONTIER)
     recommend: CliImplicitFlag[bool] = Field(
         False,
-        description="With --frontier: write the margin with the fewest tokens that loses at most half a point into the "
-        'checkpoint, for `critique: "auto"`. Choose it on validation pairs, and report it on others.',
+        description="With --frontier: write the setting with the fewest tokens that loses at most half a point into "
+        'the checkpoint, for `critique: "auto"`. Choose it on validation pairs, and report it on others.',
+    )
+    calibrate: CliImplicitFlag[bool] = Field(
+        False,
+        description="Write mean, deviation and scale of the scores on these pairs into the checkpoint, and of means "
+        "over each of --samples: `normalize`, `calibrated_score` and critiques of close responses use them.",
     )
     task: list[str] = Field(["reasoning"], description=RULE)
     against: NamedFolders = Field((), description=AGAINST)
@@ -49,7 +51,7 @@ class Evaluate(PairOptions):
         from ..critiques.critique_task import load_tasks
         from ..evaluation.evaluate import evaluate
 
-        folder = self._recommended_to()
+        folder = self._written_to()
         report = evaluate(
             pairs=self.pairs(),
             out=self.out,
@@ -60,22 +62,34 @@ class Evaluate(PairOptions):
             teacher_forced=self.teacher_forced,
             critiques=not self.direct_only,
             with_frontier=self.frontier,
+            with_calibration=self.calibrate,
         )
         if folder is not None:
-            from criticrm_model import Manifest
-
-            from ..data.sources import source_name
-            from ..evaluation.frontier import recommend
-
-            chosen = recommend(report["frontier"], source_name(self.data))
-            Manifest.load(folder).model_copy(update={"selection": chosen}).save(folder)
-            logging.getLogger(__name__).info('wrote margin %g for "auto" to %s', chosen.margin, folder)
+            self._write(folder, report)
         return 0
 
-    def _recommended_to(self) -> Path | None:
+    def _written_to(self) -> Path | None:
         """The checkpoint's folder. Raises CriticRMError: there is none to write to."""
-        if not self.recommend:
+        if self.recommend and (not self.frontier or self.direct_only):
+            raise CriticRMError("--recommend needs --frontier and critiques")
+        if not (self.recommend or self.calibrate):
             return None
-        if not self.frontier or self.url or self.direct_only or not Path(self.model).is_dir():
-            raise CriticRMError("--recommend needs --frontier, critiques, and --model with a folder to write to")
+        if self.url or not Path(self.model).is_dir():
+            option = "recommend" if self.recommend else "calibrate"
+            raise CriticRMError(f"--{option} needs --model with a folder to write to")
         return Path(self.model)
+
+    def _write(self, folder: Path, report: dict[str, Any]) -> None:
+        from criticrm_model import Calibration, Manifest
+
+        from ..data.sources import source_name
+        from ..evaluation.frontier import recommend
+
+        logger, changes = logging.getLogger(__name__), dict[str, Any]()
+        if self.calibrate:
+            changes["calibration"] = Calibration.model_validate(report["calibration"])
+            logger.info("wrote the calibration to %s", folder)
+        if self.recommend:
+            changes["selection"] = chosen = recommend(report["frontier"], source_name(self.data))
+            logger.info('wrote margin %g for "auto" to %s', chosen.margin, folder)
+        Manifest.load(folder).model_copy(update=changes).save(folder)

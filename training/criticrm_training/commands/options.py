@@ -31,6 +31,10 @@ SAMPLES = (
     "--samples 1,4,8 samples 8 critiques and reports the expected accuracy of a mean over 1, 4 and 8 of them."
 )
 SAMPLES_ONE = "Also use the mean reward over this many sampled critiques of a response, besides the greedy one (0: no)."
+FRONTIER = (
+    'Also report accuracy against tokens where only close responses get a critique (`critique: {"when": "close"}`): '
+    "over margins, ends of critiques (`critique.stop`), and means over --samples."
+)
 RULE = (
     "The critique task, whose rule parses answers and verdicts from critiques: 'reasoning', 'general' (without a rule) "
     "or the path of your own .yaml file. CATEGORY=TASK sets it for the pairs of one category, 'default' for all "

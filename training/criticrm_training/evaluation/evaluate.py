@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from criticrm_model import Calibration
 from criticrm_model.instruction import InstructionSlots
 
+from ..calibrating import calibrate
 from ..critiques.critique_task import Tasks
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..parts import run_digest
+from ..stats import Floats
 from .arms import TEACHER_FORCED
 from .frontier import describe_frontier, frontier
 from .items import as_item, items_sha256
@@ -41,6 +45,7 @@ def evaluate(
     teacher_forced: Path | None = None,
     critiques: bool = True,
     with_frontier: bool = False,
+    with_calibration: bool = False,
 ) -> dict[str, Any]:
     """Score, report, and write `out/evaluation.json`; the scores stay in `out/scores`.
 
@@ -54,6 +59,7 @@ def evaluate(
         teacher_forced: finished critiques of the pairs by another model; the reward after these is reported too.
         critiques: without them the direct score alone is measured.
         with_frontier: also report what critiques only where they matter would give.
+        with_calibration: also report mean, deviation and scale of both scores, and of the means over `samples`.
 
     Raises:
         DataError: another evaluation holds other pairs, or `teacher_forced` has critiques of none of these.
@@ -72,6 +78,7 @@ def evaluate(
             service,
             samples=max(samples, default=0),
             critiques=critiques,
+            trace=with_frontier,
             out=out / "scores",
             run=run,
             unit="pair",
@@ -101,10 +108,13 @@ def evaluate(
         if reasoning := reasoning_report(pairs, texts, rules):
             more["reasoning"] = reasoning
             lines += describe_reasoning(reasoning)
+    if with_calibration:
+        more["calibration"] = _calibration(rows, samples if critiques else None, len(pairs)).model_dump(mode="json")
     if with_frontier:
         calibration = about["manifest"]["calibration"]
         scale = None if calibration is None else Calibration.model_validate(calibration)
-        more["frontier"] = points = frontier(rows, scale, [pair.group for pair in pairs])
+        right, groups = [[True, False]] * len(items), [pair.group for pair in pairs]
+        more["frontier"] = points = frontier(by_item(items, rows), right, scale, groups, samples)
         lines.append(describe_frontier(points))
     return write_results(
         out,
@@ -118,6 +128,19 @@ def evaluate(
         lines=lines,
         written=about_sides(by_item(items, [_about(row) for row in rows])),
     )
+
+
+def _calibration(rows: Sequence[Mapping[str, Any]], samples: Sequence[int] | None, pairs: int) -> Calibration:
+    """Args: samples: None without critiques."""
+
+    def of_pairs(values: Iterable[float]) -> Floats:
+        return np.array(list(values), dtype=np.float64).reshape(-1, 2)
+
+    after = {}
+    if samples is not None:
+        after[1] = of_pairs(row["greedy_score"] for row in rows)
+        after |= {n: of_pairs(np.mean(row["sampled_scores"][:n]) for row in rows) for n in samples if n > 1}
+    return calibrate(of_pairs(row["direct_score"] for row in rows), after, f"both responses of {pairs} labelled pairs")
 
 
 def _about_teacher(

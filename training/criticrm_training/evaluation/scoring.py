@@ -27,7 +27,9 @@ SCHEMA = pa.schema(
         ("greedy_critique", pa.string()),
         ("ended", pa.bool_()),  # the greedy critique, by itself; without one, this and its neighbours are null
         ("critique_tokens", pa.int32()),  # of the greedy critique
+        ("greedy_trace", pa.list_(pa.float64())),  # the score before each of its tokens, where it was requested
         ("sampled_scores", pa.list_(pa.float64())),
+        ("sampled_tokens", pa.list_(pa.int32())),
         ("sampled_critiques", pa.list_(pa.string())),
         ("truncated", pa.bool_()),  # the prompt or the response, to the model's length
         ("warnings", pa.list_(pa.string())),  # of the service
@@ -45,6 +47,7 @@ def score_items(
     out: Path,
     run: dict[str, Any],
     critiques: bool = True,
+    trace: bool = False,
     unit: str = "prompt",
 ) -> list[dict[str, Any]]:
     """Score every item in parts under `out`, and return the rows, one a response.
@@ -56,6 +59,7 @@ def score_items(
         samples: critiques sampled a response, beside the greedy one; 0 leaves them out.
         run: what identifies the model and the items.
         critiques: without them there is the direct score alone, and no samples.
+        trace: keep the score at every token of the greedy critiques.
         unit: what the progress bar calls an item.
 
     Raises:
@@ -64,7 +68,8 @@ def score_items(
 
     def bodies(item: EvaluationItem) -> list[dict[str, Any]]:
         options = {"n": samples, "temperature": 0.7, "seed": task_seed("evaluate", item.id)}
-        return [request_body(item, critiques), *([request_body(item, options)] if samples else [])]
+        greedy = {"trace": True} if trace and critiques else critiques
+        return [request_body(item, greedy), *([request_body(item, options)] if samples else [])]
 
     def work(chunks: Sequence[Sequence[EvaluationItem]]) -> Iterator[list[dict[str, Any]]]:
         wave = ((item, body) for chunk in chunks for item in chunk for body in bodies(item))
@@ -80,6 +85,8 @@ def score_items(
     described = run | {"samples": samples, "columns": SCHEMA.names}
     if not critiques:
         described["critiques"] = False
+    if trace:
+        described["trace"] = True
     stream_in_parts(out, described, in_chunks(items, _ITEMS_PER_PART), work, SCHEMA, "score", unit)
     return read_parts(out)
 
@@ -181,7 +188,9 @@ def _row(item: EvaluationItem, index: int, greedy: dict[str, Any], sampled: dict
         "greedy_critique": critique and critique["text"],
         "ended": critique and critique["finish_reason"] == "stop",
         "critique_tokens": critique and critique["tokens"],
+        "greedy_trace": critique and critique.get("trace") and critique["trace"]["scores"],
         "sampled_scores": [c["score"] for c in samples],
+        "sampled_tokens": [c["tokens"] for c in samples],
         "sampled_critiques": [c["text"] for c in samples],
         "truncated": any(result["status"] == "truncated" for result in (greedy, sampled) if result),
         "warnings": greedy["warnings"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -18,6 +18,11 @@ from ..faults import format_faults
 from .objective import Objective
 
 S = TypeVar("S", bound=BaseModel)
+Cut = Literal["none", "random"]
+CUT = (
+    "'random': half of the critiques that the reward is read after end at a random token while training, so that the "
+    "reward means something within a critique (`critique.stop` of /score ends critiques there)."
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,6 +131,7 @@ class TrainConfig(BaseModel):
         "to the service may then have them. Default: none.",
     )
     max_critique_tokens: PositiveInt = 64
+    cut: Cut = Field("none", description=CUT)
     max_model_len: PositiveInt = Field(
         4096,
         description="Longest prompt with its response and critique, in tokens; the default is that of the service.",

@@ -23,7 +23,7 @@ from ..base import base_name, load_base
 from ..data.overlong import RenderedPairs, render_pairs
 from . import hub
 from .collator import Example
-from .config import ConfigError
+from .config import ConfigError, Cut
 from .dataset import make_examples
 from .export import Trained, export, export_language_model
 from .model import JointModel
@@ -115,7 +115,7 @@ class CriticTrainer(JointTrainer):
             args,
             stop_token_ids=self._renderer.stop_token_ids,
             suppress_token_ids=[id_ for text, id_ in self._tokenizer.get_vocab().items() if is_reward_token(text)],
-            train_dataset=self._examples(rendered, training, args),
+            train_dataset=self._examples(rendered, training, args, args.cut),
             eval_dataset=judging,
             callbacks=callbacks,
         )
@@ -267,7 +267,9 @@ class CriticTrainer(JointTrainer):
             name=name,
         )
 
-    def _examples(self, rendered: RenderedPairs, data: CritiquedPairs, args: CriticConfig) -> list[Example]:
+    def _examples(
+        self, rendered: RenderedPairs, data: CritiquedPairs, args: CriticConfig, cut: Cut = "none"
+    ) -> list[Example]:
         return make_examples(
             rendered,
             self._renderer,
@@ -275,6 +277,7 @@ class CriticTrainer(JointTrainer):
             judged=data.judged,
             scalar=args.scalar,
             max_critique_tokens=args.max_critique_tokens,
+            cut=cut,
         )
 
 

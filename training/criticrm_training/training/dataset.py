@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, Features, List, Value
@@ -14,6 +15,7 @@ from ..critiques.records import SIDES, Critique, SideName, critique_tokens
 from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
 from .collator import CritiqueTokens, Example, Side
+from .config import Cut
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def make_examples(
     judged: Critiques | None = None,
     scalar: bool = False,
     max_critique_tokens: int,
+    cut: Cut = "none",
 ) -> list[Example]:
     """One example for each pair, with all critiques of both responses.
 
@@ -55,6 +58,7 @@ def make_examples(
             in both gets it once, in both roles.
         scalar: no critiques: the reward loss reads the reward before any.
         max_critique_tokens: of each critique, with the token that ends it; a longer one is cut, and has no end.
+        cut: as `config.CUT`; the same critiques are cut at the same tokens in each run.
     """
     lengths: list[int] = []
 
@@ -66,8 +70,13 @@ def make_examples(
     def side(pair: PreferencePair, name: SideName, prompt_ids: list[int]) -> Side:
         if scalar:
             return Side(prompt_ids=prompt_ids, critiques=[NO_CRITIQUE])
-        written = [(critiques or {}).get((pair.id, name), ()) for critiques in (learned, judged)]
-        return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(*([*map(tokens, some)] for some in written)))
+        to_learn, to_judge = (
+            [*map(tokens, (critiques or {}).get((pair.id, name), ()))] for critiques in (learned, judged)
+        )
+        if cut == "random":
+            draw = random.Random(f"{pair.id}\0{name}")
+            to_judge = [_cut_at_random(ids, draw) for ids in to_judge]
+        return Side(prompt_ids=prompt_ids, critiques=_in_both_roles(to_learn, to_judge))
 
     examples = [
         Example(
@@ -80,16 +89,22 @@ def make_examples(
         )
         for index, (pair, (chosen, rejected)) in enumerate(zip(rendered.pairs, rendered.prompts, strict=True))
     ]
-    if cut := sum(length > max_critique_tokens for length in lengths):
+    if too_long := sum(length > max_critique_tokens for length in lengths):
         logger.warning(
             "%d of %d critiques are longer than max_critique_tokens %d: they are cut, have no end to learn, and their "
             "reward is read at the cut; %d tokens would hold all",
-            cut,
+            too_long,
             len(lengths),
             max_critique_tokens,
             max(lengths),
         )
     return examples
+
+
+def _cut_at_random(token_ids: list[int], draw: random.Random) -> list[int]:
+    """One of two stays whole; of the other so many tokens are left as `draw` says, at least one."""
+    whole, kept = draw.random() < 0.5, draw.randint(1, len(token_ids))
+    return token_ids if whole else token_ids[:kept]
 
 
 def without_critiques(example: Example) -> Example:

@@ -28,6 +28,7 @@ _TOP_LEVEL = (  # settings of `CriticConfig` that the file has outside of `train
     "instruction",
     "max_model_len",
     "max_critique_tokens",
+    "cut",
     "overlong",
     "dtype",
     "attn_implementation",

@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION, InstructionSlots
 
 from ..data.overlong import OVERLONG
-from .config import ConfigError
+from .config import CUT, ConfigError, Cut
 from .limits import limit_faults
 from .objective import Objective, Schedule
 from .sharded import splits_weights
@@ -86,6 +86,7 @@ class CriticConfig(TrainingArguments):
         slots: columns that the critic reads behind the instruction, and how: fields of `InstructionSlots`.
         max_model_len: of prompt, response and critique, in tokens; the service's default is the same.
         max_critique_tokens: of each critique, its end included.
+        cut: "none" or "random": what is cut of the critiques that the reward is read after (`config.CUT`).
         overlong: "drop", "truncate" or "error": what becomes of pairs that are longer than `max_model_len`.
         dtype: of weights that are loaded by name: "float32", or "bfloat16" for a frozen base under adapters.
         attn_implementation: attention while training, as transformers names it; its own choice, if None.
@@ -126,6 +127,7 @@ class CriticConfig(TrainingArguments):
     slots: dict[str, Any] | None = field(default=None, metadata=_help("Columns that the critic reads, and how."))
     max_model_len: int = field(default=4096, metadata=_help("Of prompt, response and critique, in tokens."))
     max_critique_tokens: int = field(default=64, metadata=_help("Of each critique, its end included."))
+    cut: Cut = field(default="none", metadata=_help(CUT))
     overlong: Literal["drop", "truncate", "error"] = field(default="drop", metadata=_help(OVERLONG))
     dtype: str = field(default="float32", metadata=_help("Of weights that are loaded by name: float32, bfloat16."))
     attn_implementation: str | None = field(default=None, metadata=_help("Attention while training."))

@@ -239,8 +239,7 @@ def _critique_field(options: QueryOptions) -> CritiqueOptions | bool | Literal["
 
 
 def score_of(result: Result) -> float:
-    assert result.score is not None  # a result without one failed the request
-    return result.score
+    return result.reward  # a result without one failed the request
 
 
 def direct_score_of(result: Result) -> float:

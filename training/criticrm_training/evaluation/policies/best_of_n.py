@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticrm_model import Calibration
 from criticrm_model.files import write_json
 
 from ...answers import equal, final_answer, votes
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
 from ...stats import difference, mean
+from ..frontier import describe_frontier, frontier
 from ..items import items_sha256
 from ..outcomes import mean_of
 from ..scoring import (
@@ -53,6 +55,7 @@ def best_of_n(
     key: str | None,
     concurrency: int,
     samples: int = 0,
+    with_frontier: bool = False,
 ) -> dict[str, Any]:
     """Sample, score, grade, report, and write `out/best_of_n.json`; answers and scores stay beside it.
 
@@ -60,8 +63,10 @@ def best_of_n(
         policy: answers each question `sampling.n` times; without one, the questions' own responses are taken.
         model: the Critic-RM, served for as long as it takes, unless `url` names a service that runs.
         samples: the mean reward over so many sampled critiques chooses too; 0 leaves it out.
+        with_frontier: also report what critiques only where they matter would give.
 
     Raises:
+        DataError: the checkpoint has no scale for a frontier.
         WriterError, EndpointError, PartsError, ServingError
     """
     if policy:
@@ -74,7 +79,9 @@ def best_of_n(
     items = [answered(q, row["responses"]) for q, row in zip(questions, answers, strict=True)]
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
-        rows = score_items(items, service, samples=samples, out=out / "scores", run=run, unit="question")
+        rows = score_items(
+            items, service, samples=samples, trace=with_frontier, out=out / "scores", run=run, unit="question"
+        )
     rewards = method_scores(rows) | ({mean_of(samples): sampled_scores(rows).mean(axis=1)} if samples else {})
     scores = {method: by_item(items, found.tolist()) for method, found in rewards.items()}
 
@@ -105,8 +112,14 @@ def best_of_n(
         },
         "truncated": truncation(rows),
     }
+    lines = [as_table(report)]
+    if with_frontier:
+        calibration = about["manifest"]["calibration"]
+        scale = None if calibration is None else Calibration.model_validate(calibration)
+        report["frontier"] = points = frontier(by_item(items, rows), right, scale, groups, [samples])
+        lines.append(describe_frontier(points))
     write_json(out / RESULTS, report)
-    logger.info("%s\nwrote %s", as_table(report), out / RESULTS)
+    logger.info("%s\nwrote %s", "\n".join(lines), out / RESULTS)
     return report
 
 

@@ -36,7 +36,7 @@ def select(prompts: Sequence[Sequence[float | None]], costs: Sequence[int], rule
     close = [
         (distance, prompt, response)
         for prompt, scores in enumerate(prompts)
-        for response, distance in enumerate(_distances(scores, rule.rank))
+        for response, distance in enumerate(distances(scores, rule.rank))
         if distance is not None and distance <= rule.margin
     ]
     chosen: set[tuple[int, int]] = set()
@@ -49,8 +49,12 @@ def select(prompts: Sequence[Sequence[float | None]], costs: Sequence[int], rule
     return chosen
 
 
-def _distances(scores: Sequence[float | None], rank: Literal["best", "all"]) -> list[float | None]:
-    """Of each response to what it competes with; alone, to 0: the mean of the reference set."""
+def distances(scores: Sequence[float | None], rank: Literal["best", "all"]) -> list[float | None]:
+    """Of each response to what it competes with; alone, to 0: the mean of the reference set.
+
+    Args:
+        scores: calibrated direct scores, `[responses]`; None for a response that has none.
+    """
     known = sorted(score for score in scores if score is not None)
     if len(known) == 1:
         return [None if score is None else abs(score) for score in scores]
