@@ -30,6 +30,7 @@ from .metrics import Metrics
 from .middleware import RequestContext
 from .openapi import complete_document, operation_id
 from .routes import administration, dropin, models, operations, playground, render, score
+from .routes.guarded import GuardedRoute
 from .scorer import Scorer
 from .self_check import check_engine
 from .settings import Settings
@@ -144,6 +145,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(operations.open_router, tags=["operations"])
     if settings.playground:
         app.include_router(playground.router)
+    # Routes are tried one after the other, and FastAPI has put those of its documents first.
+    app.router.routes.sort(key=lambda route: not isinstance(route, GuardedRoute))
 
 
 async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, warmed_up: bool) -> list[Check]:

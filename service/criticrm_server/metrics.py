@@ -27,6 +27,7 @@ class Metrics:
 
     def __init__(self, admission: Admission) -> None:
         self.registry = registry = CollectorRegistry()
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # by route and status
         self.requests = Counter(
             "criticrm_requests",
             "HTTP requests answered, by route and status code.",
@@ -149,6 +150,14 @@ class Metrics:
         """Once, when the engine has passed."""
         for check in checks:
             self._self_check.labels(check.name).set(check.rms)
+
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Count one HTTP request."""
+        if (route, status) not in self._answered:  # looking labels up takes as long as counting does
+            self._answered[route, status] = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
+        count, duration = self._answered[route, status]
+        count.inc()
+        duration.observe(seconds)
 
     def observe(self, result: Result, outputs: Sequence[Output], wrote_critiques: bool) -> None:
         """Count one result; `outputs` are what the engine returned for it, none if it failed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
-import uuid
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +41,7 @@ class RequestContext:
         if not scope["path"].startswith(f"{root}/"):  # a proxy took it off; ASGI's path includes it
             scope["path"] = root + scope["path"]
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope["request_id"] = request_id
         current_request_id.set(request_id)  # of this request's task and those that it starts
         began = time.perf_counter()
@@ -69,8 +69,7 @@ class RequestContext:
             finally:
                 seconds = time.perf_counter() - began
                 route = getattr(scope.get("route"), "path", "unmatched")
-                self._metrics.requests.labels(route, str(status)).inc()
-                self._metrics.request_seconds.labels(route).observe(seconds)
+                self._metrics.observe_request(route, status, seconds)
                 code = scope.get("error_code")
                 if code:
                     self._metrics.errors.labels(code).inc()

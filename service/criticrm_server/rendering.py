@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from criticrm_client.chat_templates import find_control_token
 from criticrm_client.schemas import Criterion, CritiqueOptions, Item, Message, Role, SuppliedCritique
-from criticrm_model import ConversationError, CriticRMError, FinishReason, Settle
+from criticrm_model import Completion, ConversationError, CriticRMError, FinishReason, Settle
 
 from .criteria import OWN, Criteria, Instruction
 from .engines.base import Job, Output
@@ -50,6 +50,12 @@ class ReadCritique:
     token_ids: list[int]
     finish_reason: FinishReason
     job: Job
+
+    def completion(self, before: Output, after: Output) -> Completion:
+        """With the rewards that were read before it and after it, each before a token that nobody keeps."""
+        (first,), (last,) = before.completions, after.completions
+        rewards = tuple((a[0], b[0]) for a, b in zip(first.rewards, last.rewards, strict=True))
+        return Completion(self.token_ids, self.finish_reason, first.direct_score, last.direct_score, rewards)
 
 
 @dataclass(frozen=True, slots=True)

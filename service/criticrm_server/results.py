@@ -45,7 +45,7 @@ class _Read:
 
     @property
     def score(self) -> float:
-        return statistics.fmean(self.scores)
+        return _mean(self.scores)
 
 
 class Results:
@@ -77,26 +77,20 @@ class Results:
             outputs: of the response's jobs; none where there is an error instead.
             selective: only close responses of the request get critiques. The checkpoint has a scale then.
         """
-        prompt_tokens = sum(len(job.token_ids) for job in response.jobs)
         if not outputs:
             assert error is not None
-            return Result(
-                id=response.item_id,
-                index=response.index,
-                status="error",
-                score=None,
-                direct_score=None,
-                score_std=None,
-                critiques=[],
-                warnings=list(response.warnings),
-                error=error_info(error, request_id),
-                usage=Usage(prompt_tokens=prompt_tokens),
-            )
+            return _failed(response, error, request_id)
         read = [self._read(output, normalize, after_critiques=critique is not None) for output in outputs]
         weights = _weights(response)
-        completions = [completion for output in outputs for completion in output.completions]
-        written = critique is not None and not response.supplied
-        cut = critique is not None and any(c.finish_reason == "length" for c in completions)
+        warnings, critiques, written = response.warnings, list[Critique](), 0
+        if critique is not None:
+            if critique.include:
+                critiques = self._critiques(response, outputs, read, critique)
+            completions = [completion for output in outputs for completion in output.completions]
+            if not response.supplied:
+                written = sum(len(completion.token_ids) for completion in completions)
+            if any(completion.finish_reason == "length" for completion in completions):
+                warnings = [*warnings, "critique_cut"]
         return Result(
             id=response.item_id,
             index=response.index,
@@ -109,15 +103,13 @@ class Results:
             compare_by="calibrated_score" if selective else "score",
             rewards=self._each(outputs, weights) if len(self._rewards) > 1 else None,
             criteria=None if response.criteria is None else list(map(_of_criterion, response.criteria, read)),
-            critiques=[]
-            if critique is None or not critique.include
-            else self._critiques(response, outputs, read, critique),
-            warnings=[*response.warnings, *(["critique_cut"] if cut else [])],
+            critiques=critiques,
+            warnings=warnings,
             error=None,
             usage=Usage(
-                prompt_tokens=prompt_tokens,
+                prompt_tokens=_prompt_tokens(response),
                 cached_tokens=sum(output.cached_tokens for output in outputs),
-                critique_tokens=sum(len(c.token_ids) for c in completions) if written else 0,
+                critique_tokens=written,
                 cached=all(output.reused for output in outputs),
             ),
         )
@@ -133,7 +125,7 @@ class Results:
             return None
         scores = [[completion.score + self._offset for completion in output.completions] for output in outputs]
         scale = self._scale(len(scores[0]) if critiqued else 0)
-        return scale(_mean(list(map(statistics.fmean, scores)), weights))
+        return scale(_mean(list(map(_mean, scores)), weights))
 
     def _each(self, outputs: Sequence[Output], weights: Sequence[float]) -> dict[str, NamedReward]:
         found = {}
@@ -195,6 +187,25 @@ def total_usage(results: list[Result]) -> Usage:
     )
 
 
+def _failed(response: RenderedResponse, error: CriticRMError, request_id: str) -> Result:
+    return Result(
+        id=response.item_id,
+        index=response.index,
+        status="error",
+        score=None,
+        direct_score=None,
+        score_std=None,
+        critiques=[],
+        warnings=response.warnings,
+        error=error_info(error, request_id),
+        usage=Usage(prompt_tokens=_prompt_tokens(response)),
+    )
+
+
+def _prompt_tokens(response: RenderedResponse) -> int:
+    return sum(len(job.token_ids) for job in response.jobs)
+
+
 def _of_criterion(criterion: Criterion, read: _Read) -> CriterionResult:
     return CriterionResult(
         criterion=criterion.text,
@@ -210,7 +221,7 @@ def _weights(response: RenderedResponse) -> list[float]:
     return [1.0] if response.criteria is None else [one.weight for one in response.criteria]
 
 
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
     return values[0] if len(values) == 1 else statistics.fmean(values, weights)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -41,10 +40,12 @@ class _ModelAndOptions(ScoreOptions):
 class ScoreOne(_ModelAndOptions, Scorable):
     """One prompt."""
 
-    @cached_property
+    id: ClassVar[None] = None
+
+    @property
     def items(self) -> list[Item]:
-        # Validated already.
-        return [Item.model_construct(id=None, **{name: getattr(self, name) for name in Scorable.model_fields})]
+        """It has what an item has."""
+        return [cast("Item", self)]
 
 
 class ScoreMany(_ModelAndOptions):

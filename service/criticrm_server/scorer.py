@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
-from criticrm_model import Completion, ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
+from criticrm_model import ConversationError, CriticRMError, NonFiniteReward, PromptTooLong
 from criticrm_model.selection import Rule
 
 from .admission import Permit
@@ -153,16 +153,7 @@ class Scorer:
         Raises:
             EngineDead, EngineFailed, NoServer: the request as a whole failed; what runs is cancelled.
         """
-        each = plan.critique.n if plan.critique else 1
-        places = [response.places(each) for response in plan.responses]
-        taking: Permit | None = permit
-        if plan.selective:
-            plan, taking = await self._narrowed(plan, permit, places), None
-        if len(places) == 1:  # needs no task of its own
-            scored = await self._score(plan, 0, taking, places[0])
-            permit.give_back(places[0])
-            yield scored
-            return
+        plan, taking, places = await self._begin(plan, permit)
         tasks = [
             asyncio.create_task(self._score(plan, position, taking, sequences))
             for position, sequences in enumerate(places)
@@ -203,6 +194,14 @@ class Scorer:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
+    async def _begin(self, plan: Plan, permit: Permit) -> tuple[Plan, Permit | None, list[int]]:
+        """The plan as it is to be run, what its sequences still take their places of, and places by response."""
+        each = plan.critique.n if plan.critique else 1
+        places = [response.places(each) for response in plan.responses]
+        if plan.selective:
+            return await self._narrowed(plan, permit, places), None, places
+        return plan, permit, places
+
     async def score(self, plan: Plan, permit: Permit) -> list[Result]:
         """All results, in the request's order.
 
@@ -211,10 +210,19 @@ class Scorer:
             NonFiniteReward: no response of the request has a finite reward, or one has not and the plan is not
                 `partial`.
         """
-        async with aclosing(self.stream(plan, permit)) as stream:
-            scored = sorted([one async for one in stream], key=lambda one: one.position)
-        _raise_failure([one.error for one in scored], plan.partial)
-        return [one.result for one in scored]
+        plan, taking, places = await self._begin(plan, permit)
+
+        async def one(position: int) -> Scored:
+            scored = await self._score(plan, position, taking, places[position])
+            permit.give_back(places[position])
+            return scored
+
+        if len(places) == 1:  # needs no task of its own
+            scored = [await one(0)]
+        else:
+            scored = await together([one(position) for position in range(len(places))])
+        _raise_failure([each.error for each in scored], plan.partial)
+        return [each.result for each in scored]
 
     async def _narrowed(self, plan: Plan, permit: Permit, places: Sequence[int]) -> Plan:
         """The plan with critiques only where they matter, by the rewards before any; it has all of its places."""
@@ -272,17 +280,10 @@ class Scorer:
         run = self._engine.run
         before, *after = await together([run(job), *(run(critique.job) for critique in supplied)])
         return Output(
-            [_around(critique, before, output) for critique, output in zip(supplied, after, strict=True)],
+            [critique.completion(before, output) for critique, output in zip(supplied, after, strict=True)],
             cached_tokens=before.cached_tokens,
             reused=before.reused and all(output.reused for output in after),
         )
-
-
-def _around(critique: ReadCritique, before: Output, after: Output) -> Completion:
-    """A critique with the rewards that were read before and after it, each before a token that nobody keeps."""
-    (first,), (last,) = before.completions, after.completions
-    rewards = tuple((a[0], b[0]) for a, b in zip(first.rewards, last.rewards, strict=True))
-    return Completion(critique.token_ids, critique.finish_reason, first.direct_score, last.direct_score, rewards)
 
 
 def _raise_failure(errors: list[CriticRMError | None], partial: bool) -> None:

@@ -66,7 +66,6 @@ async def test_critiques_are_written_where_the_best_is_in_question(scripted: Run
     # One scale: (5 + 1) / 4 after a critique, (direct - 0.5) / 2 before any.
     assert [one["calibrated_score"] for one in found] == [1.5, 1.5, -2.0, 0.0]
     assert {one["compare_by"] for one in found} == {"calibrated_score"}
-    assert {one["compare_by"] for one in await results(scripted, critique=False)} == {"score"}
     assert all(one["warnings"] == ([] if not one["critiqued"] else ["critique_cut"]) for one in found)
     engine = scripted.engine
     assert isinstance(engine, Scripted)
@@ -94,6 +93,7 @@ async def test_full_critiques_and_none_say_so(scripted: Running) -> None:
     assert all(one["critiqued"] for one in await results(scripted, critique={"max_tokens": 4}))
     plain = await results(scripted, critique=False)
     assert not any(one["critiqued"] for one in plain)
+    assert {one["compare_by"] for one in plain} == {"score"}
     assert [one["calibrated_score"] for one in plain] == [2.0, 1.75, -2.0, 0.0]
     normalized = await results(scripted, critique=CLOSE, normalize=True)
     assert [one["score"] for one in normalized] == [1.5, 1.5, -2.0, 0.0]  # each by its own position
@@ -180,23 +180,28 @@ async def test_auto_can_be_several_ended_critiques(start_app: StartApp, tmp_path
     assert [(job.n, job.settle) for job in engine.jobs if job.max_tokens > 1] == [(3, Settle(0.5, 6))] * 2
 
 
-class Misleading(Scripted):
-    """After a critique every score is -3."""
+class Misleading(FakeEngine):
+    """Direct scores by the response; after a critique every score is -3."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint.renderer.stop_token_ids[0])
+        self._decode = checkpoint.renderer.decode
 
     async def run(self, job: Job) -> Output:
-        output = await super().run(job)
-        if job.max_tokens == 1:
-            return output
-        (one,) = output.completions
-        return Output([Completion(one.token_ids, "length", one.direct_score, -3.0, ((one.direct_score, -3.0),))])
+        text = self._decode(job.token_ids)
+        known = zip(RESPONSES, [4.5, 4.0, -2.0], strict=False)
+        direct = next((score for response, score in known if response in text), 0.0)
+        after = direct if job.max_tokens == 1 else -3.0
+        ids = [7] * job.max_tokens
+        return Output([Completion(ids, "length", direct, after) for _ in range(job.n)])
 
 
 def test_what_compares_responses_is_on_one_scale(using: Using, opened_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Raw, the third would be the best (-2 without a critique, -3 after one); on one scale it is the worst."""
-    engine = Misleading(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -2.0])
+    engine = Misleading(opened_checkpoint)
     rows = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows[0].write_text(json.dumps({"prompt": PROMPT, "responses": RESPONSES[:3]}) + "\n")
-    with serving(opened_checkpoint, engine) as url:
+    with serving(opened_checkpoint, engine, skip_self_check=True) as url:
         close = CritiqueOptions(when="close", margin=0.5, max_tokens=4)
         best = using(lambda client: client.best_of(PROMPT, RESPONSES[:3], critique=close), url)
         assert [result.score for result in best.results] == [-3.0, -3.0, -2.0]
@@ -214,9 +219,9 @@ def test_what_compares_responses_is_on_one_scale(using: Using, opened_checkpoint
 async def test_drop_in_routes_return_what_compares(start_app: StartApp, tmp_path: Path) -> None:
     own = Selection(margin=0.5, chosen_on="made up")
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "own", selection=own))
-    engine = Misleading(checkpoint.renderer.stop_token_ids[0], [4.5])
+    engine = Misleading(checkpoint)
     async with start_app(engine, checkpoint=checkpoint) as app:
-        body = {"query": ["Why?So."], "prompts": ["Why?"]}
+        body = {"query": [PROMPT + RESPONSES[0]], "prompts": [PROMPT]}
         answer = (await app.client.post("/get_reward?critique=auto", json=body)).json()
     assert answer["rewards"] == [2.0]  # far from the mean: no critique, and (4.5 - 0.5) / 2
 

@@ -32,6 +32,7 @@ RESULT_KEYS = {
     "calibrated_score",
     "criteria",
     "critiqued",
+    "compare_by",
     "critiques",
     "warnings",
     "error",

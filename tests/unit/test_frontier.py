@@ -26,6 +26,7 @@ CALIBRATION = Calibration(
     score=Moments(mean=0.0, std=1.0),
     scales={0: Scale(slope=0.5, offset=0.0), 1: Scale(slope=1.0, offset=0.0)},
 )
+MANIFEST = {"calibration": CALIBRATION.model_dump(mode="json")}
 
 
 def pair(direct: tuple[float, float], greedy: tuple[float, float], tokens: int) -> list[dict[str, Any]]:
@@ -57,7 +58,7 @@ def point(points: list[dict[str, Any]], margin: float) -> dict[str, Any]:
 
 
 def test_by_hand() -> None:
-    settings = frontier(ROWS, RIGHT, CALIBRATION, GROUPS)
+    settings = frontier(ROWS, RIGHT, MANIFEST, GROUPS)
     points = whole_critiques(settings)
     assert points == settings[: len(points)]
     assert [one["margin"] for one in points] == sorted(one["margin"] for one in points)
@@ -78,18 +79,21 @@ def test_by_hand() -> None:
 
 
 def test_ended_critiques_and_means_over_several() -> None:
-    settings = frontier(ROWS, RIGHT, CALIBRATION, GROUPS, [3])
-    every = {(one["n"], one["settled"], one["for"]): one for one in settings if one["margin"] == 3.0}
+    settings = frontier(ROWS, RIGHT, MANIFEST, GROUPS, [3])
+    every = {(one["n"], one["settled"], one["for"]): one for one in settings if one["critiqued"] == 1}
     assert every[1, None, None]["tokens"] == 1
     ended = [one for (n, settled, _), one in every.items() if n == 1 and settled is not None]
     assert {one["for"] for one in ended} == {4, 16}
     for one in ended:  # the trace moves at its first token alone, so a critique is ended after so many more
-        lengths = [min(tokens, one["for"] + 2) for tokens in (10, 5, 35)]
-        assert one["tokens"] == pytest.approx(sum(lengths) / 50)
+        rows = [row for item in ROWS for row in item]
+        moved = [row["direct_score"] != row["greedy_score"] for row in rows]
+        ends = [min(row["critique_tokens"], one["for"] + 1 + m) for row, m in zip(rows, moved, strict=True)]
+        assert one["tokens"] == pytest.approx(sum(ends) / 100)
         assert one["accuracy"] == every[1, None, None]["accuracy"]
     assert every[3, None, None]["tokens"] == 3
     assert every[3, None, None]["accuracy"] == every[1, None, None]["accuracy"]
-    chosen = recommend(settings, "validation.jsonl")
+    longer = [ROWS[0], pair((0.0, 1.0), (1.0, 0.0), 50), ROWS[2]]  # the close one
+    chosen = recommend(frontier(longer, RIGHT, MANIFEST, GROUPS, [3]), "validation.jsonl")
     assert chosen.settled is not None
     assert chosen.tokens == 4
     assert chosen.margin < 2
@@ -99,7 +103,7 @@ def test_the_best_of_several_is_kept() -> None:
     """By mixed scores on one scale: the second has no critique and stays behind the first, which has one."""
     (first, second), (third, fourth) = pair((3.0, -9.0), (4.0, 9.0), 4), pair((2.0, 1.0), (-4.0, 8.0), 4)
     item = [first, second, third, fourth]
-    settings = frontier([item], [[True, False, False, True]], CALIBRATION, ["a"])
+    settings = frontier([item], [[True, False, False, True]], MANIFEST, ["a"])
     some = next(one for one in whole_critiques(settings) if 1.0 <= one["margin"] < 6)
     assert some["critiqued"] == 0.75
     assert some["accuracy"]["value"] == 1.0
@@ -109,9 +113,9 @@ def test_the_best_of_several_is_kept() -> None:
 
 def test_without_a_common_scale() -> None:
     with pytest.raises(DataError, match="no common scale"):
-        frontier(ROWS, RIGHT, None, GROUPS)
+        frontier(ROWS, RIGHT, {"calibration": None}, GROUPS)
     with pytest.raises(DataError, match="--calibrate"):
-        frontier(ROWS, RIGHT, CALIBRATION.model_copy(update={"scales": None}), GROUPS)
+        frontier(ROWS, RIGHT, {"calibration": MANIFEST["calibration"] | {"scales": None}}, GROUPS)
 
 
 @pytest.mark.slow

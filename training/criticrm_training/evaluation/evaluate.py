@@ -111,10 +111,8 @@ def evaluate(
     if with_calibration:
         more["calibration"] = _calibration(rows, samples if critiques else None, len(pairs)).model_dump(mode="json")
     if with_frontier:
-        calibration = about["manifest"]["calibration"]
-        scale = None if calibration is None else Calibration.model_validate(calibration)
         right, groups = [[True, False]] * len(items), [pair.group for pair in pairs]
-        more["frontier"] = points = frontier(by_item(items, rows), right, scale, groups, samples)
+        more["frontier"] = points = frontier(by_item(items, rows), right, about["manifest"], groups, samples)
         lines.append(describe_frontier(points))
     return write_results(
         out,

@@ -46,7 +46,7 @@ class _Written:
 def frontier(
     items: Sequence[Rows],
     right: Sequence[Sequence[bool]],
-    calibration: Calibration | None,
+    manifest: Mapping[str, Any],
     groups: Sequence[str],
     samples: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def frontier(
     Args:
         items: with greedy critiques and their traces, and sampled ones.
         right: of the responses; a pair's are `[True, False]`.
-        calibration: of the critic's manifest.
+        manifest: the critic's, as JSON.
         groups: the questions of the items.
         samples: means over so many sampled critiques are tried too.
 
@@ -68,11 +68,12 @@ def frontier(
     Raises:
         DataError: the checkpoint has no scale for scores before and after critiques.
     """
-    if calibration is None or calibration.scales is None:
+    if not (manifest["calibration"] or {}).get("scales"):
         raise DataError(
             "--frontier: this checkpoint has no common scale for scores before and after critiques; "
             "`criticrm evaluate --calibrate` on labelled pairs measures it"
         )
+    calibration = Calibration.model_validate(manifest["calibration"])
     before = calibration.scale(0)
     direct = [[before(row["direct_score"]) for row in rows] for rows in items]
     apart = [[d for d in distances(scores, "best") if d is not None] for scores in direct]

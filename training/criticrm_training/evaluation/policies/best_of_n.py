@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticrm_model import Calibration
 from criticrm_model.files import write_json
 
 from ...answers import equal, final_answer, votes
@@ -114,9 +113,7 @@ def best_of_n(
     }
     lines = [as_table(report)]
     if with_frontier:
-        calibration = about["manifest"]["calibration"]
-        scale = None if calibration is None else Calibration.model_validate(calibration)
-        report["frontier"] = points = frontier(by_item(items, rows), right, scale, groups, [samples])
+        report["frontier"] = points = frontier(by_item(items, rows), right, about["manifest"], groups, [samples])
         lines.append(describe_frontier(points))
     write_json(out / RESULTS, report)
     logger.info("%s\nwrote %s", "\n".join(lines), out / RESULTS)
