@@ -25,6 +25,7 @@ from criticrm_training.critiques import open_writer, transformers_writer
 from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WritingTask
 from criticrm_training.evaluation import serving as serving_module
 from criticrm_training.rounds import run as rounds_module
+from criticrm_training.training.config import TrainConfig
 from support.scalars import make_classifier, save
 from support.tiny import make_model, make_tokenizer
 
@@ -119,6 +120,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tokenizer.save_pretrained(base)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     return tmp_path
+
+
+def test_the_trainer_from_python(folder: Path) -> None:
+    shutil.copytree("my-base", "Qwen/Qwen2.5-0.5B-Instruct")
+    (program,) = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text("utf-8"), re.DOTALL)
+    exec(compile(program, "training.md", "exec"), {})
+    assert Checkpoint.open(folder / "my-critic-rm").manifest.training_data[0].pairs == 1
+
+
+def test_fields_of_the_training_page_are_ones(folder: Path) -> None:
+    write_arms("training.md", "my-base")
+    fields = yaml.safe_load(Path("my-run.yaml").read_text())
+    found = [yaml.safe_load(text) for language, text in blocks("training.md") if language == "yaml"]
+    assert [list(one) for one in found] == [["slots"], ["objective"]]
+    for one in found:
+        (folder / "one.yaml").write_text(yaml.safe_dump(fields | one))
+        TrainConfig.read(folder / "one.yaml")
 
 
 def write_arms(page: str, base: str) -> None:

@@ -110,6 +110,7 @@ def evaluate(
             lines += describe_reasoning(reasoning)
     if with_calibration:
         more["calibration"] = _calibration(rows, samples if critiques else None, len(pairs)).model_dump(mode="json")
+        about["manifest"]["calibration"] = more["calibration"]
     if with_frontier:
         right, groups = [[True, False]] * len(items), [pair.group for pair in pairs]
         more["frontier"] = points = frontier(by_item(items, rows), right, about["manifest"], groups, samples)
