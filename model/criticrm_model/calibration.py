@@ -49,6 +49,8 @@ class Calibration(_Frozen):
     Attributes:
         scales: by the number of critiques that a score is the mean of, 0 for the score before any; None where it was
             computed without labels, or by an earlier version.
+        scaled_on: the labelled pairs of the scales, where they were measured on the finished checkpoint
+            (`criticrm evaluate --calibrate`); else they are of the reference set.
     """
 
     reference_set: str = Field(description="The responses that the moments were computed on.")
@@ -56,6 +58,7 @@ class Calibration(_Frozen):
     direct_score: Moments
     score: Moments
     scales: dict[int, Scale] | None = None
+    scaled_on: str | None = None
 
     def scale(self, critiques: int) -> Scale:
         """Of the mean over so many critiques: that of the nearest smaller number which was measured.

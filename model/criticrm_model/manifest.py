@@ -238,18 +238,19 @@ class Manifest(RewardCard):
     def direct_std(self) -> float:
         """What a difference of direct scores is measured by.
 
-        Their standard deviation over the reference set, else over the fixed conversations, else 1.
+        Their standard deviation over the reference set or over the fixed conversations, the larger one (a reference set
+        may hold what the direct score can't tell apart); without either 1.
         """
-        if self.calibration is not None:
-            return self.calibration.direct_score.std
         scores = self.references.direct_scores if self.references else ()
-        return (stdev(scores) if len(scores) > 1 else 0.0) or 1.0
+        fixed = stdev(scores) if len(scores) > 1 else 0.0
+        return max(fixed, self.calibration.direct_score.std if self.calibration else 0.0) or 1.0
 
     @property
     def version(self) -> str:
         """Short name of this reward.
 
-        It changes with the reward row, the base, what the base is asked, and how the reward is read.
+        It changes with the reward row, the base, what the base is asked, how the reward is read, and with scales that
+        were measured after the export.
         """
         first, *others = self.rewards
         identity = [first.sha256, self.base_model, self.critique_instruction or ""]
@@ -257,6 +258,8 @@ class Manifest(RewardCard):
             identity += [self.readout.model_dump_json(), str(first.offset)]
         if self.slots is not None:
             identity.append(self.slots.model_dump_json())
+        if self.calibration is not None and self.calibration.scaled_on is not None:
+            identity.append(self.calibration.model_dump_json())
         if others:
             identity += [str((r.name, r.sha256, r.offset, r.weight)) for r in self.rewards]
         return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]

@@ -120,14 +120,17 @@ def test_without_a_common_scale() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed")
-@pytest.mark.parametrize("options", [["--samples", "1,3"], ["--direct-only"]])
+@pytest.mark.parametrize(
+    ("known", "options"), [(False, ["--samples", "1,3"]), (False, ["--direct-only"]), (True, ["--samples", "1"])]
+)
 def test_a_calibration_is_measured(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, options: list[str]
 ) -> None:
     monkeypatch.setattr(serving, "start_service", lambda model: start_service(model, ["--engine", "fake"]))
     folder = tmp_path / "critic"
     shutil.copytree(tiny_checkpoint, folder)
-    Manifest.load(folder).model_copy(update={"calibration": None}).save(folder)
+    if not known:
+        Manifest.load(folder).model_copy(update={"calibration": None}).save(folder)
     rows = [{"prompt": f"Question {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = [str(tmp_path / "pairs.jsonl"), "--model", str(folder), "--out", str(tmp_path / "out")]
@@ -135,11 +138,20 @@ def test_a_calibration_is_measured(
     found = Manifest.load(folder).calibration
     assert found is not None
     assert found.scales is not None
-    assert set(found.scales) == ({0} if "--direct-only" in options else {0, 1, 3})
+    assert set(found.scales) == ({0} if "--direct-only" in options else {0, 1} if known else {0, 1, 3})
+    assert Manifest.load(folder).version != Manifest.load(tiny_checkpoint).version  # normalised scores are others
     scores = [row["direct_score"] for row in read_parts(tmp_path / "out" / "scores")]
-    assert found.n == len(scores) == 16
-    assert found.direct_score.mean == pytest.approx(statistics.fmean(scores))
-    assert found.direct_score.std == pytest.approx(statistics.stdev(scores))
+    assert found.scales[0](statistics.fmean(scores)) == pytest.approx(0)
+    if known:  # the moments stay, which `normalize` uses
+        own = Manifest.load(tiny_checkpoint).calibration
+        assert own is not None
+        assert (found.direct_score, found.score, found.n) == (own.direct_score, own.score, own.n)
+    else:
+        assert found.n == len(scores) == 16
+        assert found.direct_score.mean == pytest.approx(statistics.fmean(scores))
+        assert found.direct_score.std == pytest.approx(statistics.stdev(scores))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()  # the name is that of the embedded one
     for wrong in (["--url", "http://127.0.0.1:1"], ["--model", "default"]):
         with pytest.raises(CriticRMError, match="--calibrate needs"):
             Evaluate(_cli_parse_args=[*arguments, *wrong, "--calibrate"]).run()

@@ -85,7 +85,7 @@ class Result(Received):
         None,
         allow_inf_nan=False,
         description="The score on one scale, with or without critiques: 0 is the reference set's mean, a difference of "
-        "1 a preference with probability 0.73. Where the manifest has no `scales` (the embedded default), it is in "
+        "1 a preference with probability 0.73. Where the manifest has no `scales`, it is in "
         "standard deviations of each position, which says nothing of how reliable either is. null without a "
         "calibration.",
     )

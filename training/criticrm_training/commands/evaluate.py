@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from criticrm_model import CriticRMError
+from criticrm_model.manifest import DEFAULT_NAME
 
 from .options import AGAINST, FRONTIER, RULE, SAMPLES, NamedFolders, PairOptions, by_name
 
@@ -41,8 +42,9 @@ class Evaluate(PairOptions):
     )
     calibrate: CliImplicitFlag[bool] = Field(
         False,
-        description="Write mean, deviation and scale of the scores on these pairs into the checkpoint, and of means "
-        "over each of --samples: `normalize`, `calibrated_score` and critiques of close responses use them.",
+        description="Write the scales of the scores on these pairs into the checkpoint, before critiques, after one and "
+        "after as many as each of --samples: `calibrated_score` and critiques of close responses need them. Where it "
+        "has no mean and deviation (`normalize`), these too.",
     )
     task: list[str] = Field(["reasoning"], description=RULE)
     against: NamedFolders = Field((), description=AGAINST)
@@ -74,7 +76,7 @@ class Evaluate(PairOptions):
             raise CriticRMError("--recommend needs --frontier and critiques")
         if not (self.recommend or self.calibrate):
             return None
-        if self.url or not Path(self.model).is_dir():
+        if self.url or self.model == DEFAULT_NAME or not Path(self.model).is_dir():
             option = "recommend" if self.recommend else "calibrate"
             raise CriticRMError(f"--{option} needs --model with a folder to write to")
         return Path(self.model)

@@ -109,8 +109,9 @@ def evaluate(
             more["reasoning"] = reasoning
             lines += describe_reasoning(reasoning)
     if with_calibration:
-        more["calibration"] = _calibration(rows, samples if critiques else None, len(pairs)).model_dump(mode="json")
-        about["manifest"]["calibration"] = more["calibration"]
+        known = about["manifest"]["calibration"]
+        found_scales = _calibration(rows, samples if critiques else None, len(pairs), known)
+        more["calibration"] = about["manifest"]["calibration"] = found_scales.model_dump(mode="json")
     if with_frontier:
         right, groups = [[True, False]] * len(items), [pair.group for pair in pairs]
         more["frontier"] = points = frontier(by_item(items, rows), right, about["manifest"], groups, samples)
@@ -129,8 +130,15 @@ def evaluate(
     )
 
 
-def _calibration(rows: Sequence[Mapping[str, Any]], samples: Sequence[int] | None, pairs: int) -> Calibration:
-    """Args: samples: None without critiques."""
+def _calibration(
+    rows: Sequence[Mapping[str, Any]], samples: Sequence[int] | None, pairs: int, known: Mapping[str, Any] | None
+) -> Calibration:
+    """The checkpoint's own, with the scales of these pairs; all of it where the checkpoint has none.
+
+    Args:
+        samples: None without critiques.
+        known: the checkpoint's, as JSON.
+    """
 
     def of_pairs(values: Iterable[float]) -> Floats:
         return np.array(list(values), dtype=np.float64).reshape(-1, 2)
@@ -139,7 +147,10 @@ def _calibration(rows: Sequence[Mapping[str, Any]], samples: Sequence[int] | Non
     if samples is not None:
         after[1] = of_pairs(row["greedy_score"] for row in rows)
         after |= {n: of_pairs(np.mean(row["sampled_scores"][:n]) for row in rows) for n in samples if n > 1}
-    return calibrate(of_pairs(row["direct_score"] for row in rows), after, f"both responses of {pairs} labelled pairs")
+    direct, of = of_pairs(row["direct_score"] for row in rows), f"both responses of {pairs} labelled pairs"
+    here = calibrate(direct, after, of)
+    own = here if known is None else Calibration.model_validate(known)
+    return own.model_copy(update={"scales": here.scales, "scaled_on": of})
 
 
 def _about_teacher(
