@@ -43,8 +43,8 @@ class Evaluate(PairOptions):
     calibrate: CliImplicitFlag[bool] = Field(
         False,
         description="Write the scales of the scores on these pairs into the checkpoint, before critiques, after one "
-        "and after as many as each of --samples: `calibrated_score` and critiques of close responses need them. Where it "
-        "has no mean and deviation (`normalize`), these too.",
+        "and after as many as each of --samples: `calibrated_score` and critiques of close responses need them. Where "
+        "it has no mean and deviation (`normalize`), these too.",
     )
     task: list[str] = Field(["reasoning"], description=RULE)
     against: NamedFolders = Field((), description=AGAINST)
