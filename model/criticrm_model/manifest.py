@@ -59,7 +59,7 @@ class Selection(_Frozen):
     rank: Literal["best", "all"] = "best"
     n: PositiveInt = 1
     settled: float | None = Field(None, ge=0)
-    tokens: PositiveInt = 8
+    tokens: int = Field(8, ge=1, le=512)
     chosen_on: str
 
 

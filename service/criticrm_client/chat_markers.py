@@ -30,8 +30,9 @@ from .schemas import Message
 # A run of tokens at the beginning of a text: of the template, of padding, and the end tokens some policies pad with,
 # but for those which open a turn as well.
 _OPENS_TOO = r"<\|(?:user|observation)\|>|<extra_id_1>"
-_BEGINNING = re.compile(rf"(?:\s*+(?!{_OPENS_TOO})(?:{BEGIN_TOKENS}|{PAD_TOKENS}|{END_TOKENS}))*+")
-_PADDING = re.compile(rf"(?:\s*+(?:{PAD_TOKENS}))*+")
+# In pieces: Python up to 3.11.4 gets possessive groups wrong (CPython gh-106052), and others keep each token in memory.
+_BEGINNING = re.compile(rf"(?:\s*+(?!{_OPENS_TOO})(?:{BEGIN_TOKENS}|{PAD_TOKENS}|{END_TOKENS})){{1,256}}")
+_PADDING = re.compile(rf"(?:\s*+(?:{PAD_TOKENS})){{1,256}}")
 _SPACE = re.compile(r"\s*+")
 _NO_REASONING = re.compile(r"\s*+(?:<think>\s*+)?</think>\s*+")
 _LONGEST_TOKEN = 64  # characters
@@ -111,7 +112,7 @@ def split_response(prompt: str, generated: str) -> tuple[list[Message], str]:
         UnknownTemplateError: of the prompt.
     """
     template = find_template(prompt)
-    generated = generated[_end(_PADDING, generated) :]
+    generated = generated[_end_of_run(_PADDING, generated) :]
     if template is None:
         return split_turns(prompt), strip_end(generated)
     last = _openings(template, prompt, _begin(prompt))[-1]
@@ -143,7 +144,15 @@ def _openings(template: Template, text: str, start: int) -> list[re.Match[str]]:
 
 
 def _begin(text: str) -> int:
-    return _end(_BEGINNING, text)
+    return _end_of_run(_BEGINNING, text)
+
+
+def _end_of_run(pieces: re.Pattern[str], text: str) -> int:
+    """Where as many pieces as there are end, one after the other from the beginning."""
+    end = 0
+    while piece := pieces.match(text, end):
+        end = piece.end()
+    return end
 
 
 def _end(pattern: re.Pattern[str], text: str, start: int = 0) -> int:

@@ -106,6 +106,7 @@ async def test_what_is_kept_of_greedy_critiques_is_by_their_end(start_app: Start
         ({}, "critique.stop.settled"),
         ({"settled": -0.1}, "critique.stop.settled"),
         ({"settled": 0.1, "for": 0}, "critique.stop.for"),
+        ({"settled": 0.1, "for": 513}, "critique.stop.for"),
         ({"settled": 0.1, "for": 1.5}, "critique.stop.for"),
         ({"settled": "0.1"}, "critique.stop.settled"),
         (True, "critique.stop"),
@@ -121,6 +122,7 @@ async def test_what_is_refused(running: Running, stop: Any, field: str) -> None:
 def test_the_client_asks_for_it(using: Using, opened_checkpoint: Checkpoint) -> None:
     with serving(opened_checkpoint) as url:
         options = CritiqueOptions(max_tokens=24, stop=Settled(settled=2.0, tokens=TOKENS))
+        assert options.model_dump()["stop"] == {"settled": 2.0, "for": TOKENS}
         scored = using(lambda client: client.score("Why?", ["So."], critique=options), url)
         assert scored.results[0].critiques[0].finish_reason == "settled"
         assert scored.results[0].critiques[0].tokens == TOKENS + 1

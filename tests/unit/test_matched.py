@@ -12,7 +12,8 @@ import torch
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reward_vector import load_reward_vector, save_reward_vector
-from criticrm_training.card import CalibrationError, reward_card
+from criticrm_training.calibrating import CalibrationError
+from criticrm_training.card import reward_card
 from criticrm_training.critiques.records import SCHEMA, Critique, read_critiques
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.linear_probe.features import PairFeatures

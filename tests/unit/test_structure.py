@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def test_no_function_is_long() -> None:
                 documented = ast.get_docstring(node) is not None and path.is_relative_to(TRAINING)  # with its protocol
                 first = node.body[min(documented, len(node.body) - 1)] if documented else node
                 assert node.end_lineno - first.lineno < MAX_FUNCTION_LINES, f"{path}: {node.name}"
+
+
+def test_no_pattern_has_a_possessive_group() -> None:
+    """Python 3.11.0 to 3.11.4, Debian 12's among them, matches those wrong, without an error (CPython gh-106052)."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"\)(?:[*+?]|\{[\d,]+\})\+|\(\?>", node.value), f"{path}:{node.lineno}"
 
 
 def runs(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -60,7 +60,7 @@ class Settled(Request):
     settled: float = Field(
         ge=0, allow_inf_nan=False, description="The largest difference within the range, in reward units."
     )
-    tokens: int = Field(8, ge=1, alias="for", description="Tokens that the reward has stayed within it.")
+    tokens: int = Field(8, ge=1, le=512, alias="for", description="Tokens that the reward has stayed within it.")
 
 
 class CritiqueOptions(WritingOptions):

@@ -34,7 +34,7 @@ _CLOSE = ("margin", "rank", "critique_budget")
 
 
 def _flags(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join(f"{'-' if len(name) == 1 else '--'}{name.replace('_', '-')}" for name in names)
 
 
 class Score(BaseSettings):
@@ -108,7 +108,7 @@ class Score(BaseSettings):
     settled: float | None = Field(
         None, ge=0, description="End a critique once its reward has stayed within so much (reward units)."
     )
-    settled_for: PositiveInt = Field(8, description="Tokens that it has stayed there, for --settled.")
+    settled_for: int = Field(8, ge=1, le=512, description="Tokens that it has stayed there, for --settled.")
     on_overflow: Literal["error", "truncate"] = Field(
         "error",
         description="What happens to rows that are too long: 'error' fails them; 'truncate' cuts them and sets "

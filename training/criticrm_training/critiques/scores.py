@@ -29,17 +29,24 @@ _LABEL = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# Below, (?=(?P<name>...))(?P=name) is matched once and never again in another way, as a possessive group is, which
+# Python up to 3.11.4 gets wrong (CPython gh-106052).
+#
 # What may stand between the number and another one that makes it a range, a sum, a part or a scale.
-_LEADS_ON = r"""(?:
+_LEADS_ON = r"""(?=(?P<between>(?:
     \([^()\d\n]*\)
     |[ \t,;:/\\~+=*_()\[\]\u00b1\u00d7\u2190-\u21ff\u2212\u2013\u2014\uff0e\uff0c-]|\.\.+
     |\b(?:or|to|and|but|maybe|perhaps|possibly|even|rather|plus|minus|less|out|of|from|on|in|the|an?|scale|range|points?)\b
-)*+"""
+)*))(?P=between)"""
 _NUMBER = re.compile(
     rf"""
     (?P<value>\d+)(?:\.0+)?(?![\w%]|[.,\uff0e\uff0c]\d)
-    (?:[*_\s]*+(?:points?\b)?[*_\s(]*+(?:/|(?:out\s+)?of)[*_\s]*+(?:the\s+)?(?P<of>\w+)(?:\.0+)?\b(?![.,]\d|%))?+
-    (?:[*_\s,]*+[(\[]?(?:(?:on\s+)?(?:a\s+|the\s+)?scale\s+)?(?:(?:of|from)\s+)?{_SCALE}\b(?![.,]?\d)[)\]]?)?+
+    (?=(?P<part>(?:
+        [*_\s]*+(?:points?\b)?[*_\s(]*+(?:/|(?:out\s+)?of)[*_\s]*+(?:the\s+)?(?P<of>\w+)(?:\.0+)?\b(?![.,]\d|%)
+    )?))(?P=part)
+    (?=(?P<scale>(?:
+        [*_\s,]*+[(\[]?(?:(?:on\s+)?(?:a\s+|the\s+)?scale\s+)?(?:(?:of|from)\s+)?{_SCALE}\b(?![.,]?\d)[)\]]?
+    )?))(?P=scale)
     (?!{_LEADS_ON}\d)
     (?![ \t]*\+|[ \t]+or[ \t]+(?:more|less|so|higher|lower|above|below|better|worse)\b)
     (?![\s*_]*+(?:stars?|percent|%))

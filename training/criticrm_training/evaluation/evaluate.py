@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from criticrm_model import Calibration
 from criticrm_model.instruction import InstructionSlots
 
-from ..calibrating import calibrate
 from ..critiques.critique_task import Tasks
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..parts import run_digest
-from ..stats import Floats
 from .arms import TEACHER_FORCED
+from .calibrated import calibrated
 from .frontier import describe_frontier, frontier
 from .items import as_item, items_sha256
 from .outcomes import Preferences, pair_preferences
@@ -98,9 +94,8 @@ def evaluate(
         found[TEACHER_FORCED] = Preferences.of(margins)
         more["teacher_forced"], some = _about_teacher(teacher_forced, pairs, cut)
         lines += some
-    ended = [row["ended"] for row in rows] if critiques else []
+    ended, texts = ([row[name] for row in rows] if critiques else [] for name in ("ended", "greedy_critique"))
     if critiques:
-        texts = [row["greedy_critique"] for row in rows]
         responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
         statistics = critique_statistics(texts, responses, ended, about["manifest"]["critique_instruction"])
         more["quality"] = asdict(statistics)
@@ -109,12 +104,11 @@ def evaluate(
             more["reasoning"] = reasoning
             lines += describe_reasoning(reasoning)
     if with_calibration:
-        known = about["manifest"]["calibration"]
-        found_scales = _calibration(rows, samples if critiques else None, len(pairs), known)
-        more["calibration"] = about["manifest"]["calibration"] = found_scales.model_dump(mode="json")
+        calibration = calibrated(about["manifest"]["calibration"], rows, samples if critiques else None)
+        more["calibration"] = about["manifest"]["calibration"] = calibration.model_dump(mode="json")
     if with_frontier:
-        right, groups = [[True, False]] * len(items), [pair.group for pair in pairs]
-        more["frontier"] = points = frontier(by_item(items, rows), right, about["manifest"], groups, samples)
+        sides, groups = by_item(items, rows), [pair.group for pair in pairs]
+        more["frontier"] = points = frontier(sides, [[True, False]] * len(sides), about["manifest"], groups, samples)
         lines.append(describe_frontier(points))
     return write_results(
         out,
@@ -128,29 +122,6 @@ def evaluate(
         lines=lines,
         written=about_sides(by_item(items, [_about(row) for row in rows])),
     )
-
-
-def _calibration(
-    rows: Sequence[Mapping[str, Any]], samples: Sequence[int] | None, pairs: int, known: Mapping[str, Any] | None
-) -> Calibration:
-    """The checkpoint's own, with the scales of these pairs; all of it where the checkpoint has none.
-
-    Args:
-        samples: None without critiques.
-        known: the checkpoint's, as JSON.
-    """
-
-    def of_pairs(values: Iterable[float]) -> Floats:
-        return np.array(list(values), dtype=np.float64).reshape(-1, 2)
-
-    after = {}
-    if samples is not None:
-        after[1] = of_pairs(row["greedy_score"] for row in rows)
-        after |= {n: of_pairs(np.mean(row["sampled_scores"][:n]) for row in rows) for n in samples if n > 1}
-    direct, of = of_pairs(row["direct_score"] for row in rows), f"both responses of {pairs} labelled pairs"
-    here = calibrate(direct, after, of)
-    own = here if known is None else Calibration.model_validate(known)
-    return own.model_copy(update={"scales": here.scales, "scaled_on": of})
 
 
 def _about_teacher(
