@@ -249,8 +249,8 @@ class Manifest(RewardCard):
     def version(self) -> str:
         """Short name of this reward.
 
-        It changes with the reward row, the base, what the base is asked, how the reward is read, and with scales that
-        were measured after the export.
+        It changes with the reward row, the base, what the base is asked, how the reward is read, and with scales or a
+        setting for "auto" that were measured after the export.
         """
         first, *others = self.rewards
         identity = [first.sha256, self.base_model, self.critique_instruction or ""]
@@ -260,6 +260,8 @@ class Manifest(RewardCard):
             identity.append(self.slots.model_dump_json())
         if self.calibration is not None and self.calibration.scaled_on is not None:
             identity.append(self.calibration.model_dump_json())
+        if self.selection is not None:
+            identity.append(self.selection.model_dump_json())
         if others:
             identity += [str((r.name, r.sha256, r.offset, r.weight)) for r in self.rewards]
         return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]

@@ -46,6 +46,10 @@ def critique_options(request: ScoreOne | ScoreMany, manifest: Manifest) -> Criti
     if asked.trace and request.normalize:
         raise InvalidField("critique.trace", "rewards within a critique can't be normalised")
     if asked.when == "close":
+        if request.normalize:
+            raise InvalidField(
+                "normalize", "results with and without a critique are compared by calibrated_score: leave it out"
+            )
         if manifest.calibration is None or manifest.calibration.scales is None:
             raise NotCalibrated(
                 "this checkpoint has no common scale for scores before and after critiques, so critique.when can only "

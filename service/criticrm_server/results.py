@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import (
+    CompareBy,
     Criterion,
     CriterionResult,
     Critique,
@@ -77,9 +78,10 @@ class Results:
             outputs: of the response's jobs; none where there is an error instead.
             selective: only close responses of the request get critiques. The checkpoint has a scale then.
         """
+        compare_by: CompareBy = "calibrated_score" if selective else "score"
         if not outputs:
             assert error is not None
-            return _failed(response, error, request_id)
+            return _failed(response, error, request_id, compare_by)
         read = [self._read(output, normalize, after_critiques=critique is not None) for output in outputs]
         weights = _weights(response)
         warnings, critiques, written = response.warnings, list[Critique](), 0
@@ -100,7 +102,7 @@ class Results:
             score_std=_deviation([one.std for one in read], weights),
             calibrated_score=self._calibrated(outputs, weights, critique is not None),
             critiqued=critique is not None,
-            compare_by="calibrated_score" if selective else "score",
+            compare_by=compare_by,
             rewards=self._each(outputs, weights) if len(self._rewards) > 1 else None,
             criteria=None if response.criteria is None else list(map(_of_criterion, response.criteria, read)),
             critiques=critiques,
@@ -187,7 +189,7 @@ def total_usage(results: list[Result]) -> Usage:
     )
 
 
-def _failed(response: RenderedResponse, error: CriticRMError, request_id: str) -> Result:
+def _failed(response: RenderedResponse, error: CriticRMError, request_id: str, compare_by: CompareBy) -> Result:
     return Result(
         id=response.item_id,
         index=response.index,
@@ -195,6 +197,7 @@ def _failed(response: RenderedResponse, error: CriticRMError, request_id: str) -
         score=None,
         direct_score=None,
         score_std=None,
+        compare_by=compare_by,
         critiques=[],
         warnings=response.warnings,
         error=error_info(error, request_id),

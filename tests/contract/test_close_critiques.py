@@ -44,7 +44,9 @@ class Scripted(FakeEngine):
 
 @pytest.fixture
 async def scripted(start_app: StartApp, opened_checkpoint: Checkpoint) -> AsyncIterator[Running]:
-    engine = Scripted(opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5])  # calibrated: 2, 1.75, -2, 0
+    engine = Scripted(
+        opened_checkpoint.renderer.stop_token_ids[0], [4.5, 4.0, -3.5, 0.5]
+    )  # calibrated: 0.625, 0.5, -1.375, -0.375
     async with start_app(engine) as app:
         yield app
 
@@ -63,8 +65,8 @@ async def test_critiques_are_written_where_the_best_is_in_question(scripted: Run
     assert [one["direct_score"] for one in found] == [4.5, 4.0, -3.5, 0.5]
     assert [len(one["critiques"]) for one in found] == [1, 1, 0, 0]
     assert [one["usage"]["critique_tokens"] for one in found] == [4, 4, 0, 0]
-    # One scale: (5 + 1) / 4 after a critique, (direct - 0.5) / 2 before any.
-    assert [one["calibrated_score"] for one in found] == [1.5, 1.5, -2.0, 0.0]
+    # One scale: 5 / 2 + 1 after a critique, direct / 4 - 1 / 2 before any.
+    assert [one["calibrated_score"] for one in found] == [3.5, 3.5, -1.375, -0.375]
     assert {one["compare_by"] for one in found} == {"calibrated_score"}
     assert all(one["warnings"] == ([] if not one["critiqued"] else ["critique_cut"]) for one in found)
     engine = scripted.engine
@@ -77,8 +79,8 @@ async def test_critiques_are_written_where_the_best_is_in_question(scripted: Run
     [
         ({"rank": "all"}, [True, True, False, False]),
         ({"rank": "all", "margin": 2.0}, [True, True, True, True]),
-        ({"margin": 0.2}, [False, False, False, False]),
-        ({"margin": 0.25}, [True, True, False, False]),
+        ({"margin": 0.12}, [False, False, False, False]),
+        ({"margin": 0.125}, [True, True, False, False]),
         ({"margin": 9.0, "max_total_tokens": 11}, [True, True, False, False]),
         ({"margin": 9.0, "max_total_tokens": 12}, [True, True, False, True]),
         ({"margin": 9.0, "max_total_tokens": 24, "n": 2}, [True, True, False, True]),
@@ -94,9 +96,10 @@ async def test_full_critiques_and_none_say_so(scripted: Running) -> None:
     plain = await results(scripted, critique=False)
     assert not any(one["critiqued"] for one in plain)
     assert {one["compare_by"] for one in plain} == {"score"}
-    assert [one["calibrated_score"] for one in plain] == [2.0, 1.75, -2.0, 0.0]
-    normalized = await results(scripted, critique=CLOSE, normalize=True)
-    assert [one["score"] for one in normalized] == [1.5, 1.5, -2.0, 0.0]  # each by its own position
+    assert [one["calibrated_score"] for one in plain] == [0.625, 0.5, -1.375, -0.375]
+    answer = await scripted.score(prompt=PROMPT, responses=RESPONSES, critique=CLOSE, normalize=True)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["field"] == "normalize"
 
 
 async def test_each_prompt_is_on_its_own(scripted: Running) -> None:
@@ -205,14 +208,14 @@ def test_what_compares_responses_is_on_one_scale(using: Using, opened_checkpoint
         close = CritiqueOptions(when="close", margin=0.5, max_tokens=4)
         best = using(lambda client: client.best_of(PROMPT, RESPONSES[:3], critique=close), url)
         assert [result.score for result in best.results] == [-3.0, -3.0, -2.0]
-        assert [result.reward for result in best.results] == [-0.5, -0.5, -1.25]
+        assert [result.reward for result in best.results] == [-0.5, -0.5, -1.0]
         assert best.index == 0
         compared = using(lambda client: client.compare(PROMPT, RESPONSES[2], RESPONSES[0], critique=close), url)
         assert compared.preferred == 1
         summary = using(lambda client: client.score_file(*rows, critique=close, progress=False), url)
     row = json.loads(rows[1].read_text())
     assert row["best"] == 0
-    assert row["score"] == [-0.5, -0.5, -1.25]
+    assert row["score"] == [-0.5, -0.5, -1.0]
     assert summary.mean_score == -0.5
 
 
@@ -221,9 +224,12 @@ async def test_drop_in_routes_return_what_compares(start_app: StartApp, tmp_path
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "own", selection=own))
     engine = Misleading(checkpoint)
     async with start_app(engine, checkpoint=checkpoint) as app:
-        body = {"query": [PROMPT + RESPONSES[0]], "prompts": [PROMPT]}
-        answer = (await app.client.post("/get_reward?critique=auto", json=body)).json()
-    assert answer["rewards"] == [2.0]  # far from the mean: no critique, and (4.5 - 0.5) / 2
+        alone = {"query": [PROMPT + RESPONSES[0]], "prompts": [PROMPT]}
+        answer = (await app.client.post("/get_reward?critique=auto", json=alone)).json()
+        assert answer["rewards"] == [0.625]  # far from the mean: no critique, and 4.5 / 4 - 1 / 2
+        both = {"query": [PROMPT + RESPONSES[0], PROMPT + RESPONSES[1]], "prompts": [PROMPT] * 2}
+        answer = (await app.client.post("/get_reward?critique=auto", json=both)).json()
+    assert answer["rewards"] == [-0.5, -0.5]  # close to each other: critiques, and -3 / 2 + 1
 
 
 def test_the_client_asks_for_them(using: Using, opened_checkpoint: Checkpoint) -> None:

@@ -31,7 +31,14 @@ from support.tiny import make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ["guides/first-critic.md", "guides/from-a-reward-model.md", "own-model.md", "training.md", "import.md"]
+PAGES = [
+    "guides/first-critic.md",
+    "guides/from-a-reward-model.md",
+    "own-model.md",
+    "training.md",
+    "import.md",
+    "scoring.md",
+]
 PAIRS = 10
 # Run elsewhere, with vLLM: tests/docs/test_readme.py, tests/integration/test_verify_command.py.
 ELSEWHERE = {"serve", "verify"}
@@ -181,16 +188,22 @@ def make_what_the_import_page_has_already(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_from_its_first_command_to_its_last(page: str, folder: Path, tiny_checkpoint: Path) -> None:
     write_arms(page, "my-base")
-    for number, name in enumerate(["pairs.jsonl", "heldout.jsonl", "preferences.jsonl"], start=1):
+    for number, name in enumerate(["pairs.jsonl", "heldout.jsonl", "preferences.jsonl", "validation.jsonl"], start=1):
         write_pairs(name, PAIRS, number)
     make_classifier(folder / "Skywork/Skywork-Reward-V2-Qwen3-0.6B", "qwen3", tied=True)
     if page == "import.md":
         make_what_the_import_page_has_already(tiny_checkpoint)
+    if page == "scoring.md":
+        shutil.copytree(tiny_checkpoint, "my-critic-rm")
+    done: list[list[str]] = []
     for line in commands(page):
         if line[0] == "python" and line[1].startswith("examples/"):
             run_program(few(line[1:]))
         elif line[0] == "criticrm" and line[1] not in ELSEWHERE:
             words = ["preferences.jsonl" if word == IN_THE_HUB else word for word in line[1:]]
+            out = Path(line[line.index("--out") + 1]) if "--out" in line else None
+            assert out is None or not out.exists() or line in done, line  # of another command, it would be refused
             assert run(words) == int(line[1] in FAILS_ON_TINY_MODELS), line
-            if "--out" in line:
-                assert Path(line[line.index("--out") + 1]).exists(), line
+            assert out is None or out.exists(), line
+            done.append(line)
+    assert len(done) >= 2

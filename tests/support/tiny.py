@@ -145,7 +145,7 @@ def card(**changes: object) -> RewardCard:
             n=8,
             direct_score=Moments(mean=0.5, std=2.0),
             score=Moments(mean=-1.0, std=4.0),
-            scales={0: Scale(slope=0.5, offset=-0.25), 1: Scale(slope=0.25, offset=0.25)},
+            scales={0: Scale(slope=0.25, offset=-0.5), 1: Scale(slope=0.5, offset=1.0)},  # not the moments
         ),
     }
     return RewardCard.model_validate(fields | changes)

@@ -47,6 +47,8 @@ def test_critiques(arguments: list[str], expected: Any) -> None:
         (["--when", "auto", "-n", "2"], "-n: --when auto has its own"),
         (["--settled", "1", "--settled-for", "513"], "512"),
         (["--margin", "0"], "greater than 0"),
+        (["--settled-for", "16"], "--settled-for: needs --settled"),
+        (["--when", "close", "--normalize"], "--normalize: with --when close"),
     ],
 )
 def test_what_contradicts_itself_is_refused(arguments: list[str], words: str) -> None:

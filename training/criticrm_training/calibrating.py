@@ -12,6 +12,7 @@ from criticrm_model import Calibration, CriticRMError, Moments, Scale
 from .stats import Floats
 
 _PRIOR = 4.0  # standard deviation of the slope's normal prior, in log-odds a standard deviation of the reward
+_SMALLEST, _LARGEST = 1e-6, 1e6  # of what a manifest may hold (`calibration.Factor`)
 _LEAST = 0.05  # of a reward that says nothing: all its responses are close to each other
 
 
@@ -42,7 +43,7 @@ def calibrate(direct: Floats, after: Mapping[int, Floats], reference_set: str) -
 
 def _moments(scores: Floats, position: str, reference_set: str) -> Moments:
     mean, std = float(scores.mean()), float(scores.std(ddof=1)) if scores.size > 1 else math.nan
-    if not 0 < std < math.inf:  # NaN is neither
+    if not _SMALLEST <= std <= _LARGEST:  # NaN is neither
         raise CalibrationError(
             f"the reward {position} has mean {mean:g} and standard deviation {std:g} over {reference_set}: "
             "it does not distinguish responses. Was it trained (reward_weight_times_rate in the log), and is its rate "
@@ -72,5 +73,5 @@ def fit_scale(scores: Floats) -> Scale:
             middle = (low + high) / 2
             low, high = (middle, high) if gradient(middle) > 0 else (low, middle)
         slope = (low + high) / 2
-    slope /= std
+    slope = min(max(slope / std, _SMALLEST), _LARGEST)
     return Scale(slope=slope, offset=-slope * mean)

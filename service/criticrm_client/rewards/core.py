@@ -26,8 +26,9 @@ class Reward:
     """Of one sample.
 
     Attributes:
-        score: after the critique; several are averaged. Without critiques, `direct_score`.
-        direct_score: before any critique.
+        score: after the critique; several are averaged. Without critiques, `direct_score`. Where only close responses
+            get critiques, the calibrated score: don't subtract one from the other then.
+        direct_score: before any critique, in reward units.
         truncated: something was cut to fit (`on_overflow="truncate"`).
         critique: several are separated by an empty line; empty where none was requested.
         rewards: scores by name, of a model with several rewards.

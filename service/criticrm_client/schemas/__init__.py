@@ -15,6 +15,7 @@ from .requests import (
     SuppliedCritique,
 )
 from .results import (
+    CompareBy,
     CriterionResult,
     Critique,
     NamedReward,
@@ -28,6 +29,7 @@ from .results import (
 
 __all__ = [
     "MAX_SEED",
+    "CompareBy",
     "Criterion",
     "CriterionResult",
     "Critique",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from ..error_body import ErrorInfo, Received
 from ..errors import ResultError
 from .base import FinishReason
+
+CompareBy: TypeAlias = Literal["score", "calibrated_score"]
 
 
 class Trace(Received):
@@ -90,7 +92,7 @@ class Result(Received):
         "calibration.",
     )
     critiqued: bool = Field(False, description="The score is read after critiques; false where it is the direct score.")
-    compare_by: Literal["score", "calibrated_score"] = Field(
+    compare_by: CompareBy = Field(
         "score",
         description="Which of the two compares responses: 'calibrated_score' where critiques were requested for close "
         "responses only, for scores with and without a critique are not on one scale.",

@@ -108,7 +108,9 @@ class Score(BaseSettings):
     settled: float | None = Field(
         None, ge=0, description="End a critique once its reward has stayed within so much (reward units)."
     )
-    settled_for: int = Field(8, ge=1, le=512, description="Tokens that it has stayed there, for --settled.")
+    settled_for: int | None = Field(
+        None, ge=1, le=512, description="Tokens that it has stayed there, for --settled (8)."
+    )
     on_overflow: Literal["error", "truncate"] = Field(
         "error",
         description="What happens to rows that are too long: 'error' fails them; 'truncate' cuts them and sets "
@@ -131,6 +133,10 @@ class Score(BaseSettings):
             raise ValueError(f"{_flags(written or ['when'])}: of critiques; omit it, or omit --no-critique")
         if self.when != "close" and (close := [name for name in _CLOSE if name in written]):
             raise ValueError(f"{_flags(close)}: needs --when close")
+        if self.when != "always" and self.normalize:
+            raise ValueError("--normalize: with --when close or auto the column score is the calibrated score; omit it")
+        if self.settled_for is not None and self.settled is None:
+            raise ValueError("--settled-for: needs --settled")
         if self.when == "auto" and written:
             raise ValueError(f"{_flags(written)}: --when auto has its own; use --when close")
         return self
@@ -168,10 +174,10 @@ class Score(BaseSettings):
         if self.when == "auto":
             return "auto"
         close = {"max_total_tokens": self.critique_budget, "margin": self.margin, "rank": self.rank}
-        fields = {name: getattr(self, name) for name in _SAMPLING} | (close if self.when == "close" else {})
+        wanted = {name: getattr(self, name) for name in _SAMPLING} | (close if self.when == "close" else {})
         if self.settled is not None:
-            fields["stop"] = Settled(settled=self.settled, tokens=self.settled_for)
-        known = {name: value for name, value in fields.items() if value is not None}
+            wanted["stop"] = Settled(settled=self.settled, tokens=self.settled_for or 8)
+        known = {name: value for name, value in wanted.items() if value is not None}
         return CritiqueOptions(when=self.when, **known) if known or self.when == "close" else None
 
     @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from criticrm_model import RewardTokens
+from criticrm_model import RewardTokens, finite_reward
 
 from .base import Job
 
@@ -26,10 +26,15 @@ class Followed:
         self._scores: list[float] = []
 
     def grown(self, token_ids: Sequence[int], logprobs: Any) -> bool:
-        """It has these tokens now, with vLLM's flat log-probabilities. Returns whether its score has settled."""
+        """It has these tokens now, with vLLM's flat log-probabilities. Returns whether its score has settled.
+
+        Raises:
+            NonFiniteReward: one that `settle` would have to compare.
+        """
         shown, width = len(self._scores), self._width
         for step in range(shown, len(token_ids)):
-            self._scores.append(self._tokens.score(logprobs.logprobs[step * width + 1 : (step + 1) * width]))
+            score = self._tokens.score(logprobs.logprobs[step * width + 1 : (step + 1) * width])
+            self._scores.append(finite_reward(score) if self._settle else score)
         settled = None if self._settle is None else self._settle.position(self._scores, begin=shown)
         end = len(token_ids) if settled is None else settled + 1
         if self._watch is not None:

@@ -19,9 +19,7 @@ from ..settings import Settings
 
 
 class GuardedRoute(APIRoute):
-    """Checks the key before the body is read, its size while it is read, and takes strict JSON only.
-
-    The deadline holds until the handler returns; what a stream sends afterwards keeps it itself.
+    """Checks the key before the body is read, its size and the deadline while it is read, and takes strict JSON only.
 
     A handler takes `request` and, where they are in its signature, `body` and `options` (of the query). FastAPI
     documents them; it would read the body before any dependency runs, turn what goes wrong there into a bare 400,
@@ -60,14 +58,14 @@ class GuardedRoute(APIRoute):
             inputs: dict[str, Any] = {}
             if options_type is not None:
                 inputs["options"] = validate(options_type, dict(request.query_params), "query")
-            async with deadlines.until(deadline):
-                with held_bytes.holding() as hold:
-                    if body_type is not None:
-                        check_media_type(request)
+            with held_bytes.holding() as hold:
+                if body_type is not None:
+                    check_media_type(request)
+                    async with deadlines.until(deadline):
                         json = await read_json(request, settings.max_body_bytes, hold)
-                        inputs["body"] = validate(body_type, json, "body")
-                        del json
-                    answer = await self.endpoint(request, **inputs)
+                    inputs["body"] = validate(body_type, json, "body")
+                    del json
+                answer = await self.endpoint(request, **inputs)
             if isinstance(answer, BaseModel):
                 return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
             assert isinstance(answer, Response)

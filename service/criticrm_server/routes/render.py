@@ -57,8 +57,9 @@ async def render(request: Request, body: Annotated[ScoreRequest, Body()]) -> Ren
         raise InvalidField("criteria", "here it is a text: each criterion of a list has a prompt of its own")
 
     async def work() -> Plan:
-        with await admit(request, body):
-            return await service.scorer.plan(body, request.scope["request_id"])
+        async with service.deadlines.until(request.scope["deadline"]):
+            with await admit(request, body):
+                return await service.scorer.plan(body, request.scope["request_id"])
 
     plan = await while_connected(request, work())
     prompt_tokens = sum(len(job.token_ids) for response in plan.responses for job in response.jobs)

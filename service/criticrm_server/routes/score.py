@@ -24,7 +24,7 @@ from ..schemas import ScoreMany, ScoreOne, ScoreRequest, StreamEnd
 from ..scorer import Plan
 from ..state import Service
 from .guarded import GuardedRoute
-from .work import ERRORS, MODEL_ERRORS, admitted_plan, score_all
+from .work import ERRORS, MODEL_ERRORS, plan_within_deadline, score_all
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -77,7 +77,7 @@ def _check_watchable(request: Request, body: ScoreOne | ScoreMany) -> None:
 
 
 async def _stream(request: Request, body: ScoreOne | ScoreMany, media_type: str) -> Response:
-    plan, permit = await while_connected(request, admitted_plan(request, body))
+    plan, permit = await while_connected(request, plan_within_deadline(request, body))
     parts = _parts(request, plan, permit, live=media_type == EVENTS)
     texts = _texts(parts, _as_event if media_type == EVENTS else _as_line)
     if request.scope["http_version"] == "1.0":  # which has no chunks: all at once

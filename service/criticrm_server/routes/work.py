@@ -1,4 +1,4 @@
-"""What every route that scores does: count, admit, render, run, while its caller is there."""
+"""What every route that scores does: count, admit, render, run, within the deadline and while its caller is there."""
 
 from __future__ import annotations
 
@@ -61,19 +61,20 @@ async def admit(request: Request, body: ScoreOne | ScoreMany) -> Permit:
         record_queue_time(request.scope, waited)
 
 
-async def admitted_plan(request: Request, body: ScoreOne | ScoreMany) -> tuple[Plan, Permit]:
+async def plan_within_deadline(request: Request, body: ScoreOne | ScoreMany) -> tuple[Plan, Permit]:
     """The request, admitted and rendered; the permit is the caller's to release.
 
     Raises:
-        What `admit` and `Scorer.plan` raise.
+        What `admit` and `Scorer.plan` raise; DeadlineExceeded, Draining.
     """
     service: Service = request.app.state.service
-    permit = await admit(request, body)
-    try:
-        return await service.scorer.plan(body, request.scope["request_id"]), permit
-    except BaseException:
-        permit.release()
-        raise
+    async with service.deadlines.until(request.scope["deadline"]):
+        permit = await admit(request, body)
+        try:
+            return await service.scorer.plan(body, request.scope["request_id"]), permit
+        except BaseException:
+            permit.release()
+            raise
 
 
 async def score_all(request: Request, body: ScoreOne | ScoreMany, *, partial: bool = True) -> list[Result]:
@@ -88,14 +89,15 @@ async def score_all(request: Request, body: ScoreOne | ScoreMany, *, partial: bo
     service: Service = request.app.state.service
 
     async def work() -> list[Result]:
-        with await admit(request, body) as permit:
-            began = time.perf_counter()
-            scorer = service.scorer
-            plan = await scorer.plan(body, request.scope["request_id"], partial=partial)
-            request.scope["model_version"] = plan.model_version
-            try:
-                return await scorer.score(plan, permit)
-            finally:
-                record_inference_time(request.scope, time.perf_counter() - began)
+        async with service.deadlines.until(request.scope["deadline"]):
+            with await admit(request, body) as permit:
+                began = time.perf_counter()
+                scorer = service.scorer
+                plan = await scorer.plan(body, request.scope["request_id"], partial=partial)
+                request.scope["model_version"] = plan.model_version
+                try:
+                    return await scorer.score(plan, permit)
+                finally:
+                    record_inference_time(request.scope, time.perf_counter() - began)
 
     return await while_connected(request, work())

@@ -43,7 +43,7 @@ export interface Trace {
 export interface Critique {
   text: string;
   score: number;
-  finish_reason: "stop" | "length";
+  finish_reason: "stop" | "length" | "settled";
   tokens: number;
   trace: Trace | null;
 }

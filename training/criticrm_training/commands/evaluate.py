@@ -93,5 +93,5 @@ class Evaluate(PairOptions):
             logger.info("wrote the calibration to %s", folder)
         if self.recommend:
             changes["selection"] = chosen = recommend(report["frontier"], source_name(self.data))
-            logger.info('wrote margin %g for "auto" to %s', chosen.margin, folder)
+            logger.info('wrote the setting for "auto" to %s: %s', folder, chosen.model_dump(exclude={"chosen_on"}))
         Manifest.load(folder).model_copy(update=changes).save(folder)

@@ -15,7 +15,7 @@ from ..data.sources import DataError
 from ..parts import run_digest
 from .arms import TEACHER_FORCED
 from .calibrated import calibrated
-from .frontier import describe_frontier, frontier
+from .frontier import describe_frontier, frontier, require_scales
 from .items import as_item, items_sha256
 from .outcomes import Preferences, pair_preferences
 from .pair_texts import about_sides
@@ -62,10 +62,12 @@ def evaluate(
         TaskError: there is no task for a pair's category.
         EndpointError, PartsError, ServingError
     """
-    if samples and not critiques:
-        raise DataError("--samples are critiques: leave out --direct-only")
+    if not critiques and (samples or with_frontier):
+        raise DataError("--samples and --frontier are of critiques: leave out --direct-only")
     rules = tasks.rules(pair.category for pair in pairs)
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
+        if with_frontier and not with_calibration:
+            require_scales(about["manifest"])
         slots = InstructionSlots.model_validate(about["manifest"].get("slots") or {})
         items = [as_item(pair, slots) for pair in pairs]
         run = {"model_version": about["model_version"], "items": items_sha256(items)}

@@ -68,11 +68,7 @@ def frontier(
     Raises:
         DataError: the checkpoint has no scale for scores before and after critiques.
     """
-    if not (manifest["calibration"] or {}).get("scales"):
-        raise DataError(
-            "--frontier: this checkpoint has no common scale for scores before and after critiques; "
-            "`criticrm evaluate --calibrate` on labelled pairs measures it"
-        )
+    require_scales(manifest)
     calibration = Calibration.model_validate(manifest["calibration"])
     before = calibration.scale(0)
     direct = [[before(row["direct_score"]) for row in rows] for rows in items]
@@ -106,6 +102,15 @@ def frontier(
                 }
             )
     return found
+
+
+def require_scales(manifest: Mapping[str, Any]) -> None:
+    """Before hours of work. Raises DataError: as `frontier`."""
+    if not (manifest["calibration"] or {}).get("scales"):
+        raise DataError(
+            "--frontier: this checkpoint has no common scale for scores before and after critiques; "
+            "`criticrm evaluate --calibrate` on labelled pairs measures it"
+        )
 
 
 def _ways(items: Sequence[Rows], samples: Sequence[int]) -> Iterator[_Written]:

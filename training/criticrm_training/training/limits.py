@@ -51,6 +51,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "detail", "passi
 _CHOICES = {
     "train_sampling_strategy": ("group_by_length", "random", "sequential", "batch_rebalance"),
     "overlong": ("drop", "truncate", "error"),
+    "cut": ("none", "random"),
     "dtype": ("float32", "bfloat16"),
     "metric_for_best_model": ("accuracy", "direct_accuracy", "loss"),
     "log_level": _LOG_LEVELS,

@@ -209,15 +209,22 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
         LimitExceeded: more messages than a request may have.
         What `score_all` does; one pair that can't be scored fails them all, for these callers read numbers only.
     """
-    items = []
-    limit = request.app.state.settings.max_messages
+    items: list[Item] = []
+    settings = request.app.state.settings
+    limit = settings.max_messages
     messages = 0
     for conversation, response, criteria, reference in pairs:
         messages += len(conversation)
         if messages > limit:  # before the rest is taken apart
             raise LimitExceeded("body", messages, limit, "messages and more")
         prompt = conversation or [NO_PROMPT]
-        items.append(Item(prompt=prompt, responses=[response], criteria=criteria, reference=reference))
+        responses = [response]
+        if options.critique == "auto" and items:  # close is what is close to another response to the same prompt
+            last = items[-1]
+            same = (last.prompt, last.criteria, last.reference) == (prompt, criteria, reference)
+            if same and len(last.responses) < settings.max_responses:
+                responses = [*items.pop().responses, response]
+        items.append(Item(prompt=prompt, responses=responses, criteria=criteria, reference=reference))
         await asyncio.sleep(0)  # long texts must not hold up everyone else
     if not items:
         return []

@@ -17,7 +17,7 @@ from ...answers import equal, final_answer, votes
 from ...critiques.sample import task_seed
 from ...critiques.writers import Conversation, Sampling
 from ...stats import difference, mean
-from ..frontier import describe_frontier, frontier
+from ..frontier import describe_frontier, frontier, require_scales
 from ..items import items_sha256
 from ..outcomes import mean_of
 from ..scoring import (
@@ -77,6 +77,8 @@ def best_of_n(
 
     items = [answered(q, row["responses"]) for q, row in zip(questions, answers, strict=True)]
     with scoring_service(model, url, key=key, concurrency=concurrency) as (service, about):
+        if with_frontier:
+            require_scales(about["manifest"])
         run = {"model_version": about["model_version"], "items": items_sha256(items)}
         rows = score_items(
             items, service, samples=samples, trace=with_frontier, out=out / "scores", run=run, unit="question"
