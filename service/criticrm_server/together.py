@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def together(runs: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """The outputs of all, in order. If one fails, the others have been cancelled and ended before its error is raised."""
+    """The outputs of all, in order. If one fails, the others are cancelled and ended before its error is raised."""
     running = [asyncio.ensure_future(one) for one in runs]
     try:
         return await asyncio.gather(*running)

@@ -31,14 +31,8 @@ from support.tiny import make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [
-    "guides/first-critic.md",
-    "guides/from-a-reward-model.md",
-    "own-model.md",
-    "training.md",
-    "import.md",
-    "scoring.md",
-]
+GUIDES = ["guides/first-critic.md", "guides/from-a-reward-model.md"]
+PAGES = [*GUIDES, "own-model.md", "training.md", "import.md", "scoring.md"]
 PAIRS = 10
 # Run elsewhere, with vLLM: tests/docs/test_readme.py, tests/integration/test_verify_command.py.
 ELSEWHERE = {"serve", "verify"}
