@@ -87,6 +87,12 @@ def in_this_process(model: str, *_: object, **__: object) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def with_made_up_rewards(model: str, *_: object, **__: object) -> Iterator[str]:
+    with serving(Checkpoint.open(Path(model))) as url:
+        yield url
+
+
 def run(arguments: Sequence[str]) -> int:
     (point,) = entry_points(group="criticrm.commands", name=arguments[0])
     status: int = point.load()(_cli_parse_args=list(arguments[1:])).run()
@@ -99,8 +105,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def lines(block: str) -> list[list[str]]:
-    words = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
-    return [one for one in words if one]
+    found = [line for line in block.replace("\\\n", " ").splitlines() if re.match(r"(criticrm|python) ", line)]
+    return [shlex.split(line, comments=True) for line in found]
 
 
 def commands(page: str) -> list[list[str]]:
@@ -180,7 +186,11 @@ def make_what_the_import_page_has_already(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_from_its_first_command_to_its_last(page: str, folder: Path, tiny_checkpoint: Path) -> None:
+def test_a_page_runs_from_its_first_command_to_its_last(
+    page: str, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page not in GUIDES:  # their commands are the same ones
+        monkeypatch.setattr(serving_module, "start_service", with_made_up_rewards)
     write_arms(page, "my-base")
     for number, name in enumerate(["pairs.jsonl", "heldout.jsonl", "preferences.jsonl", "validation.jsonl"], start=1):
         write_pairs(name, PAIRS, number)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from criticrm_model.prompt import Renderer
 from criticrm_training.critiques.records import Critique
 from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.training.collator import Example
-from criticrm_training.training.config import Cut
+from criticrm_training.training.config import ConfigError, Cut
 from criticrm_training.training.dataset import make_examples
+from support.critics import settings
 from support.tiny import INSTRUCTION, make_tokenizer
 
 TEXT = "It is right, and it says so in a few words."
@@ -33,3 +38,8 @@ def test_half_of_the_judged_ones_end_at_a_random_token() -> None:
     assert 0.3 < sum(len(ids) == len(tokens) for ids in judged) / len(judged) < 0.8
     assert len({len(ids) for ids in judged}) > 8
     assert examples("random") == examples("random")
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cut: 'Random' is none of none, random"):
+        settings(tmp_path / "run", cut="Random")

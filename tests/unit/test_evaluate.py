@@ -188,7 +188,7 @@ def test_the_command_through_a_server_of_its_own(
         ("direct_score", "direct_score"),
     ]
     assert direct["critiques_ended"] is None
-    with pytest.raises(DataError, match="--samples are critiques"):
+    with pytest.raises(DataError, match="--samples and --frontier are of critiques"):
         run("direct", "--direct-only", "--samples", "4")
     with pytest.raises(DataError, match="evaluated other pairs"):
         run("third", "--limit", "10", "--against", f"first={tmp_path / 'first'}")

@@ -118,6 +118,18 @@ def test_without_a_common_scale() -> None:
         frontier(ROWS, RIGHT, {"calibration": MANIFEST["calibration"] | {"scales": None}}, GROUPS)
 
 
+def test_what_it_needs_is_known_before_the_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "Why?", "chosen": "So.", "rejected": "No."}))
+    folder = tmp_path / "critic"
+    shutil.copytree(tiny_checkpoint, folder)
+    Manifest.load(folder).model_copy(update={"calibration": None}).save(folder)
+    arguments = [str(tmp_path / "pairs.jsonl"), "--model", str(folder), "--out", str(tmp_path / "out"), "--frontier"]
+    for more, words in ([], "no common scale"), (["--direct-only"], "leave out --direct-only"):
+        with pytest.raises(DataError, match=words):
+            Evaluate(_cli_parse_args=[*arguments, *more]).run()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed")
 @pytest.mark.parametrize(

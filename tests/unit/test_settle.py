@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 
-from criticrm_model import RewardTokens, Settle
+from criticrm_model import NonFiniteReward, RewardTokens, Settle
 from criticrm_server.engines.base import Job
 from criticrm_server.engines.followed import Followed
 
@@ -63,6 +64,12 @@ def test_one_that_settles_at_its_last_token_has_ended_by_itself(finish_reason: s
     whole = RewardTokens((7,)).completion(list(range(6)), finish_reason, trace[0], trace[-1], trace, Settle(0.25, 2))  # type: ignore[arg-type]
     assert whole.finish_reason == finish_reason
     assert len(whole.token_ids) == 6
+
+
+def test_a_score_that_is_no_number_is_never_settled() -> None:
+    followed = Followed(Job([1], 1, 8, 0.0, None, settle=Settle(0.5, 1)), 0, RewardTokens((99,)))
+    with pytest.raises(NonFiniteReward):
+        followed.grown([1, 2, 3], SimpleNamespace(logprobs=[0.0, 1.0, 0.0, math.nan, 0.0, math.nan]))
 
 
 def test_each_completion_of_a_job_has_its_own_seed_and_watcher() -> None:

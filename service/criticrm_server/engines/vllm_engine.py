@@ -126,6 +126,7 @@ class VLLMEngine:
                             if followed is not None:
                                 settled = followed[completion.index].grown(completion.token_ids, completion.logprobs)
                         if settled:
+                            written[0].finish_reason = written[0].finish_reason or "settled"
                             break
         except EngineDeadError as error:
             raise EngineDead("the engine died; this server is about to exit") from error
@@ -135,7 +136,7 @@ class VLLMEngine:
         if final is None or not (final.finished or settled):
             raise EngineFailed("the engine ended a request without an answer")
         return Output(
-            completions=[self._completion(written[k], job, settled) for k in range(job.n)],
+            completions=[self._completion(written[k], job) for k in range(job.n)],
             cached_tokens=final.num_cached_tokens or 0,
             timings=_timings(final.metrics),
         )
@@ -191,16 +192,14 @@ class VLLMEngine:
     def collectors(self) -> Sequence[Collector]:
         return ()  # vLLM's own are in the global registry
 
-    def _completion(self, completion: Any, job: Job, settled: bool) -> Completion:
-        """Args: settled: it was ended for that, with a token or more behind the position perhaps."""
+    def _completion(self, completion: Any, job: Job) -> Completion:
         # The entries of a step: the written token's, then each reward token's.
         flat, token_ids = completion.logprobs, list(completion.token_ids)
         width = 1 + len(self._tokens.ids)
         if list(flat.token_ids[::width]) != token_ids:
             raise EngineFailed("the engine returned logits of other tokens than it wrote")
         entries = [Steps(flat.token_ids[k::width], flat.logprobs[k::width]) for k in range(1, width)]
-        finish_reason = completion.finish_reason or ("settled" if settled else None)
-        return read_completion(token_ids, finish_reason, entries, self._tokens, job)
+        return read_completion(token_ids, completion.finish_reason, entries, self._tokens, job)
 
 
 def _facts(config: VllmConfig) -> Facts:

@@ -10,6 +10,7 @@ from typing import Any
 from criticrm_model.instruction import InstructionSlots
 
 from ..critiques.critique_task import Tasks
+from ..critiques.verdict import VerdictRule
 from ..data.pairs import PreferencePair
 from ..data.sources import DataError
 from ..parts import run_digest
@@ -96,15 +97,11 @@ def evaluate(
         found[TEACHER_FORCED] = Preferences.of(margins)
         more["teacher_forced"], some = _about_teacher(teacher_forced, pairs, cut)
         lines += some
-    ended, texts = ([row[name] for row in rows] if critiques else [] for name in ("ended", "greedy_critique"))
+    ended = [row["ended"] for row in rows] if critiques else []
     if critiques:
-        responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-        statistics = critique_statistics(texts, responses, ended, about["manifest"]["critique_instruction"])
-        more["quality"] = asdict(statistics)
-        lines.append(str(statistics))
-        if reasoning := reasoning_report(pairs, texts, rules):
-            more["reasoning"] = reasoning
-            lines += describe_reasoning(reasoning)
+        quality, described = _about_critiques(pairs, rows, rules, about["manifest"]["critique_instruction"])
+        more |= quality
+        lines += described
     if with_calibration:
         calibration = calibrated(about["manifest"]["calibration"], rows, samples if critiques else None)
         more["calibration"] = about["manifest"]["calibration"] = calibration.model_dump(mode="json")
@@ -124,6 +121,23 @@ def evaluate(
         lines=lines,
         written=about_sides(by_item(items, [_about(row) for row in rows])),
     )
+
+
+def _about_critiques(
+    pairs: Sequence[PreferencePair],
+    rows: Sequence[Mapping[str, Any]],
+    rules: Mapping[str, VerdictRule | None],
+    instruction: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """What the report says of the greedy critiques, and lines for the table."""
+    texts, ended = ([row[name] for row in rows] for name in ("greedy_critique", "ended"))
+    responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    statistics = critique_statistics(texts, responses, ended, instruction)
+    more: dict[str, Any] = {"quality": asdict(statistics)}
+    reasoning = reasoning_report(pairs, texts, rules)
+    if reasoning:
+        more["reasoning"] = reasoning
+    return more, [str(statistics), *(describe_reasoning(reasoning) if reasoning else [])]
 
 
 def _about_teacher(
