@@ -209,7 +209,7 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
         LimitExceeded: more messages than a request may have.
         What `score_all` does; one pair that can't be scored fails them all, for these callers read numbers only.
     """
-    items: list[Item] = []
+    groups: list[tuple[tuple[list[Message], str | None, str | None], list[str]]] = []
     settings = request.app.state.settings
     limit = settings.max_messages
     messages = 0
@@ -217,15 +217,18 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
         messages += len(conversation)
         if messages > limit:  # before the rest is taken apart
             raise LimitExceeded("body", messages, limit, "messages and more")
-        prompt = conversation or [NO_PROMPT]
-        responses = [response]
-        if options.critique == "auto" and items:  # close is what is close to another response to the same prompt
-            last = items[-1]
-            same = (last.prompt, last.criteria, last.reference) == (prompt, criteria, reference)
-            if same and len(last.responses) < settings.max_responses:
-                responses = [*items.pop().responses, response]
-        items.append(Item(prompt=prompt, responses=responses, criteria=criteria, reference=reference))
+        judged = (conversation or [NO_PROMPT], criteria, reference)
+        # Close is what is close to another response to the same prompt.
+        goes_on = options.critique == "auto" and groups and groups[-1][0] == judged
+        if goes_on and len(groups[-1][1]) < settings.max_responses:
+            groups[-1][1].append(response)
+        else:
+            groups.append((judged, [response]))
         await asyncio.sleep(0)  # long texts must not hold up everyone else
+    items: list[Item] = []
+    for (prompt, criteria, reference), responses in groups:
+        items.append(Item(prompt=prompt, responses=responses, criteria=criteria, reference=reference))
+        await asyncio.sleep(0)
     if not items:
         return []
     body = ScoreMany(
