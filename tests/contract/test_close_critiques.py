@@ -232,6 +232,20 @@ async def test_drop_in_routes_return_what_compares(start_app: StartApp, tmp_path
     assert answer["rewards"] == [-0.5, -0.5]  # close to each other: critiques, and -3 / 2 + 1
 
 
+async def test_routes_that_compare_two_responses_compare_them(start_app: StartApp, tmp_path: Path) -> None:
+    """Each alone would be far from the mean, and get no critique."""
+    checkpoint = Checkpoint.open(
+        make_checkpoint(tmp_path / "own", selection=Selection(margin=0.2, chosen_on="made up"))
+    )
+    async with start_app(Misleading(checkpoint), checkpoint=checkpoint) as app:
+        pair = {"response_1": RESPONSES[0], "response_2": RESPONSES[1]}
+        body = {"input": PROMPT, "metadata": pair}
+        answer = await app.client.post("/v1/responses?critique=auto", json=body)
+        assert answer.status_code == 200, answer.text
+        verdict = json.loads(answer.json()["output"][0]["content"][0]["text"])
+    assert verdict == {"score_1": -0.5, "score_2": -0.5, "ranking": 3.5}
+
+
 def test_the_client_asks_for_them(using: Using, opened_checkpoint: Checkpoint) -> None:
     with serving(opened_checkpoint) as url:
         options = CritiqueOptions(when="close", margin=100.0, max_tokens=4)
