@@ -136,6 +136,21 @@ def engine_of(replica: psutil.Process) -> psutil.Process | None:
     return next((process for process in children if "EngineCore" in " ".join(_cmdline(process))), None)
 
 
+def the_only_replica() -> tuple[psutil.Process, psutil.Process]:
+    """The replica and its engine, once the replicas before it have drained and the engine has its name."""
+    wait_until(lambda: len(replicas()) == 1 and engine_of(replicas()[0]), 150, families)
+    (replica,) = replicas()
+    engine = engine_of(replica)
+    assert engine
+    return replica, engine
+
+
+def families() -> str:
+    """Every replica with its processes, and what Ray says of them."""
+    alive = {replica.pid: [_cmdline(child) for child in replica.children(recursive=True)] for replica in replicas()}
+    return f"{alive}; {serve.status().applications['critic']}"
+
+
 async def scores_of(url: str, items: list[tuple[str, list[str]]] = ITEMS, attempts: int = 8) -> list[float]:
     async with AsyncCriticRM(
         url, key=KEY, retries=Retries(attempts=attempts, first_wait_s=0.1, longest_wait_s=5)
@@ -347,19 +362,15 @@ def test_vllm_in_a_replica_whose_engine_dies(cluster: str, arguments: dict[str, 
     run(arguments | vllm, num_replicas=1)
     assert asyncio.run(scores_of(cluster)) == pytest.approx(expected, abs=1e-4)
     wait_until(lambda: "\nray_vllm_generation_tokens_total{" in node_page(), 60)
-    wait_until(lambda: len(replicas()) == 1 and engine_of(replicas()[0]), 60)  # the one before may still drain
-    (before,) = replicas()
+    before, engine = the_only_replica()
     family = [before, *before.children(recursive=True)]
-    engine = engine_of(before)
-    assert engine
     engine.kill()
     assert asyncio.run(scores_of(cluster)) == pytest.approx(expected, abs=1e-4)
-    (after,) = replicas()
+    after, _ = the_only_replica()
     assert after != before
     assert psutil.wait_procs(family, timeout=10)[1] == []
     # The other way round: an engine that outlived its replica would keep the GPU from the next one.
     family = [after, *after.children(recursive=True)]
-    wait_until(lambda: engine_of(after), 60)  # its process gets its name a moment after it serves
     after.kill()
     assert psutil.wait_procs(family, timeout=30)[1] == []
 
