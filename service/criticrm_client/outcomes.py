@@ -30,6 +30,14 @@ class ItemScores(BaseModel):
             raise self.error
         return [result.reward for result in self.results]
 
+    def each(self) -> list[ItemScores]:
+        """One a response, each with its only result, or the error of all."""
+        alone = [{"item": self.item.model_copy(update={"responses": [one]})} for one in self.item.responses]
+        results = [[result] for result in self.results] or [[] for _ in alone]
+        return [
+            self.model_copy(update={**item, "results": result}) for item, result in zip(alone, results, strict=True)
+        ]
+
     @property
     def failure(self) -> APIError | None:
         """Why not all rewards are there: the item's error, or that of its first response without one."""

@@ -28,6 +28,7 @@ from criticrm_client import (
     AuthenticationError,
     CheckpointChangedError,
     CriticRM,
+    CritiqueOptions,
     InvalidRequestError,
     Retries,
 )
@@ -84,14 +85,23 @@ def answering(critique: str = "", status: int = 200, field: str = "prompt") -> h
             error = {"code": "no", "message": "not this", "request_id": "r", "details": [{"field": field}]}
             return httpx.Response(status, json={"error": error})
         critiques = [{"text": critique, "score": 1.0, "finish_reason": "stop", "tokens": 2}] * 2 if critique else []
-        result = {
-            "id": None, "index": 0, "status": "ok", "score": len(response), "direct_score": 0.5, "score_std": None,
-            "critiques": critiques, "warnings": [], "error": None, "usage": {},
-        }  # fmt: skip
-        body = {"id": "a", "model": "m", "model_version": "v", "usage": {}, "results": [result]}
+        results = [result_of(len(response)) | {"critiques": critiques}]
+        body = {"id": "a", "model": "m", "model_version": "v", "usage": {}, "results": results}
         return httpx.Response(200, json=body)
 
     return httpx.MockTransport(answer)
+
+
+def result_of(score: float, index: int = 0) -> dict[str, Any]:
+    return {
+        "id": None, "index": index, "status": "ok", "score": score, "direct_score": 0.5, "score_std": None,
+        "critiques": [], "warnings": [], "error": None, "usage": {},
+    }  # fmt: skip
+
+
+def failed_result(index: int) -> dict[str, Any]:
+    error = {"code": "too_long", "message": "it is too long", "request_id": "r", "details": []}
+    return result_of(0, index) | {"status": "error", "score": None, "direct_score": None, "error": error}
 
 
 def of_data(**told: Any) -> dict[str, Any]:
@@ -107,6 +117,45 @@ def test_trl_is_told_a_coroutine_function_with_a_name() -> None:
     assert inspect.iscoroutinefunction(made)
     assert inspect.iscoroutinefunction(trl.critic_rm)
     assert (made.__name__, trl.critic_rm.__name__) == ("judge", "critic_rm")
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize(
+    ("critique", "groups"),
+    [
+        ("auto", [["1", "22", "4444"], ["333"]]),
+        ({"when": "close", "margin": 0.5, "rank": "all"}, [["1", "22", "4444"], ["333"]]),
+        (CritiqueOptions(when="close"), [["1", "22", "4444"], ["333"]]),
+        ({"n": 2}, [["1"], ["22"], ["333"], ["4444"]]),
+        (True, [["1"], ["22"], ["333"], ["4444"]]),
+    ],
+)
+def test_responses_that_are_compared_are_sent_together(sync: bool, critique: Any, groups: list[list[str]]) -> None:
+    """A response alone would be compared with 0. Each reward is that of its own sample, and None where it has none."""
+    sent: list[list[str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        (item,) = json.loads(request.content)["items"]
+        sent.append(item["responses"])
+        results = [
+            result_of(len(response), index) if response != "22" else failed_result(index)
+            for index, response in enumerate(item["responses"])
+        ]
+        body = {"id": "a", "model": "m", "model_version": "v", "usage": {}, "results": results}
+        return httpx.Response(200, json=body)
+
+    make: Any = trl.critic_rm_reward_sync if sync else trl.critic_rm_reward
+    reward = make("http://critic", transport=httpx.MockTransport(answer), critique=critique)
+    found = reward([ASKED, ASKED, "Why?", ASKED, ["no message"]], ["1", "22", "333", "4444", "5"])
+    assert (found if sync else asyncio.run(found)) == [1.0, None, 3.0, 4.0, None]
+    assert sorted(sent) == sorted(groups)
+
+
+def test_no_more_are_sent_together_than_a_service_takes() -> None:
+    samples = [core.Sample("Why?", str(number)) for number in range(2 * core.MOST_TOGETHER + 1)]
+    batch = core._Batch(samples, {"critique": "auto"})
+    assert [len(item.responses) for item in batch.items] == [core.MOST_TOGETHER, core.MOST_TOGETHER, 1]
+    assert [response for item in batch.items for response in item.responses] == [one.completion for one in samples]
 
 
 def test_trl_in_its_own_event_loop_thread_and_in_another(server: NullServer) -> None:

@@ -17,6 +17,7 @@ from . import environment
 from .samples import Sample, item_of
 
 DEFAULT_CONCURRENCY = 64
+MOST_TOGETHER = 64  # responses in one item: the service takes 256 unless told otherwise
 
 Failure = APIError | ValueError
 
@@ -47,27 +48,45 @@ class Reward:
 
 
 class _Batch:
-    """The samples of one call, and what became of each."""
+    """The samples of one call, and what became of each.
 
-    def __init__(self, pairs: Sequence[Sample]) -> None:
+    An item is a sample, so that each fails alone. Options that compare responses need those to one prompt in one item.
+    """
+
+    def __init__(self, pairs: Sequence[Sample], options: Options) -> None:
         self._found: list[Reward | Failure | None] = [None] * len(pairs)
-        self._places: list[int] = []
+        self._places: list[list[int]] = []  # the samples of each item
         self.items: list[Item] = []
+        open_items: dict[str, int] = {}  # by all but the response: those that have room
         for place, pair in enumerate(pairs):
             try:
-                self.items.append(item_of(pair))
+                item = item_of(pair)
             except ValueError as error:
                 self._found[place] = error
+                continue
+            group = item.model_dump_json(exclude={"responses"}) if _compares(options) else ""
+            number = open_items.get(group)
+            if number is None:
+                number = len(self.items)
+                self.items.append(item)
+                self._places.append([place])
             else:
-                self._places.append(place)
+                together = [*self.items[number].responses, *item.responses]
+                self.items[number] = item.model_copy(update={"responses": together})
+                self._places[number].append(place)
+            if group and len(self._places[number]) < MOST_TOGETHER:
+                open_items[group] = number
+            else:
+                open_items.pop(group, None)
 
     def rewards(self, scored: Sequence[ItemScores]) -> list[Reward | Failure]:
         """Of each sample, in order. Raises APIStatusError: all failed for an option that they share."""
-        for place, scores in zip(self._places, scored, strict=True):
-            failure = scores.failure
-            if failure is not None and _is_of_options(failure):
-                raise failure
-            self._found[place] = failure or _reward(scores)
+        for places, scores in zip(self._places, scored, strict=True):
+            for place, one in zip(places, scores.each(), strict=True):
+                failure = one.failure
+                if failure is not None and _is_of_options(failure):
+                    raise failure
+                self._found[place] = failure or _reward(one)
         return [reward for reward in self._found if reward is not None]
 
 
@@ -76,7 +95,8 @@ class SampleScorer:
 
     Args:
         options: of every request.
-        concurrency: requests in flight in one call; a sample is a request, so that it fails alone.
+        concurrency: requests in flight in one call. A sample is a request, so that it fails alone; where responses
+            are compared (`critique="auto"`, `when="close"`), those to one prompt are.
     """
 
     def __init__(self, client: AsyncCriticRM, options: Options, concurrency: int = DEFAULT_CONCURRENCY) -> None:
@@ -92,7 +112,7 @@ class SampleScorer:
             APIConnectionError: the service has gone: as many requests in a row as are in flight, or all there are,
                 reached no server in any attempt.
         """
-        batch = _Batch(pairs)
+        batch = _Batch(pairs, self._options)
         if not batch.items:
             return batch.rewards([])
         in_flight = min(self._concurrency, len(batch.items))
@@ -124,7 +144,7 @@ class SyncSampleScorer:
 
     def __call__(self, pairs: Sequence[Sample]) -> list[Reward | Failure]:
         """As that of `SampleScorer`, which says what it returns and raises."""
-        batch = _Batch(pairs)
+        batch = _Batch(pairs, self._options)
         if not batch.items:
             return batch.rewards([])
         in_flight = min(self._concurrency, len(batch.items))
@@ -172,6 +192,13 @@ def raise_failure(reward: Reward | Failure) -> Reward:
 
 def _writes_critiques(options: Options) -> bool:
     return options.get("critique", True) is not False
+
+
+def _compares(options: Options) -> bool:
+    """Whether a response's critique depends on the other responses to its prompt."""
+    critique = options.get("critique", True)
+    when = critique.get("when") if isinstance(critique, Mapping) else getattr(critique, "when", None)
+    return critique == "auto" or when == "close"
 
 
 def _is_of_options(failure: APIError) -> bool:
