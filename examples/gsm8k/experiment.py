@@ -172,7 +172,7 @@ class Experiment(Workbench):
         return self.evaluate("coupled", self.heldout)
 
     def best_of_n(self) -> dict[str, Any]:
-        rows = [json.loads(line) for line in (self.size.data / "bestof.jsonl").open(encoding="utf-8")]
+        rows = [json.loads(line) for line in (self.size.data / "bestof.jsonl").read_text("utf-8").splitlines()]
         rows = rows[: self.size.validation]
         writer = self.writer(str(self.out / "round2"))
         tasks = [

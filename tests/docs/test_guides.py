@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -32,11 +33,21 @@ from support.tiny import make_model, make_tokenizer
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDES = ["guides/first-critic.md", "guides/from-a-reward-model.md"]
-PAGES = [*GUIDES, "own-model.md", "training.md", "import.md", "scoring.md"]
+PAGES = [*GUIDES, "own-model.md", "training.md", "import.md", "scoring.md", "results.md"]
 PAIRS = 10
 # Run elsewhere, with vLLM: tests/docs/test_readme.py, tests/integration/test_verify_command.py.
 ELSEWHERE = {"serve", "verify"}
-IN_THE_HUB = "allenai/reward-bench@filtered"
+NAMED = {  # in the pages, and here
+    "allenai/reward-bench@filtered": "preferences.jsonl",
+    "examples/arithmetic/control.yaml": "control.yaml",
+    "FOLDER": "my-base",
+}
+STAGES = {
+    *("style", "control", "scalars", "derive", "round1", "sample2", "round2", "critic", "mean4"),
+    *("zero-shot", "matched", "claim", "shuffled", "best-of-n", "coupled"),
+}  # one that fails leaves the others
+# In float32 a control that fails is no end; and its trainings want more than one step.
+FURTHER = {"examples/gsm8k/experiment.py": ["--dtype", "float32", "--pairs", "34", "--round2", "34", "--rates", "1e-3"]}
 FAILS_ON_TINY_MODELS = {"control"}  # with status 1 and its report: they learn nothing
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("logging_as_before")]
@@ -175,7 +186,30 @@ def run_program(arguments: Sequence[str]) -> None:
 
 def few(line: Sequence[str]) -> list[str]:
     """The line with fewer pairs, where it says how many."""
-    return [str(PAIRS) if before == "--pairs" else word for before, word in zip(["", *line[:-1]], line, strict=True)]
+    counts = {"--pairs", "--heldout", "--validation"}
+    return [str(PAIRS) if before in counts else word for before, word in zip(["", *line[:-1]], line, strict=True)]
+
+
+def make_what_the_results_are_of(tiny_checkpoint: Path) -> None:
+    """Its pairs, a tiny base for its controls and its experiment."""
+    shutil.copytree(tiny_checkpoint, "my-copy")
+    control = yaml.safe_load((ROOT / "examples/arithmetic/control.yaml").read_text("utf-8"))
+    control["trainer"] |= {"gradient_accumulation_steps": 1, "bf16": False}  # more than one step
+    Path("control.yaml").write_text(yaml.safe_dump(control | {"base": "my-base", "dtype": "float32"}))
+    Path("gsm8k").mkdir()
+    for number, (name, pairs) in enumerate({"train": 34, "validation": PAIRS, "heldout": PAIRS + 4}.items(), start=1):
+        write_pairs(f"gsm8k/{name}.jsonl", pairs, number)
+    rows = [json.loads(line) for line in Path("gsm8k/heldout.jsonl").read_text().splitlines()]
+    chosen_from = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "responses": [row["chosen"], row["rejected"]],
+            "correct": [True, False],
+        }
+        for row in rows
+    ]
+    Path("gsm8k/bestof.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen_from))
+    write_pairs("valid.jsonl", PAIRS, 5)
 
 
 def make_what_the_import_page_has_already(tiny_checkpoint: Path) -> None:
@@ -197,17 +231,21 @@ def test_a_page_runs_from_its_first_command_to_its_last(
     make_classifier(folder / "Skywork/Skywork-Reward-V2-Qwen3-0.6B", "qwen3", tied=True)
     if page == "import.md":
         make_what_the_import_page_has_already(tiny_checkpoint)
+    if page == "results.md":
+        make_what_the_results_are_of(tiny_checkpoint)
     if page == "scoring.md":
         shutil.copytree(tiny_checkpoint, "my-critic-rm")
     done: list[list[str]] = []
     for line in commands(page):
         if line[0] == "python" and line[1].startswith("examples/"):
-            run_program(few(line[1:]))
+            run_program([NAMED.get(word, word) for word in few(line[1:])] + FURTHER.get(line[1], []))
         elif line[0] == "criticrm" and line[1] not in ELSEWHERE:
-            words = ["preferences.jsonl" if word == IN_THE_HUB else word for word in line[1:]]
+            words = [NAMED.get(word, word) for word in line[1:]]
             out = Path(line[line.index("--out") + 1]) if "--out" in line else None
             assert out is None or not out.exists() or line in done, line  # of another command, it would be refused
             assert run(words) == int(line[1] in FAILS_ON_TINY_MODELS), line
             assert out is None or out.exists(), line
             done.append(line)
     assert len(done) >= 2
+    if page == "results.md":
+        assert json.loads(Path("runs/gsm8k/results.json").read_text()).keys() == STAGES
