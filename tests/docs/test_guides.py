@@ -249,3 +249,17 @@ def test_a_page_runs_from_its_first_command_to_its_last(
     assert len(done) >= 2
     if page == "results.md":
         assert json.loads(Path("runs/gsm8k/results.json").read_text()).keys() == STAGES
+
+
+@pytest.mark.parametrize("page", ["guides/operating.md", "serving.md", "reference/commands.md"])
+def test_what_only_looks_says_that_all_is_well(
+    page: str, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRITICRM_ENGINE", "transformers")
+    monkeypatch.setenv("CRITICRM_PORT", "0")
+    shutil.copytree(tiny_checkpoint, folder / "my-critic-rm")
+    looked = [line[1:] for line in commands(page) if line[0] == "criticrm" and line[1] not in ELSEWHERE]
+    assert looked
+    for words in looked:
+        words = ["my-critic-rm" if word == "default" else word for word in words]  # which takes minutes to build
+        assert run(words[: words.index(">")] if ">" in words else words) == 0
