@@ -125,9 +125,14 @@ class AsyncCriticRM:
         item = as_item({"prompt": prompt, "responses": responses, **fields})
         return await self._score(item.model_dump(exclude_none=True), [item], of_request)
 
-    async def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
-        """Several prompts in one request: all of it fails together, unlike `score_many`."""
-        return await self._score({"items": [item.model_dump(exclude_none=True) for item in items]}, items, options)
+    async def score_items(self, items: Sequence[ItemLike], **options: Unpack[Options]) -> ScoreResponse:
+        """Several prompts in one request: all of it fails together, unlike `score_many`.
+
+        Args:
+            items: as `score_many` takes them.
+        """
+        wanted = list(map(as_item, items))
+        return await self._score({"items": [item.model_dump(exclude_none=True) for item in wanted]}, wanted, options)
 
     async def compare(self, prompt: Prompt, first: str, second: str, **options: Unpack[ItemOptions]) -> Comparison:
         """Which of two responses is better. Raises ResultError if one could not be scored."""

@@ -25,10 +25,10 @@ def request_body(fields: dict[str, Any], options: Options, model_version: str | 
     body: dict[str, Any] = {**fields, **options}
     critique = options.get("critique", True)
     if isinstance(critique, BaseModel):
-        body["critique"] = critique.model_dump()
+        body["critique"] = critique.model_dump(exclude_unset=True)  # beside others, a default may be refused
     if model_version is not None:
         body["model_version"] = model_version
-    return to_json(body)
+    return to_json(body, inf_nan_mode="strings")  # a constant would be no JSON: the service names the field then
 
 
 def parse_answer(kind: type[M], answer: httpx.Response, request_id: str) -> M:

@@ -194,13 +194,18 @@ _CONTROL_TOKEN = re.compile(
     r"|\]~b\]"
 )
 
+_LONGEST = 64  # characters of a control token
+_SLICE = 1 << 16
+
 
 def find_control_token(text: str) -> str | None:
     """A token in `text` that looks like one of a chat template, if there is one."""
     if "<" not in text and "[" not in text and "]~b]" not in text:
         return None
-    match = _CONTROL_TOKEN.search(text)
-    return match[0] if match else None
+    for start in range(0, len(text), _SLICE):  # one search of it all would keep the other threads from running
+        if match := _CONTROL_TOKEN.search(text, start, start + _SLICE + _LONGEST):
+            return match[0]
+    return None
 
 
 def begins_with_control_token(text: str, start: int) -> str | None:

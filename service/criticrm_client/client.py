@@ -28,7 +28,7 @@ from .errors import APIConnectionError, ClientClosedError
 from .outcomes import BestOf, Comparison, ItemScores
 from .progress import progress_bar
 from .retries import DEFAULT_RETRIES, Retries
-from .schemas import Item, ModelInfo, ScoreResponse
+from .schemas import ModelInfo, ScoreResponse
 from .score_file import FileSummary
 from .score_many import DEFAULT_CONCURRENCY, DEFAULT_PACK, ScoringRun, as_item
 from .sessions import HTTPClient
@@ -101,7 +101,7 @@ class CriticRM:
         """See `AsyncCriticRM.score`."""
         return self._call(lambda client: client.score(prompt, responses, **options))
 
-    def score_items(self, items: Sequence[Item], **options: Unpack[Options]) -> ScoreResponse:
+    def score_items(self, items: Sequence[ItemLike], **options: Unpack[Options]) -> ScoreResponse:
         """See `AsyncCriticRM.score_items`."""
         return self._call(lambda client: client.score_items(items, **options))
 

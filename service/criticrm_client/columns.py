@@ -46,6 +46,8 @@ class Columns:
                 raise FileError(f"no column {name!r}; there are: {', '.join(row)}")
         if sum(name is not None for name in given[1:]) > 1:
             raise FileError("give one of the columns response, responses and messages")
+        if self.messages and self.prompt:
+            raise FileError("give the column messages alone, for it holds the prompt too, or prompt and response")
         if self.messages or (not any(given) and "messages" in row and "prompt" not in row):
             return replace(self, messages=self.messages or "messages")
         prompt = self.prompt or "prompt"

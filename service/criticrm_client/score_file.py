@@ -242,9 +242,14 @@ def _layout(source: Path, table: Source, columns: Columns, rewards: Sequence[str
     Raises:
         FileError
     """
-    first = next((line.row for line in table.lines() if line.row is not None), None)
+    first, fault = None, ""
+    for line in table.lines():
+        first = line.row
+        if first is not None:
+            break
+        fault = fault or f"; the first line is none: {line.fault}"
     if first is None:
-        raise FileError(f"{source}: no rows")
+        raise FileError(f"{source}: no rows{fault}")
     layout = columns.found_in(first)
     if taken := sorted(set(first) & set(layout.example(rewards))):
         raise FileError(f"{source} has columns {', '.join(taken)} already; choose a prefix for the new ones")

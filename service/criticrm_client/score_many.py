@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ DEFAULT_CONCURRENCY = 32
 DEFAULT_PACK = 8  # responses a request: HTTP costs an eighth, and a failure is still that of a few
 _WINDOW = 4  # requests begun or done for each in flight: one slow request does not hold up the rest at once
 
+T = TypeVar("T")
 ScoreItems = Callable[..., Awaitable[ScoreResponse]]
 
 
@@ -56,7 +57,12 @@ def as_item(given: ItemLike) -> Item:
     """Raises ValueError, with the field."""
     if isinstance(given, Item):
         return given
-    fields = given if isinstance(given, Mapping) else dict(zip(("prompt", "responses"), given, strict=True))
+    if isinstance(given, Mapping):
+        fields: Mapping[str, Any] = given
+    elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
+        fields = dict(zip(("prompt", "responses"), given, strict=True))
+    else:
+        raise ValueError(f"an item is an Item, a mapping, or a prompt and its responses, not {given!r:.60}")
     if isinstance(fields.get("responses"), str):
         raise ValueError("responses: a list of texts, not one text")
     try:
@@ -131,6 +137,13 @@ def _by_item(items: Sequence[Item], answer: ScoreResponse) -> list[ItemScores]:
         ItemScores(item=item, results=[next(results) for _ in item.responses], model_version=answer.model_version)
         for item in items
     ]
+
+
+def evenly(values: list[T], most: int) -> Iterator[list[T]]:
+    """In their order, at most so many together, and about as many each time: none is left alone."""
+    parts = -(-len(values) // most)
+    for part in range(parts):
+        yield values[part * len(values) // parts : (part + 1) * len(values) // parts]
 
 
 def _packs(items: Iterator[Item], responses: int) -> Iterator[list[Item]]:

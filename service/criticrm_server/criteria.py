@@ -49,13 +49,20 @@ class Criteria:
         """How many are tokenised for `instructions`."""
         return sum(map(len, _criteria(item).values())) + len(item.reference or "")
 
-    def instructions(self, item: Item) -> list[Instruction]:
-        """One for each criterion, or the only one. Raises LimitExceeded."""
+    def instructions(self, item: Item, where: str) -> list[Instruction]:
+        """One for each criterion, or the only one.
+
+        Args:
+            where: the item's place in the request, as errors name it.
+
+        Raises:
+            LimitExceeded
+        """
         criteria = _criteria(item)
         texts = criteria if item.reference is None else {**criteria, "reference": item.reference}
         for field, text in texts.items():
             if (tokens := self._count(text, self._max_tokens)) > self._max_tokens:
-                raise LimitExceeded(field, tokens, self._max_tokens, "tokens")
+                raise LimitExceeded(f"{where}{field}", tokens, self._max_tokens, "tokens")
         sent = {"criteria": bool(criteria), "reference": item.reference is not None}
         warnings = tuple(f"{name}_untrained" for name in sent if sent[name] and name not in self._trained)
         return [Instruction(one, item.reference, warnings) for one in (criteria.values() or [None])]

@@ -79,7 +79,7 @@ class GreedyResults:
             del self._running[key]
 
     def _key(self, job: Job) -> bytes:
-        options = f" {job.n} {job.max_tokens} {job.settle} ".encode()  # a seed changes no greedy critique
+        options = f" {job.n} {job.max_tokens} {job.settle} {job.ban} ".encode()  # a seed changes no greedy critique
         return sha256(self._version + options + array("q", job.token_ids).tobytes()).digest()
 
     def _keep(self, key: bytes, completion: Completion) -> None:

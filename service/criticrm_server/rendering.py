@@ -106,19 +106,20 @@ class Rendering:
         self._open_short = lru_cache(maxsize=256)(self._open_turns)
 
     async def render(
-        self, item: Item, critique: CritiqueOptions | None, max_tokens: int, *, truncate: bool
+        self, item: Item, critique: CritiqueOptions | None, max_tokens: int, *, truncate: bool, where: str = ""
     ) -> list[RenderedResponse]:
         """A job for each response, or its error.
 
         Args:
+            where: the item's place in the request, as errors name it: `items[1].`.
             max_tokens: of a critique.
             truncate: drop what does not fit.
         """
         instructions = [OWN]
         if item.criteria is not None or item.reference is not None:
             characters = self._criteria.characters(item)
-            instructions = await self._beside_others(characters, self._criteria.instructions, item)
-        supplied = None if item.critiques is None else await self._tokenize_critiques(item.critiques)
+            instructions = await self._beside_others(characters, self._criteria.instructions, item, where)
+        supplied = None if item.critiques is None else await self._tokenize_critiques(item.critiques, where)
         if supplied is not None:
             critique, max_tokens = None, max(len(ids) for several in supplied for ids, _ in several)
         each = [await self._render(item, one, critique, max_tokens, truncate) for one in instructions]
@@ -139,7 +140,9 @@ class Rendering:
             )
         return found
 
-    async def _tokenize_critiques(self, critiques: list[list[str | SuppliedCritique]]) -> list[list[_Tokenized]]:
+    async def _tokenize_critiques(
+        self, critiques: list[list[str | SuppliedCritique]], where: str
+    ) -> list[list[_Tokenized]]:
         """`[responses][critiques]`. Raises LimitExceeded: one alone is longer than the engine takes."""
         found: list[list[_Tokenized]] = []
         for k, several in enumerate(critiques):
@@ -147,7 +150,7 @@ class Rendering:
             characters = sum(len(one.text) for one in sent) + _MESSAGE * len(sent)
             found.append(await self._beside_others(characters, list, map(self._tokenize_critique, sent)))
             if (longest := max(len(ids) for ids, _ in found[-1])) >= self._max_model_len:
-                raise LimitExceeded(f"critiques[{k}]", longest, self._max_model_len - 1, "tokens in a critique")
+                raise LimitExceeded(f"{where}critiques[{k}]", longest, self._max_model_len - 1, "tokens in a critique")
         return found
 
     def _tokenize_critique(self, critique: SuppliedCritique) -> _Tokenized:

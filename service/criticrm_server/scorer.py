@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from criticrm_client.schemas import CritiqueOptions, Result, TokenEvent
@@ -21,7 +22,7 @@ from .greedy_results import GreedyResults
 from .live import watched
 from .metrics import Metrics
 from .rendering import ReadCritique, RenderedResponse, Rendering
-from .request_limits import check_limits
+from .request_limits import check_limits, places_of
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
 from .selecting import as_direct, close_responses
@@ -138,8 +139,8 @@ class Scorer:
         max_tokens = 1 if critique is None else critique.max_tokens or self._critique_tokens
         truncate = request.on_overflow == "truncate"
         responses: list[RenderedResponse] = []
-        for item in request.items:
-            responses += await self._rendering.render(item, critique, max_tokens, truncate=truncate)
+        for item, where in zip(request.items, places_of(request), strict=True):
+            responses += await self._rendering.render(item, critique, max_tokens, truncate=truncate, where=where)
         _raise_failure([r.error for r in responses], partial)
         prompts = [len(item.responses) for item in request.items]
         return Plan(request_id, self._version, responses, prompts, critique, request.normalize, partial)
@@ -260,9 +261,12 @@ class Scorer:
         except _RESULT_ERRORS as failed:
             error = failed
         critique = None if response.read else plan.critique
-        result = self._results.result(
-            plan.request_id, response, critique, outputs, error, normalize=plan.normalize, selective=plan.selective
-        )
+        make = partial(self._results.result, normalize=plan.normalize, selective=plan.selective)
+        arguments = (plan.request_id, response, critique, outputs, error)
+        if critique is not None and critique.trace:  # a place in the text of every token: milliseconds a critique
+            result = await asyncio.to_thread(make, *arguments)
+        else:
+            result = make(*arguments)
         self._metrics.observe(result, outputs, wrote_critiques=critique is not None and not response.supplied)
         return Scored(position, result, error)
 

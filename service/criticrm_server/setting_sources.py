@@ -22,7 +22,6 @@ PREFIX = "CRITICRM_"
 # Of the SDK and of reward functions (criticrm_client), of the cache folder; the Makefile's are names of `serve`.
 OTHER_VARIABLES = frozenset(
     {
-        "CRITICRM_API_KEY",
         "CRITICRM_CACHE",
         "CRITICRM_CRITERIA_COLUMN",
         "CRITICRM_KEY",
@@ -65,7 +64,11 @@ class ConfigFile(PydanticBaseSettingsSource):
         path = self.current_state.get("config")
         if not path:
             return {}
-        settings = {str(key).replace("-", "_"): value for key, value in self._read(Path(path)).items()}
+        found = self._read(Path(path))
+        settings = {str(key).replace("-", "_"): value for key, value in found.items()}
+        if len(settings) < len(found):
+            twice = sorted(key for key in found if "-" in str(key) and str(key).replace("-", "_") in found)
+            raise SettingsError(f"{path}: given twice, with hyphens and with underscores: {', '.join(twice)}")
         known = field_names(self.settings_cls) - {"config"}
         if unknown := [f"{name}{nearest(name, known)}" for name in settings if name not in known]:
             raise SettingsError(f"{path}: unknown settings: {', '.join(unknown)}")

@@ -285,6 +285,20 @@ def test_what_no_server_would_take(using: Using, prompt: Any, responses: Any, to
         using(lambda client: client.score(prompt, responses), transport=nobody)
     with pytest.raises(ValueError, match=told):
         using(lambda client: client.score_many([("Why?", ["So."]), (prompt, responses)]), transport=nobody)
+    with pytest.raises(ValueError, match=told):
+        using(lambda client: client.score_items([{"prompt": prompt, "responses": responses}]), transport=nobody)
+
+
+@pytest.mark.parametrize("item", [5, "Why?", ("Why?",), None])
+def test_what_is_no_item(using: Using, item: Any) -> None:
+    with pytest.raises(ValueError, match="an item is an Item, a mapping, or a prompt and its responses, not"):
+        using(lambda client: client.score_many([item]), transport=status(500))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_option_that_is_no_number_is_named(using: Using, url: str, value: float) -> None:
+    with pytest.raises(InvalidRequestError, match=r"critique\.temperature"):
+        using(lambda client: client.score("Why?", ["So."], critique={"temperature": value}), url, key=KEY)
 
 
 @pytest.mark.parametrize("first_wait_s", [60.0, 0.001], ids=["while it is away", "when it is back"])

@@ -232,6 +232,17 @@ async def test_drop_in_routes_return_what_compares(start_app: StartApp, tmp_path
     assert answer["rewards"] == [-0.5, -0.5]  # close to each other: critiques, and -3 / 2 + 1
 
 
+async def test_none_of_many_to_a_prompt_is_left_alone(start_app: StartApp, tmp_path: Path) -> None:
+    """It would be compared with 0, and the others with each other."""
+    checkpoint = Checkpoint.open(
+        make_checkpoint(tmp_path / "own", selection=Selection(margin=0.5, chosen_on="made up"))
+    )
+    async with start_app(Misleading(checkpoint), checkpoint=checkpoint, max_responses=4) as app:
+        body = {"query": [PROMPT + RESPONSES[0], PROMPT + RESPONSES[1]] * 2 + [PROMPT + RESPONSES[0]]}
+        answer = (await app.client.post("/get_reward?critique=auto", json=body | {"prompts": [PROMPT] * 5})).json()
+    assert answer["rewards"] == [-0.5] * 5
+
+
 async def test_routes_that_compare_two_responses_compare_them(start_app: StartApp, tmp_path: Path) -> None:
     """Each alone would be far from the mean, and get no critique."""
     checkpoint = Checkpoint.open(
@@ -251,3 +262,10 @@ def test_the_client_asks_for_them(using: Using, opened_checkpoint: Checkpoint) -
         options = CritiqueOptions(when="close", margin=100.0, max_tokens=4)
         scored = using(lambda client: client.score(PROMPT, RESPONSES, critique=options), url)
         assert all(result.critiqued for result in scored.results)
+        supplied = using(
+            lambda client: client.score(
+                PROMPT, RESPONSES, critique=CritiqueOptions(include=False), critiques=[["x"] for _ in RESPONSES]
+            ),
+            url,
+        )
+        assert [result.critiques for result in supplied.results] == [[] for _ in RESPONSES]

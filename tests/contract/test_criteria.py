@@ -165,6 +165,8 @@ async def test_what_is_refused(running: Running, changes: dict[str, Any], field:
     answer = await running.score(BODY | changes)
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["details"][0]["field"] == field
+    several = await running.score({"items": [BODY, BODY | changes]})
+    assert several.json()["error"]["details"][0]["field"] == f"items[1].{field}"
 
 
 async def test_a_huge_one_is_refused_soon(running: Running) -> None:
@@ -245,6 +247,10 @@ async def test_columns_of_a_trainers_data_set(opened_checkpoint: Checkpoint, mon
         assert len({*plain, *judged}) == 3
         missing = await trl.critic_rm(["Why?"], ["So."], rubric=["Brief?"])
         assert missing == [None]
+        # Of pandas, a reference that is missing; infinity is none.
+        nan, infinite = float("nan"), float("inf")
+        both = await trl.critic_rm(["Why?"] * 3, ["So."] * 3, rubric=[None] * 3, answer=[nan, None, infinite])
+        assert both == [plain[0], plain[0], None]
     core.scorer_of_environment.cache_clear()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -42,6 +43,13 @@ async def test_a_glm_policy_ends_with_the_marker_of_the_next_turn(running: Runni
     prompt = "[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhy?<|assistant|>\n"
     answer = await ask(running, prompt=prompt, response="So.<|user|>", label=None)
     assert answer.json()["score"] == await score(running, ASKED, "So.")
+
+
+async def test_a_response_goes_on_from_a_turn_that_the_prompt_begins(running: Running) -> None:
+    begun = [*ASKED, {"role": "assistant", "content": "Be"}]
+    for prompt in (begun, PROMPT + "Be"):
+        answer = await ask(running, prompt=prompt, response="cause.")
+        assert answer.json()["score"] == await score(running, ASKED, "Because.")
 
 
 async def test_messages_in_parts(running: Running) -> None:
@@ -99,8 +107,10 @@ async def test_the_label_can_be_sent_to_the_critic(running: Running, kind: str) 
         assert answer.json()["warnings"] == [f"{kind}_untrained"]
     without = await ask(running, f"/slime?label={kind}", prompt=PROMPT, response="So.", label=None)
     assert without.json()["score"] == await score(running, ASKED, "So.")
-    for label in ({"answer": 56}, True, ""):
-        refused = await ask(running, f"/slime?label={kind}", prompt=PROMPT, response="So.", label=label)
+    for label in ({"answer": 56}, True, "", 1e400):
+        body = json.dumps({"prompt": PROMPT, "response": "So.", "label": label}).replace("Infinity", "1e400")
+        headers = {"content-type": "application/json"}
+        refused = await running.client.post(f"/slime?label={kind}", content=body, headers=headers)
         assert refused.json()["error"]["details"][0]["field"] == "label"
     unknown = await ask(running, "/slime?label=truth", prompt=PROMPT, response="So.", label="56")
     assert unknown.json()["error"]["details"][0]["field"] == "query.label"

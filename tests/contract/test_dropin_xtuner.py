@@ -19,6 +19,12 @@ async def test_one_sample_as_it_is_sent(running: Running, prompt: Any, label: An
     assert answer.json() == {"score": reward, "reward": reward, "warnings": []}
 
 
+async def test_a_response_goes_on_from_a_turn_that_the_prompt_begins(running: Running) -> None:
+    prompt = [*ASKED, {"role": "assistant", "content": "Be"}]
+    answer = await running.client.post("/xtuner", json={"response": "cause.", "extra_info": {"prompt": prompt}})
+    assert answer.json()["score"] == await score(running, ASKED, "Because.")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from conftest import Running, StartApp
+from criticrm_model import Completion
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.engines.base import Job, Output
+from criticrm_server.engines.base import Job, Output, watch_at_the_end
 from criticrm_server.engines.fake import FakeEngine
 from criticrm_server.schemas import ScoreOne
 
@@ -104,6 +106,29 @@ async def test_what_fails_later_is_in_the_end(running: Running) -> None:
     found = await events(running)
     assert [name for name, _ in found] == ["end"]
     assert found[0][1]["error"]["code"] == "engine_dead"
+
+
+async def test_many_tokens_at_once_hold_up_nobody() -> None:
+    """An engine that returns critiques whole shows them in parts, and others have their turns between."""
+    shown: list[int] = []
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def watch(_k: int, token_ids: Sequence[int], _scores: Sequence[float]) -> None:
+        shown.extend(token_ids)
+
+    job = Job([1], n=2, max_tokens=2000, temperature=1.0, seed=0, watch=watch)
+    completions = [Completion(list(range(2000)), "length", 0.0, 1.0, (), (0.0,) * 2000) for _ in range(2)]
+    beside = asyncio.create_task(others())
+    await watch_at_the_end(job, Output(completions))
+    beside.cancel()
+    assert shown == [*range(2000)] * 2
+    assert turns >= 16
 
 
 async def test_more_than_eyes_can_follow_are_refused(running: Running) -> None:

@@ -33,6 +33,7 @@ from criticrm_client import (
     Retries,
 )
 from criticrm_client.rewards import areal, core, environment, ms_swift, slime, trl, verl
+from criticrm_client.rewards.samples import item_of
 from support.null_server import VERSION, NullServer, score_of
 
 ONCE = Retries(attempts=1)
@@ -152,10 +153,48 @@ def test_responses_that_are_compared_are_sent_together(sync: bool, critique: Any
 
 
 def test_no_more_are_sent_together_than_a_service_takes() -> None:
+    """And none is left alone."""
     samples = [core.Sample("Why?", str(number)) for number in range(2 * core.MOST_TOGETHER + 1)]
     batch = core._Batch(samples, {"critique": "auto"})
-    assert [len(item.responses) for item in batch.items] == [core.MOST_TOGETHER, core.MOST_TOGETHER, 1]
+    assert [len(item.responses) for item in batch.items] == [43, 43, 43]
     assert [response for item in batch.items for response in item.responses] == [one.completion for one in samples]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_what_is_too_much_together_is_sent_in_halves(sync: bool) -> None:
+    sent: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        (item,) = json.loads(request.content)["items"]
+        sent.append(len(item["responses"]))
+        if len(item["responses"]) > 3 or "77777" in item["responses"]:
+            details = [{"field": "body", "limit": 3}]
+            error = {"code": "limit_exceeded", "message": "4 sequences", "request_id": "r", "details": details}
+            return httpx.Response(422, json={"error": error})
+        results = [result_of(len(response), index) for index, response in enumerate(item["responses"])]
+        body = {"id": "a", "model": "m", "model_version": "v", "usage": {}, "results": results}
+        return httpx.Response(200, json=body)
+
+    make: Any = trl.critic_rm_reward_sync if sync else trl.critic_rm_reward
+    reward = make("http://critic", transport=httpx.MockTransport(answer), critique="auto", retries=ONCE)
+    found = reward(["Why?"] * 10, ["7" * (1 + k) for k in range(10)])
+    assert (found if sync else asyncio.run(found)) == [None if k == 5 else float(k) for k in range(1, 11)]
+    assert sorted(sent) == [1, 1, 1, 2, 2, 2, 3, 3, 5, 5, 10]
+
+
+@pytest.mark.parametrize("make", [trl.critic_rm_reward, trl.critic_rm_reward_sync])
+def test_options_that_are_not_given_are_the_variables(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        body = {"id": "a", "model": "m", "model_version": "v", "usage": {}, "results": [result_of(1)]}
+        return httpx.Response(200, json=body)
+
+    monkeypatch.setenv(environment.REWARD_OPTIONS, '{"critique": false, "normalize": true}')
+    found = make("http://critic", transport=httpx.MockTransport(answer), normalize=False)(["Why?"], ["So."])
+    assert (found if isinstance(found, list) else asyncio.run(found)) == [1.0]
+    assert (bodies[0]["critique"], bodies[0]["normalize"]) == (False, False)
 
 
 def test_trl_in_its_own_event_loop_thread_and_in_another(server: NullServer) -> None:
@@ -297,6 +336,8 @@ def test_swift(server: NullServer) -> None:  # noqa: ARG001
         assert swift(["So.", "No."], conversations) == SCORES[:2]
     with pytest.raises(ValueError, match="no messages"):
         swift(["So."], None)
+    with pytest.raises(ValueError, match="messages end with a turn of the user, not with the completion"):
+        swift(["So."], [ASKED])
 
 
 # slime
@@ -314,6 +355,15 @@ async def test_slime_gives_a_number_or_what_the_reward_key_is_taken_from(server:
     found = await slime.custom_rm(keyed, group, evaluation=False)
     assert [one[keyed.reward_key] for one in found] == SCORES[:2]
     assert all(set(one) == KEYS for one in found)
+
+
+def test_slimes_label_may_be_in_the_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITICRM_REFERENCE_COLUMN", "label")
+    of_metadata, both, neither = (sample("Why?", "So.") for _ in range(3))
+    of_metadata.metadata = {"label": "56"}
+    both.metadata, both.label = {"label": "56"}, "57"
+    items = [item_of(one) for one in slime._pairs([of_metadata, both, neither])]
+    assert [item.reference for item in items] == ["56", "57", None]
 
 
 # AReaL

@@ -501,6 +501,11 @@ def test_ordinary_text_holds_no_control_token(text: str) -> None:
     assert find_control_token(text) is None
 
 
+@pytest.mark.parametrize("before", [0, 1, 65_520, 65_535, 65_536, 200_000])
+def test_a_control_token_is_found_wherever_it_stands(before: int) -> None:
+    assert find_control_token("<" * before + "<|start_header_id|>" + "<" * 100_000) == "<|start_header_id|>"
+
+
 @each_family
 def test_every_marker_is_seen_where_it_remains_in_a_text(family: str) -> None:
     if family != "openchat":  # opens with words

@@ -63,8 +63,8 @@ async def test_a_repeat_is_the_same_result_marked_as_reused() -> None:
     assert (again.reused, again.cached_tokens, again.timings) == (True, 3, None)
 
 
-@pytest.mark.parametrize("other", [{"token_ids": [5, 6]}, {"max_tokens": 5}])
-async def test_other_tokens_or_another_limit_are_another_job(other: dict[str, object]) -> None:
+@pytest.mark.parametrize("other", [{"token_ids": [5, 6]}, {"max_tokens": 5}, {"ban": None}])
+async def test_other_tokens_or_limits_are_another_job(other: dict[str, object]) -> None:
     engine = Drifting()
     results = make(engine)
     await results.run(JOB)

@@ -64,6 +64,8 @@ def test_margin_and_reference(tmp_path: Path) -> None:
         ("margin", "1.5", "margin: '1.5' is not a finite number"),
         ("margin", float("nan"), "margin: nan is not a finite"),
         ("margin", True, "margin: True is not"),
+        ("margin", 10**400, "margin: 1000000000.* is not a finite number"),
+        ("agreement", "1e400", "agreement: '1e400' is neither"),
         ("agreement", 1, "agreement: the integer 1 is not 2 or 3 of three annotators; write a probability as 1.0"),
         ("agreement", 4, "agreement: the integer 4"),
         ("agreement", 0, "agreement: the integer 0"),
@@ -94,3 +96,10 @@ def test_a_run_depends_on_them(tmp_path: Path) -> None:
     plain, sure = (read_pairs(written(tmp_path, ROW | {"margin": margin})) for margin in (0, 1))
     assert content_sha256(plain) != content_sha256(sure)
     assert pairs_sha256(plain) != pairs_sha256(sure)
+
+
+def test_votes_as_floats_are_not_taken_for_probabilities(tmp_path: Path) -> None:
+    """One vote of three would be read as certain."""
+    rows = [ROW | {"prompt": f"{votes}?", "agreement": votes} for votes in (2.0, 1.0, 3.0)]
+    with pytest.raises(DataError, match=r"the column agreement holds 1.0 beside 3.0: one vote, or a probability\?"):
+        read_pairs(written(tmp_path, *rows))

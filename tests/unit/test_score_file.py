@@ -121,6 +121,13 @@ def test_rows_that_are_none_are_named(server: NullServer, tmp_path: Path) -> Non
     assert failed[2]["input"] == {"prompt": "Why?"}
 
 
+def test_a_conversation_is_not_read_beside_a_prompt(server: NullServer, tmp_path: Path) -> None:
+    user, assistant = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    source = write(tmp_path / "in.jsonl", [{"messages": [user, assistant], "q": "Why not?"}])
+    with pytest.raises(FileError, match="give the column messages alone"):
+        score(server, source, tmp_path / "out.jsonl", columns=Columns(prompt="q", messages="messages"))
+
+
 def test_conversations_without_a_response_are_named(server: NullServer, tmp_path: Path) -> None:
     user, assistant = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
     rows = [{"messages": messages} for messages in ([user, assistant], 7, [], "Why?", [assistant], [assistant, user])]
@@ -149,6 +156,7 @@ def test_columns_that_only_some_rows_have(server: NullServer, tmp_path: Path) ->
         ("in.jsonl", "out.csv", r"must end in \.jsonl or \.parquet"),
         ("in.jsonl", "no/out.jsonl", "no such folder"),
         ("empty.jsonl", "out.jsonl", "no rows"),
+        ("pretty.jsonl", "out.jsonl", "no rows; the first line is none: not valid JSON"),
         ("broken.parquet", "out.jsonl", r"broken\.parquet: .*"),
     ],
 )
@@ -156,6 +164,7 @@ def test_files_that_can_not_be(server: NullServer, tmp_path: Path, source: str, 
     write(tmp_path / "in.jsonl", rows(1))
     for name in ("in.csv", "empty.jsonl", "broken.parquet"):
         (tmp_path / name).touch()
+    (tmp_path / "pretty.jsonl").write_text('{\n  "prompt": "Why?",\n  "response": "So."\n}')
     with pytest.raises(FileError, match=told):
         score(server, tmp_path / source, tmp_path / out)
 

@@ -10,7 +10,7 @@ import pytest
 
 from criticrm_model import Calibration, Moments, Scale
 from criticrm_model.selection import Rule, select
-from criticrm_training.calibrating import fit_scale
+from criticrm_training.calibrating import CalibrationError, fit_scale
 
 DIRECT = Moments(mean=1.0, std=2.0)
 AFTER = Moments(mean=-1.0, std=4.0)
@@ -87,6 +87,8 @@ def test_the_slope_makes_differences_log_odds() -> None:
 
 
 def test_slopes_of_rewards_that_are_always_or_never_right() -> None:
+    with pytest.raises(CalibrationError, match="the scores have no scale"):
+        fit_scale(np.zeros((50, 2)))
     perfect = fit_scale(np.array([[1.0, 0.0]] * 50))
     assert math.isfinite(perfect.slope)
     assert perfect.slope > 2

@@ -52,6 +52,7 @@ def test_flags_before_variables_before_the_file(
     [
         ("c.yaml", "max-waitng: 7\nprt: 1", r"unknown settings: max_waitng \(did you mean max_waiting\?\), prt \("),
         ("c.toml", "config = 'x'", "unknown settings: config"),
+        ("c.yaml", "max-items: 1\nmax_items: 7", "given twice, with hyphens and with underscores: max-items"),
         ("c.yaml", "- one", "is not a file of settings"),
         ("c.yaml", "word", "is not a file of settings"),
         ("c.yaml", "a: [", "is not a file of settings"),
@@ -104,8 +105,14 @@ def test_an_unknown_variable_is_named_with_the_nearest(
     assert "MAX_SEQUENCE" not in said  # not among what this command reads
 
 
+def test_a_key_by_another_name_starts_no_server_without_keys() -> None:
+    (fault,) = unknown_variables(Serve, {"CRITICRM_API_KEY": "secret"})
+    assert "did you mean CRITICRM_API_KEYS?" in fault
+    assert "secret" not in fault
+
+
 def test_variables_of_everything_else_are_known() -> None:
-    others = ("CRITICRM_URL", "CRITICRM_API_KEY", "CRITICRM_KEY", "CRITICRM_REWARD_OPTIONS", "CRITICRM_MODEL_VERSION")
+    others = ("CRITICRM_URL", "CRITICRM_KEY", "CRITICRM_REWARD_OPTIONS", "CRITICRM_MODEL_VERSION")
     makefile = ("CRITICRM_HOST", "CRITICRM_PORT", "CRITICRM_MODEL", "CRITICRM_CACHE")
     commands = ("CRITICRM_TOLERANCE", "CRITICRM_JSON", "CRITICRM_START", "CRITICRM_TRAIN_ANYTHING", "criticrm_port")
     environment = dict.fromkeys((*others, *makefile, *commands, "HOME"), "")

@@ -56,9 +56,14 @@ def fit_scale(scores: Floats) -> Scale:
     """By Bradley-Terry on labelled pairs, with a normal prior around 0: pairs that are all right have no finite slope.
 
     Args:
-        scores: `[pairs, 2]` float64, of the chosen and of the rejected response; their standard deviation is not 0.
+        scores: `[pairs, 2]` float64, of the chosen and of the rejected response.
+
+    Raises:
+        CalibrationError: they are all the same.
     """
     std, mean = float(scores.std()), float(scores.mean())
+    if not std >= _SMALLEST:  # NaN neither
+        raise CalibrationError(f"the scores have no scale: their standard deviation is {std:g}")
     margins = (scores[:, 0] - scores[:, 1]) / std
 
     def gradient(slope: float) -> float:

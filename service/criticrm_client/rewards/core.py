@@ -10,9 +10,10 @@ from typing import Any
 from ..arguments import Options
 from ..async_client import AsyncCriticRM
 from ..client import CriticRM
-from ..errors import APIError, InvalidRequestError
+from ..errors import REFUSED, APIError, APIStatusError, InvalidRequestError
 from ..outcomes import ItemScores
 from ..schemas import Item
+from ..score_many import evenly
 from . import environment
 from .samples import Sample, item_of
 
@@ -50,43 +51,53 @@ class Reward:
 class _Batch:
     """The samples of one call, and what became of each.
 
-    An item is a sample, so that each fails alone. Options that compare responses need those to one prompt in one item.
+    An item is a sample, so that each fails alone. Options that compare responses need those to one prompt in one item;
+    where the service refuses its size, it is halved.
+
+    Attributes:
+        items: that are to be scored next; none when all samples have a reward or a failure.
     """
 
     def __init__(self, pairs: Sequence[Sample], options: Options) -> None:
         self._found: list[Reward | Failure | None] = [None] * len(pairs)
-        self._places: list[list[int]] = []  # the samples of each item
-        self.items: list[Item] = []
-        open_items: dict[str, int] = {}  # by all but the response: those that have room
+        together: dict[str, list[tuple[int, Item]]] = {}  # by all but the response
         for place, pair in enumerate(pairs):
             try:
                 item = item_of(pair)
             except ValueError as error:
                 self._found[place] = error
-                continue
-            group = item.model_dump_json(exclude={"responses"}) if _compares(options) else ""
-            number = open_items.get(group)
-            if number is None:
-                number = len(self.items)
-                self.items.append(item)
-                self._places.append([place])
             else:
-                together = [*self.items[number].responses, *item.responses]
-                self.items[number] = item.model_copy(update={"responses": together})
-                self._places[number].append(place)
-            if group and len(self._places[number]) < MOST_TOGETHER:
-                open_items[group] = number
-            else:
-                open_items.pop(group, None)
+                group = item.model_dump_json(exclude={"responses"}) if _compares(options) else str(place)
+                together.setdefault(group, []).append((place, item))
+        self._places: list[list[int]] = []  # the samples of each item
+        self.items: list[Item] = []
+        for members in together.values():
+            for some in evenly(members, MOST_TOGETHER):
+                self._add([place for place, _ in some], some[0][1], [item.responses[0] for _, item in some])
 
-    def rewards(self, scored: Sequence[ItemScores]) -> list[Reward | Failure]:
-        """Of each sample, in order. Raises APIStatusError: all failed for an option that they share."""
-        for places, scores in zip(self._places, scored, strict=True):
+    def _add(self, places: list[int], item: Item, responses: list[str]) -> None:
+        self._places.append(places)
+        self.items.append(item if len(responses) == 1 else item.model_copy(update={"responses": responses}))
+
+    def take(self, scored: Sequence[ItemScores]) -> None:
+        """What came of `items`. Raises APIStatusError: all fail for an option that they share."""
+        places_of_each, self._places, self.items = self._places, [], []
+        for places, scores in zip(places_of_each, scored, strict=True):
+            item, error = scores.item, scores.error
+            refused = isinstance(error, APIStatusError) and error.status_code in REFUSED
+            if refused and len(places) > 1 and not _is_of_options(error):
+                for some in evenly(list(zip(places, item.responses, strict=True)), -(-len(places) // 2)):
+                    half = item.model_copy(update={"responses": [response for _, response in some]})
+                    self._add([place for place, _ in some], half, half.responses)
+                continue
             for place, one in zip(places, scores.each(), strict=True):
                 failure = one.failure
                 if failure is not None and _is_of_options(failure):
                     raise failure
                 self._found[place] = failure or _reward(one)
+
+    def rewards(self) -> list[Reward | Failure]:
+        """Of each sample, in order."""
         return [reward for reward in self._found if reward is not None]
 
 
@@ -113,12 +124,14 @@ class SampleScorer:
                 reached no server in any attempt.
         """
         batch = _Batch(pairs, self._options)
-        if not batch.items:
-            return batch.rewards([])
-        in_flight = min(self._concurrency, len(batch.items))
-        return batch.rewards(
-            await self._client.score_many(batch.items, concurrency=in_flight, pack=1, progress=False, **self._options)
-        )
+        while batch.items:
+            in_flight = min(self._concurrency, len(batch.items))
+            batch.take(
+                await self._client.score_many(
+                    batch.items, concurrency=in_flight, pack=1, progress=False, **self._options
+                )
+            )
+        return batch.rewards()
 
     @property
     def critiques(self) -> bool:
@@ -145,12 +158,12 @@ class SyncSampleScorer:
     def __call__(self, pairs: Sequence[Sample]) -> list[Reward | Failure]:
         """As that of `SampleScorer`, which says what it returns and raises."""
         batch = _Batch(pairs, self._options)
-        if not batch.items:
-            return batch.rewards([])
-        in_flight = min(self._concurrency, len(batch.items))
-        return batch.rewards(
-            self._client.score_many(batch.items, concurrency=in_flight, pack=1, progress=False, **self._options)
-        )
+        while batch.items:
+            in_flight = min(self._concurrency, len(batch.items))
+            batch.take(
+                self._client.score_many(batch.items, concurrency=in_flight, pack=1, progress=False, **self._options)
+            )
+        return batch.rewards()
 
     @property
     def critiques(self) -> bool:

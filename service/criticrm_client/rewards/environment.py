@@ -10,6 +10,7 @@ CRITICRM_REWARD_OPTIONS  as JSON: {"critique": {"n": 4, "seed": 1}, "on_overflow
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, cast
@@ -52,7 +53,7 @@ def model_version() -> str | None:
 
 
 def judged_by(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The criteria and the reference of a row, where the variables name columns of it; None is none.
+    """The criteria and the reference of a row, where the variables name columns of it; None and NaN are none.
 
     Raises:
         ValueError: the row has no such column, or something else than text in it.
@@ -65,6 +66,10 @@ def judged_by(row: Mapping[str, Any]) -> dict[str, Any]:
         if name not in row:
             raise ValueError(f"{variable}: there is no column {name!r}; there are: {', '.join(map(str, row))}")
         value = row[name]
+        if isinstance(value, float) and math.isnan(value):  # what pandas makes of a missing one
+            continue
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError(f"{variable}: the column {name!r} holds {value}, which is no {field}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if value is not None:

@@ -64,9 +64,17 @@ def _pairs(
     if messages is None:
         raise ValueError("swift passed no messages: the prompts are unknown")
     return [
-        Sample([_with_known_role(message) for message in conversation[:-1]], completion, row=row)
+        Sample(_prompt(conversation), completion, row=row)
         for conversation, completion, row in zip(messages, completions, rows(columns, len(completions)), strict=True)
     ]
+
+
+def _prompt(conversation: Sequence[Any]) -> list[Any]:
+    """The conversation without its last turn, which is the completion."""
+    *prompt, last = map(_with_known_role, conversation)
+    if isinstance(last, Mapping) and last.get("role") != "assistant":
+        raise ValueError(f"messages end with a turn of the {last.get('role')}, not with the completion")
+    return prompt
 
 
 def _with_known_role(message: Any) -> Any:

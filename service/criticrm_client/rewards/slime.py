@@ -48,7 +48,9 @@ def _pairs(sample: Any) -> list[Sample]:
 
 
 def _row(sample: Any) -> dict[str, Any]:
-    return {**(getattr(sample, "metadata", None) or {}), "label": getattr(sample, "label", None)}
+    label = getattr(sample, "label", None)
+    metadata = getattr(sample, "metadata", None) or {}
+    return metadata if label is None and "label" in metadata else {**metadata, "label": label}
 
 
 def _rewards(args: Any, sample: Any, found: Sequence[Reward | Failure]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack, cast
 
 import httpx
 
@@ -142,7 +142,7 @@ def critic_rm_reward(
         headers=headers,
         http_client=http_client,
     )
-    scorer = SampleScorer(client, options or environment.options(), concurrency)
+    scorer = SampleScorer(client, _merged(options), concurrency)
 
     async def reward(
         prompts: Sequence[Any],
@@ -183,7 +183,7 @@ def critic_rm_reward_sync(
         headers=headers,
         http_client=http_client,
     )
-    scorer = SyncSampleScorer(client, options or environment.options(), concurrency)
+    scorer = SyncSampleScorer(client, _merged(options), concurrency)
 
     def reward(
         prompts: Sequence[Any],
@@ -195,6 +195,11 @@ def critic_rm_reward_sync(
 
     reward.__name__ = reward.__qualname__ = name
     return reward
+
+
+def _merged(options: Options) -> Options:
+    """With those of the variable that are not given."""
+    return cast(Options, {**environment.options(), **options})
 
 
 def _pairs(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from criticrm_model import Completion, Settle
 
 from ..errors import NotHere
+
+_WATCHED = 256  # tokens that are shown without a pause
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -176,8 +179,12 @@ class Engine(Protocol):
         ...
 
 
-def watch_at_the_end(job: Job, output: Output) -> None:
+async def watch_at_the_end(job: Job, output: Output) -> None:
     """For an engine that returns completions whole. They are traced."""
-    if job.watch is not None:
-        for k, completion in enumerate(output.completions):
-            job.watch(k, completion.token_ids, completion.trace)
+    if job.watch is None:
+        return
+    for k, completion in enumerate(output.completions):
+        for start in range(0, len(completion.token_ids), _WATCHED):
+            tokens = slice(start, start + _WATCHED)
+            job.watch(k, completion.token_ids[tokens], completion.trace[tokens])
+            await asyncio.sleep(0)  # thousands of tokens must not hold up everyone else

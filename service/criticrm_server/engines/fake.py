@@ -61,7 +61,7 @@ class FakeEngine:
             written = [*text, self.stop_token_id]
             completions.append(self.tokens.completion(written, "stop", direct, after, trace, job.settle))
         output = Output(completions, timings=Timings(0.0, 0.0, self.delay_s))
-        watch_at_the_end(job, output)
+        await watch_at_the_end(job, output)
         return output
 
     def _logits(self, token_ids: list[int]) -> list[float]:

@@ -75,7 +75,7 @@ class RemoteJobs:
         if len(completions) != job.n:
             raise EngineFailed(f"{server.name} returned {len(completions)} critiques instead of {job.n}")
         output = Output(completions, cached_tokens=cached)
-        watch_at_the_end(job, output)
+        await watch_at_the_end(job, output)
         return output
 
     def _completion(self, choice: dict[str, Any], job: Job) -> Completion:

@@ -53,7 +53,7 @@ class TransformersEngine(Unchanging):
 
         # A cancelled job still in the thread's queue never starts; one that runs is finished and dropped.
         output = await asyncio.get_running_loop().run_in_executor(self._thread, critique)
-        watch_at_the_end(job, output)
+        await watch_at_the_end(job, output)
         return output
 
     async def check_health(self) -> None: ...

@@ -14,8 +14,12 @@ def read_margin(value: Any) -> float:
     """A finite number from 0; 0 where the row has none. Raises ValueError, naming the field."""
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"margin: {value!r} is not a finite number")
+    try:
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # of an integer that no float holds
+        finite = False
+    if not finite:
+        raise ValueError(f"margin: {value!r:.40} is not a finite number")
     if value < 0:
         raise ValueError(f"margin: {value} is negative, but chosen is the better response: swap the two")
     return float(value)
@@ -35,7 +39,7 @@ def read_agreement(value: Any) -> float:
     if isinstance(value, str):
         try:
             probability = float(Fraction(value.replace(" of ", "/")))
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(f"agreement: {value!r} is neither a probability nor votes as '2/3'") from error
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"agreement: {value!r} is not a number")

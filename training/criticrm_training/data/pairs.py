@@ -75,7 +75,15 @@ def read_pairs(source: Path | str, rewards: Collection[str] = ()) -> list[Prefer
     pairs: dict[tuple[Any, ...], PreferencePair] = {}
     seen: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by id: row and content
     repeating = duplicates = 0
-    for number, (pair, repeats) in parsed(source, lambda number, row: _pair(row, str(number), rewards)):
+    votes: set[Any] = set()  # in columns of floats, as pandas makes them of integers and nulls
+
+    def parse(number: int, row: Any) -> tuple[PreferencePair, bool]:
+        pair = _pair(row, str(number), rewards)
+        if isinstance(agreement := row.get("agreement"), float) and agreement in (1, 2, 3):
+            votes.add(agreement)
+        return pair
+
+    for number, (pair, repeats) in parsed(source, parse):
         content = pair.content
         first, other = seen.setdefault(pair.id, (number, content))
         if other != content:
@@ -85,6 +93,11 @@ def read_pairs(source: Path | str, rewards: Collection[str] = ()) -> list[Prefer
         pairs.setdefault(content, pair)
     if not pairs:
         raise DataError(f"{source} holds no preference pairs")
+    if 1 in votes and len(votes) > 1:
+        raise DataError(
+            f"{source}: the column agreement holds 1.0 beside {max(votes)}: one vote, or a probability? Write votes as "
+            "text ('2/3'), and probabilities up to 1.0"
+        )
     groups = merged_groups(pair.group for pair in pairs.values())
     name = source_name(source)
     logger.info(

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from criticrm_client.chat_markers import UnknownTemplateError, find_template, split_conversation
 from criticrm_client.schemas import CritiqueOptions, FailFastList, Item, Message, Result, WritingOptions
+from criticrm_client.score_many import evenly
 
 from ...errors import InvalidField, LimitExceeded
 from ...schemas import ScoreMany
@@ -150,6 +151,14 @@ def pair_of_messages(messages: list[Message], field: str) -> PromptResponse:
     return PromptResponse(conversation, last["content"])
 
 
+def going_on(conversation: list[Message], response: str) -> PromptResponse:
+    """A response, and a conversation that may have begun the assistant's turn: the response goes on from there."""
+    if conversation and conversation[-1]["role"] == "assistant":
+        *conversation, begun = conversation
+        response = begun["content"] + response
+    return PromptResponse(conversation, response)
+
+
 def pair_of_text(text: str, field: str) -> PromptResponse:
     """A whole conversation in a policy's template.
 
@@ -219,15 +228,15 @@ async def score_pairs(request: Request, pairs: Iterable[PromptResponse], options
             raise LimitExceeded("body", messages, limit, "messages and more")
         judged = (conversation or [NO_PROMPT], criteria, reference)
         # Close is what is close to another response to the same prompt.
-        goes_on = options.critique == "auto" and groups and groups[-1][0] == judged
-        if goes_on and len(groups[-1][1]) < settings.max_responses:
+        if options.critique == "auto" and groups and groups[-1][0] == judged:
             groups[-1][1].append(response)
         else:
             groups.append((judged, [response]))
         await asyncio.sleep(0)  # long texts must not hold up everyone else
     items: list[Item] = []
     for (prompt, criteria, reference), responses in groups:
-        items.append(Item(prompt=prompt, responses=responses, criteria=criteria, reference=reference))
+        for some in evenly(responses, settings.max_responses):
+            items.append(Item(prompt=prompt, responses=some, criteria=criteria, reference=reference))
         await asyncio.sleep(0)
     if not items:
         return []

@@ -6,6 +6,7 @@ the policy's template with `--apply-chat-template`, else what the data set holds
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -24,6 +25,7 @@ from .common import (
     QueryOptions,
     check_text,
     direct_score_of,
+    going_on,
     known_template,
     score_of,
     score_pairs,
@@ -75,7 +77,7 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[SlimeOp
         with known_template("prompt"):
             pair = PromptResponse(*split_response(body.prompt, body.response))
     else:
-        pair = PromptResponse([message.message() for message in body.prompt], strip_end(body.response))
+        pair = going_on([message.message() for message in body.prompt], strip_end(body.response))
     if options.label is not None and body.label is not None:
         text = _label_text(body.label)
         pair = pair._replace(criteria=text) if options.label == "criteria" else pair._replace(reference=text)
@@ -92,6 +94,7 @@ async def slime(request: Request, body: SlimeRequest, options: Annotated[SlimeOp
 
 def _label_text(label: Any) -> str:
     """Raises InvalidField: it is neither a text nor a number."""
-    if isinstance(label, bool) or not isinstance(label, str | int | float) or label == "":
-        raise InvalidField("label", "must be a text or a number, to be sent to the critic")
+    number = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
+    if not (number or (isinstance(label, str) and label)):
+        raise InvalidField("label", "must be a text or a finite number, to be sent to the critic")
     return str(label)

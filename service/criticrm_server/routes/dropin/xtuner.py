@@ -23,6 +23,7 @@ from .common import (
     PromptResponse,
     QueryOptions,
     check_text,
+    going_on,
     known_template,
     score_of,
     score_pairs,
@@ -60,6 +61,6 @@ async def xtuner(request: Request, body: XtunerRequest, options: Annotated[Query
         with known_template("extra_info.prompt"):
             pair = PromptResponse(*split_response(prompt, body.response))
     else:
-        pair = PromptResponse([message.message() for message in prompt], strip_end(body.response))
+        pair = going_on([message.message() for message in prompt], strip_end(body.response))
     (result,) = await score_pairs(request, [pair], options)
     return XtunerResponse(score=score_of(result), reward=score_of(result), warnings=result.warnings)
