@@ -39,15 +39,22 @@ StartApp = Callable[..., AbstractAsyncContextManager["Running"]]
 # The files that take longest, begun first: processes share the tests by files, and the last one is waited for.
 _LONGEST = (
     "test_ray_serve.py",
-    "test_score_command.py",
     "test_readme.py",
     "test_imported_checkpoint.py",
+    "test_score_command.py",
+    "test_guides.py",
     "test_v2_runner.py",
-    "test_server.py",
-    "test_sampling.py",
     "test_self_check_of_vllm.py",
-    "test_gateway.py",
+    "test_sampling.py",
+    "test_server.py",
+    "test_verify_command.py",
+    "test_tensor_parallel.py",
+    "test_rolling_restart.py",
+    "test_parity.py",
     "test_policy.py",
+    "test_gateway.py",
+    "test_engine_death.py",
+    "test_killed.py",
 )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measures import accuracy, margins, right_ones, sides_of, vars_of, verdict_accuracy, with_answers
-from workbench import INSTRUCTION, MAX_CRITIQUE_TOKENS, SHORT, TASK, Workbench
+from workbench import INSTRUCTION, SHORT, TASK, Workbench
 
 from criticrm_model.files import write_json
 from criticrm_training.answers import answer_text, equal, stated_answer
@@ -69,7 +69,7 @@ class Experiment(Workbench):
         found: dict[str, Any] = {}
         for name, derive in STYLES.items():
             asked = [Conversation(asking_to_derive(p.prompt, task(derive)), 0) for p in self.validation]
-            drafts = [d for (d,) in self.writer(self.base).answer(asked, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS))]
+            drafts = [d for (d,) in self.writer(self.base).answer(asked, Sampling(1, 0.0, self.size.critique_tokens))]
             right = [
                 equal(stated_answer(p.chosen), derived_answer(d)) for p, d in zip(self.validation, drafts, strict=True)
             ]
@@ -80,7 +80,7 @@ class Experiment(Workbench):
 
     def derive(self) -> dict[str, Any]:
         tasks = Tasks({"default": task(STYLES[self.size.style])})
-        settings = SampleSettings(4, 0.7, MAX_CRITIQUE_TOKENS)
+        settings = SampleSettings(4, 0.7, self.size.critique_tokens)
         sample_blind(self.train, self.writer(self.base), tasks, settings, out=self.out / "blind", run={})
         critiques = read_critiques(self.out / "blind")
         kept = right_ones(self.train, critiques, most=2)
@@ -94,7 +94,7 @@ class Experiment(Workbench):
     def sample2(self) -> dict[str, Any]:
         pairs = self.train[: self.size.round2]
         writer = self.writer(str(self.out / "round1"))
-        settings = SampleSettings(4, 0.7, MAX_CRITIQUE_TOKENS, "verdict")
+        settings = SampleSettings(4, 0.7, self.size.critique_tokens, "verdict")
         sample(pairs, writer, Tasks({"default": TASK}), settings, out=self.out / "sampled2", run={})
         critiques = read_critiques(self.out / "sampled2")
         kept = right_ones(pairs, critiques, most=2)
@@ -118,7 +118,7 @@ class Experiment(Workbench):
     def mean_of_four(self) -> dict[str, Any]:
         writer = self.writer(str(self.out / "round2"))
         tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(self.heldout)]
-        several = writer.write(tasks, Sampling(4, 0.7, MAX_CRITIQUE_TOKENS, "reward"))
+        several = writer.write(tasks, Sampling(4, 0.7, self.size.critique_tokens, "reward"))
         write_json(self.out / "round2-sampled.json", [[d.score for d in row] for row in several])
         return accuracy(self.heldout, [sum(float(d.score or 0.0) for d in row) / len(row) for row in several])
 
@@ -181,7 +181,7 @@ class Experiment(Workbench):
             for response in row["responses"][:8]
         ]
         rewards = iter(
-            [d.score or 0.0 for (d,) in writer.write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS, "reward"))]
+            [d.score or 0.0 for (d,) in writer.write(tasks, Sampling(1, 0.0, self.size.critique_tokens, "reward"))]
         )
         chosen, first, oracle_, majority, longest = [], [], [], [], []
         for row in rows:
@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=300)
     parser.add_argument("--heldout", type=int, default=600)
     parser.add_argument("--calibration", type=float, default=0.004)
+    parser.add_argument("--critique-tokens", type=int, default=320, help="longest critique, in tokens (320)")
     parser.add_argument("--style", choices=list(STYLES), default="short sentences", help="way of asking")
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[2e-4, 1e-4, 5e-5], help="learning rates of the scalar"

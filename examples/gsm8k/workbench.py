@@ -28,7 +28,6 @@ from criticrm_training.training.run import train
 
 TASK = load_task("reasoning")
 INSTRUCTION = TASK.instruction
-MAX_CRITIQUE_TOKENS = 320
 MAX_MODEL_LEN = 1536
 SHORT = 64  # tokens of a critique where there is none, or one by rule
 
@@ -63,7 +62,7 @@ class Workbench:
         weight: float = 0.5,
         rate: float = 2e-4,
         epochs: int = 1,
-        longest: int = MAX_CRITIQUE_TOKENS,
+        longest: int | None = None,
     ) -> None:
         free()
         data = self.out / f"{name}.jsonl"
@@ -76,7 +75,7 @@ class Workbench:
                 "reward_critiques": reward_critiques,
                 "validation_share": self.size.calibration,
                 "instruction": INSTRUCTION,
-                "max_critique_tokens": longest,
+                "max_critique_tokens": longest or self.size.critique_tokens,
                 "max_model_len": MAX_MODEL_LEN,
                 "dtype": self.size.dtype,
                 "calibration_pairs": 4,
@@ -120,7 +119,7 @@ class Workbench:
         """Greedy critiques with the reply in sight, read by rule."""
         folder = name if name == self.base else str(self.out / name)
         tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 0) for p, side in sides_of(pairs)]
-        drafts = [d for (d,) in self.writer(folder).write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS))]
+        drafts = [d for (d,) in self.writer(folder).write(tasks, Sampling(1, 0.0, self.size.critique_tokens))]
         critiques = [
             Critique(p.id, side, 0, d.text, None, d.finish_reason, d.tokens, verdict(d.text, p.response(side)))
             for (p, side), d in zip(sides_of(pairs), drafts, strict=True)
@@ -131,7 +130,7 @@ class Workbench:
         writer = self.writer(str(self.out / name))
         tasks = [WritingTask(p.prompt, p.response(side), INSTRUCTION, 7) for p, side in sides_of(pairs)]
         began = time.monotonic()
-        drafts = [d for (d,) in writer.write(tasks, Sampling(1, 0.0, MAX_CRITIQUE_TOKENS, "reward"))]
+        drafts = [d for (d,) in writer.write(tasks, Sampling(1, 0.0, self.size.critique_tokens, "reward"))]
         seconds = time.monotonic() - began
         greedy = [float(d.score or 0.0) for d in drafts]
         critiques = [
@@ -163,10 +162,13 @@ class Workbench:
         sequences = []
         for pair, side in sides_of(pairs):
             prompt = renderer.open(pair.prompt).render(
-                pair.response(side), max_model_len=MAX_MODEL_LEN, max_critique_tokens=MAX_CRITIQUE_TOKENS, truncate=True
+                pair.response(side),
+                max_model_len=MAX_MODEL_LEN,
+                max_critique_tokens=self.size.critique_tokens,
+                truncate=True,
             )
             sequences.append(
-                prompt.token_ids + critique_tokens(renderer, groups[pair.id, side][0], MAX_CRITIQUE_TOKENS)
+                prompt.token_ids + critique_tokens(renderer, groups[pair.id, side][0], self.size.critique_tokens)
             )
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         scores = [0.0] * len(sequences)
