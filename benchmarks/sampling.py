@@ -30,8 +30,8 @@ from typing import Any
 
 from common import environment, pair_ratios, print_table, say, write_pairs
 
+from criticrm_model.children import exit_on_sigterm
 from criticrm_model.manifest import DEFAULT_NAME
-from criticrm_training.children import exit_on_sigterm
 from criticrm_training.commands.critiques.sample import Sample
 from criticrm_training.critiques.records import read_critiques
 from criticrm_training.critiques.vllm_writer import VLLMWriter

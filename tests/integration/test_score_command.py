@@ -6,15 +6,17 @@ The tests run in this order.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from support.live import CRITICRM, Server
+from support.live import CRITICRM, Server, wait_until
 
 pytestmark = pytest.mark.integration
 ROWS = 500  # 125 requests of four: more than are answered before the last kill
@@ -99,6 +101,26 @@ def test_offline_gives_what_a_server_gives(
     assert texts(offline) == texts(served)
     assert scores(offline) == pytest.approx(scores(served), abs=1e-5)
     assert "scored" in done.stderr
+
+
+def test_a_termination_takes_the_engine_along_while_it_starts(
+    tiny_checkpoint: Path, source: Path, tmp_path: Path
+) -> None:
+    run = subprocess.Popen(command(source, tmp_path / "out.jsonl", "--offline", str(tiny_checkpoint)))
+    try:
+        wait_until(lambda: engines_of(run) or run.poll() is not None, 200)
+        family = psutil.Process(run.pid).children(recursive=True)
+        run.terminate()
+        assert run.wait(60) == 128 + signal.SIGTERM
+        assert psutil.wait_procs(family, timeout=60)[1] == []
+    finally:
+        run.kill()
+        run.wait()
+
+
+def engines_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    children = psutil.Process(run.pid).children(recursive=True)
+    return [child for child in children if "EngineCore" in child.name()]
 
 
 def test_killed_five_times_and_its_server_once(

@@ -26,6 +26,7 @@ from criticrm_client import (
 )
 from criticrm_client.environment import DEFAULT_URL
 from criticrm_model import CriticRMError
+from criticrm_model.children import exit_on_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,7 @@ class Score(BaseSettings):
             return
         from ..in_process import app_in_process
 
+        exit_on_sigterm()
         async with app_in_process(self.offline) as client:
             yield client
 

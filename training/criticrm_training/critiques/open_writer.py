@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
+from criticrm_model.children import exit_on_sigterm
 from criticrm_model.reward import Dtype
 
-from ..children import exit_on_sigterm
 from ..endpoint import Endpoint
 from .writers import Writer, WriterError
 

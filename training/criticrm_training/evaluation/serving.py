@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 
 from criticrm_model import CriticRMError, Manifest
+from criticrm_model.children import end_with_parent, exit_on_sigterm
 from criticrm_model.default import resolve
 
-from ..children import end_with_parent, exit_on_sigterm
 from ..endpoint import Endpoint, EndpointError
 
 _READY = re.compile(r"4/4 ready: POST (\S+)/score")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from criticrm_model import CriticRMError
+from criticrm_model.children import end_with_parent, exit_on_sigterm
 from criticrm_model.files import write_json, write_text
 from criticrm_model.manifest import MANIFEST_NAME
 
-from ..children import end_with_parent, exit_on_sigterm
 from ..critiques.records import read_critiques
 from ..data.folds import Fold
 from ..data.pairs import PreferencePair, content_sha256, pair_row, read_pairs

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from criticrm_model.children import end_with_parent
 from criticrm_model.reward import Dtype
 
-from ...children import end_with_parent
 from ...critiques.open_writer import open_writer
 from ...critiques.writers import (
     Conversation,
