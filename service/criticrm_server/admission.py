@@ -1,7 +1,7 @@
 """How many sequences are in work: admitted at once, held in a bounded queue, or refused.
 
-A sequence is one critique of one response. vLLM batches whatever is admitted; this only bounds it, so that
-memory stays flat and a caller hears of overload while it can still do something about it.
+A sequence is one critique of one response. vLLM batches whatever is admitted; this only limits it, so that
+memory is bounded and a caller gets 503 early enough to retry.
 """
 
 from __future__ import annotations
@@ -82,9 +82,10 @@ class Permit:
 
 
 class Admission:
-    """Whoever is first in the queue has all the places that become free, until it has as many as it needs.
+    """Grants free places to the first request in the queue until it has one for each of its sequences.
 
-    It begins with the first, and no other begins before it is complete. The queue decides who is first (`FairQueue`).
+    A request is admitted with its first place; the next one only when it has all of its places. The queue decides who
+    is first (`FairQueue`).
     """
 
     def __init__(self, max_sequences: int, max_waiting: int, queue_timeout_s: float) -> None:

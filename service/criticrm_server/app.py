@@ -150,7 +150,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
 
 
 async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, warmed_up: bool) -> list[Check]:
-    """Have it ready for requests; what its self-check compared. Raises CriticRMError."""
+    """Start, check and warm up the engine; returns the self-check's results. Raises CriticRMError."""
     began = time.monotonic()
     what = "its servers, and what they serve" if settings.engine == "remote" else "weights, memory, warm-up"
     logger.info("3/4 starting the engine %s (%s)", settings.engine, what)

@@ -65,9 +65,9 @@ async def handle_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_unknown(request: Request, error: Exception) -> JSONResponse:
-    """500 in fixed words: what went wrong is in the log, under the request id."""
+    """500 with a constant message; the log has the traceback, under the request id."""
     logger.error("unexpected error", exc_info=error, extra={"request_id": request.scope.get("request_id")})
-    return _respond(request, 500, INTERNAL, "internal error; the request id finds it in the server's log", [])
+    return _respond(request, 500, INTERNAL, "internal error; search the server's log for the request id", [])
 
 
 async def handle_disconnect(_: Request, __: Exception) -> Response:

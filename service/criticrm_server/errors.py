@@ -54,7 +54,7 @@ class Busy(ServiceError):
     retry_after_s = 5
 
 
-class NotHere(ServiceError):
+class NotSupported(ServiceError):
     """The engine or the platform does not support this operation."""
 
     code = "not_supported"
@@ -201,5 +201,5 @@ class NotCalibrated(ServiceError):
 
 
 def error_info(error: CriticRMError, request_id: str) -> ErrorInfo:
-    """What a result, or the end of a stream, says of an error."""
+    """The error as a result, or the end of a stream, reports it."""
     return ErrorInfo(code=error.code, message=str(error), request_id=request_id, details=error.details)

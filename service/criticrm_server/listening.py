@@ -50,11 +50,11 @@ class Listening(BaseSettings):
 
     uds: Path | None = Field(
         None,
-        description="Listen on a unix socket at this path instead of an address. Whoever may open it can send "
-        "requests: the permissions of its folder say who.",
+        description="Listen on a unix socket at this path instead of an address. The permissions of its folder "
+        "decide who can open it and send requests.",
     )
     ssl_certfile: Path | None = Field(
-        None, description="Serve HTTPS with this certificate (PEM, with its chain); its key too, unless ssl_keyfile."
+        None, description="Serve HTTPS with this certificate (PEM, with its chain; with its key unless ssl_keyfile)."
     )
     ssl_keyfile: Path | None = Field(None, description="Private key of the certificate (PEM).")
     ssl_keyfile_password: SecretStr | None = Field(

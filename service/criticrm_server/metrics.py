@@ -76,7 +76,7 @@ class Metrics:
         )
         self.tokens = Counter(
             "criticrm_tokens",
-            "Tokens: in prompts, of these read from a cache (`cached`), and in critiques; not in reused critiques.",
+            "Tokens by kind: in prompts, of these read from a cache (`cached`), and in critiques (reused not counted).",
             ["kind"],
             registry=registry,
         )
@@ -128,7 +128,7 @@ class Metrics:
         )
         self.selections = Counter(
             "criticrm_selected_responses",
-            "Responses of requests with critiques only where they matter, by whether they were critiqued.",
+            "Responses of requests that critique close ones only (`critique.when`), by whether they got a critique.",
             ["critiqued"],
             registry=registry,
         )

@@ -45,7 +45,7 @@ class RequestContext:
         scope["request_id"] = request_id
         current_request_id.set(request_id)  # of this request's task and those that it starts
         began = time.perf_counter()
-        status = 499  # nginx's word for a caller that hung up before an answer
+        status = 499  # nginx's status for a caller that disconnected before the response
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -53,7 +53,7 @@ class RequestContext:
                 status = message["status"]
                 own = (b"x-request-id", request_id.encode("latin-1"))
                 message["headers"] = [*message["headers"], own, *timing_headers(scope)]
-                if self._admission.leaving:  # or the next request would meet the connection's end
+                if self._admission.leaving:  # else the caller reuses a connection that is about to close
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 

@@ -66,7 +66,7 @@ class RenderedResponse:
         jobs: one for each criterion, or the only one; none where there is an error.
         criteria: where the request has a list of them.
         supplied: critiques that the caller sent; the only job then reads the reward before them.
-        read: what the jobs gave already, of a response that gets no critique (`selection`).
+        read: what the jobs gave already, of a response that gets no critique (`selecting`).
     """
 
     item_id: str | None

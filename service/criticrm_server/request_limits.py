@@ -9,7 +9,7 @@ from .schemas import ScoreMany, ScoreOne
 from .settings import Settings
 
 
-def places_of(request: ScoreOne | ScoreMany) -> list[str]:
+def field_prefixes(request: ScoreOne | ScoreMany) -> list[str]:
     """What stands before the name of a field of each item, in errors."""
     return [""] if isinstance(request, ScoreOne) else [f"items[{i}]." for i in range(len(request.items))]
 
@@ -32,7 +32,7 @@ def check_limits(
     if messages > limits.max_messages:
         field = "prompt" if isinstance(request, ScoreOne) else "items"
         raise LimitExceeded(field, messages, limits.max_messages, "messages")
-    for item, where in zip(request.items, places_of(request), strict=True):
+    for item, where in zip(request.items, field_prefixes(request), strict=True):
         if len(item.responses) > limits.max_responses:
             raise LimitExceeded(f"{where}responses", len(item.responses), limits.max_responses, "responses")
         if isinstance(item.criteria, list) and len(item.criteria) > limits.max_criteria:

@@ -22,7 +22,7 @@ from .greedy_results import GreedyResults
 from .live import watched
 from .metrics import Metrics
 from .rendering import ReadCritique, RenderedResponse, Rendering
-from .request_limits import check_limits, places_of
+from .request_limits import check_limits, field_prefixes
 from .results import Results
 from .schemas import ScoreMany, ScoreOne
 from .selecting import as_direct, close_responses
@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A result, its place in the request, and the error it tells of, if it does."""
+    """A result, its position in the request, and the exception that `result.error` reports, if any."""
 
     position: int
     result: Result
@@ -139,7 +139,7 @@ class Scorer:
         max_tokens = 1 if critique is None else critique.max_tokens or self._critique_tokens
         truncate = request.on_overflow == "truncate"
         responses: list[RenderedResponse] = []
-        for item, where in zip(request.items, places_of(request), strict=True):
+        for item, where in zip(request.items, field_prefixes(request), strict=True):
             responses += await self._rendering.render(item, critique, max_tokens, truncate=truncate, where=where)
         _raise_failure([r.error for r in responses], partial)
         prompts = [len(item.responses) for item in request.items]

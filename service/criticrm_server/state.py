@@ -68,7 +68,7 @@ class Service:
         await self.engine.check_health()
 
     async def watch_engine(self, every_s: float = 0.5) -> None:
-        """Until the engine dies; then says so. Requests learn of it by themselves, this tells the process."""
+        """Check the engine's health until it dies, then set `engine_died`, on which the process exits."""
         trouble = ""
         while True:
             try:

@@ -34,7 +34,7 @@ async def reload(service: Service, name: str) -> None:
     Raises:
         InvalidField: there is no such checkpoint.
         WeightsRefused: it is of another architecture, or fails the self-check; the one before is served on.
-        NotHere: the engine can't.
+        NotSupported: the engine can't.
         Busy: it sleeps, is being changed, or what is in work takes too long.
         EngineDead
     """
@@ -56,7 +56,7 @@ async def reload(service: Service, name: str) -> None:
 
 
 async def sleep(service: Service) -> None:
-    """Have the engine give its memory away; requests are refused until it is woken. Raises NotHere, Busy."""
+    """Have the engine give its memory away; requests are refused until it is woken. Raises NotSupported, Busy."""
     async with service.admission.paused(service.settings.deadline_s):
         if not service.admission.sleeping:
             await service.engine.sleep()
@@ -65,7 +65,7 @@ async def sleep(service: Service) -> None:
 
 
 async def wake(service: Service) -> None:
-    """Raises NotHere, Busy; EngineDead, and then the process ends."""
+    """Raises NotSupported, Busy; EngineDead, and then the process ends."""
     async with service.admission.paused(service.settings.deadline_s):
         await service.engine.wake()
         await _check_or_die(service)

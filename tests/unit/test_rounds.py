@@ -259,7 +259,7 @@ def test_the_first_critiques_are_the_bases(inputs: Path, tmp_path: Path) -> None
 
 def test_several_tasks_need_one_instruction(inputs: Path) -> None:
     several = {"default": str(inputs / "task.yaml"), "reasoning": "reasoning"}
-    with pytest.raises(ConfigError, match=r"train\.instruction: the tasks ask in different words"):
+    with pytest.raises(ConfigError, match=r"train\.instruction: the tasks have different instructions"):
         RoundsConfig.read(config(inputs, tasks=several))
     path = config(inputs, tasks=several, train={**TRAIN, "instruction": "Review it."})
     assert RoundsConfig.read(path).instruction == "Review it."

@@ -1,7 +1,7 @@
 """`criticrm control`: does this training put into the reward what the critiques say, and nothing else?
 
-A positive and a negative control with critiques made by rule, whose worth is known beforehand. An experiment whose
-controls fail measures its own faults.
+A positive and a negative control with critiques made by rule, whose worth is known beforehand. If a control
+fails, the data or the training is at fault, and no other result of the experiment can be trusted.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class Settled(Request):
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     settled: float = Field(
-        ge=0, allow_inf_nan=False, description="The largest difference within the range, in reward units."
+        ge=0, allow_inf_nan=False, description="Largest difference between rewards in the range, in reward units."
     )
-    tokens: int = Field(8, ge=1, le=512, alias="for", description="Tokens that the reward has stayed within it.")
+    tokens: int = Field(8, ge=1, le=512, alias="for", description="Tokens over which it must stay within `settled`.")
 
 
 class CritiqueOptions(WritingOptions):

@@ -81,7 +81,7 @@ class Criterion(Request):
 
     text: Annotated[Text, Field(min_length=1)]
     weight: float = Field(
-        1.0, ge=1e-6, le=1e6, allow_inf_nan=False, description="In the weighted mean that the score is."
+        1.0, ge=1e-6, le=1e6, allow_inf_nan=False, description="Weight in the weighted mean over criteria."
     )
 
 

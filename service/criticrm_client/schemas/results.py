@@ -14,9 +14,10 @@ CompareBy: TypeAlias = Literal["score", "calibrated_score"]
 
 
 class Trace(Received):
-    """The reward's way through a critique, a value for each of its tokens.
+    """The reward before each token of a critique.
 
-    The token `i` is `text[offsets[i]:offsets[i + 1]]`, the last one all that is left; the end of the turn is empty.
+    The token `i` is `text[offsets[i]:offsets[i + 1]]`; the last token has the rest of the
+    text, an end-of-turn token none.
     """
 
     offsets: list[int] = Field(description="Where in the text each token begins, in characters.")
@@ -35,7 +36,7 @@ class Critique(Received):
     )
     tokens: int
     criterion: int | None = Field(None, description="Index of its criterion, where the request has a list of them.")
-    trace: Trace | None = Field(None, description="With `trace`, else null.")
+    trace: Trace | None = Field(None, description="The reward at each token, if `trace` was requested.")
 
 
 class NamedReward(Received):

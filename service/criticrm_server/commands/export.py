@@ -32,7 +32,7 @@ class Export(BaseSettings):
     @model_validator(mode="after")
     def _has_a_form(self) -> Self:
         if not self.sequence_classification:
-            raise ValueError("say what to write: --sequence-classification")
+            raise ValueError("choose a format: --sequence-classification")
         return self
 
     def run(self) -> int:

@@ -36,13 +36,13 @@ class Import(BaseSettings):
     )
     reward_token_id: NonNegativeInt | None = Field(
         None,
-        description="Of a causal LM whose reward is the logit of a token (0 for Llama-3.1-Nemotron-70B-Reward-HF).",
+        description="Token whose logit is the reward, for such causal LMs (0 for Llama-3.1-Nemotron-70B-Reward-HF).",
     )
 
     weights: dict[str, float] | None = Field(
         None,
-        description="Of a model with several linear objectives (ArmoRM), what each weighs in the score, in the order "
-        "of its rows: --weights helpfulness=0.7 --weights correctness=0.3. 0: reported only.",
+        description="Weight of each objective in the score, for models with several linear ones (ArmoRM), in the "
+        "order of their rows: --weights helpfulness=0.7 --weights correctness=0.3. 0: the objective is only reported.",
     )
 
     def run(self) -> int:

@@ -107,10 +107,10 @@ class Score(BaseSettings):
         " spent on the closest responses first.",
     )
     settled: float | None = Field(
-        None, ge=0, description="End a critique once its reward has stayed within so much (reward units)."
+        None, ge=0, description="End a critique once its reward has varied by at most this much (reward units)."
     )
     settled_for: int | None = Field(
-        None, ge=1, le=512, description="Tokens that it has stayed there, for --settled (8)."
+        None, ge=1, le=512, description="Number of tokens over which --settled is measured. Default: 8."
     )
     on_overflow: Literal["error", "truncate"] = Field(
         "error",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from criticrm_model import Completion, Settle
 
-from ..errors import NotHere
+from ..errors import NotSupported
 
 _WATCHED = 256  # tokens that are shown without a pause
 
@@ -114,19 +114,19 @@ class Facts:
     described: dict[str, str] = field(default_factory=dict)
 
 
-class Unchanging:
+class FixedWeights:
     """An engine whose weights stay as and where they are."""
 
     why = "this engine can't"
 
     async def reload(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - the protocol's
-        raise NotHere(f"{self.why} take other weights in place: restart it with the other checkpoint")
+        raise NotSupported(f"{self.why} take other weights in place: restart it with the other checkpoint")
 
     async def sleep(self) -> None:
-        raise NotHere(f"{self.why} sleep")
+        raise NotSupported(f"{self.why} sleep")
 
     async def wake(self) -> None:
-        raise NotHere(f"{self.why} sleep")
+        raise NotSupported(f"{self.why} sleep")
 
 
 class Engine(Protocol):
@@ -151,7 +151,7 @@ class Engine(Protocol):
         ...
 
     async def run(self, job: Job) -> Output:
-        """Raises EngineDead, EngineFailed, NoServer, NonFiniteReward."""
+        """The job's completions with their rewards. Raises EngineDead, EngineFailed, NoServer, NonFiniteReward."""
         ...
 
     async def check_health(self) -> None:
@@ -159,15 +159,15 @@ class Engine(Protocol):
         ...
 
     async def reload(self, checkpoint: Checkpoint) -> None:
-        """Take another checkpoint's weights in place; no job runs meanwhile. Raises NotHere, EngineFailed."""
+        """Take another checkpoint's weights in place; no job runs meanwhile. Raises NotSupported, EngineFailed."""
         ...
 
     async def sleep(self) -> None:
-        """Give away the memory of weights and cache; no job runs meanwhile. Raises NotHere."""
+        """Give away the memory of weights and cache; no job runs meanwhile. Raises NotSupported."""
         ...
 
     async def wake(self) -> None:
-        """Take it back. Raises NotHere."""
+        """Restore what sleep freed. Raises NotSupported."""
         ...
 
     async def close(self) -> None:
@@ -180,7 +180,7 @@ class Engine(Protocol):
 
 
 async def watch_at_the_end(job: Job, output: Output) -> None:
-    """For an engine that returns completions whole. They are traced."""
+    """Call `job.watch` with whole completions, which must have traces, for an engine that can't stream."""
     if job.watch is None:
         return
     for k, completion in enumerate(output.completions):

@@ -1,6 +1,6 @@
 """The gateway: jobs go to stock vLLM servers over HTTP, token ids in, token ids and logits out (docs/adr/0009).
 
-A server that fails is unhealthy and asked again with growing pauses; its jobs go elsewhere at once.
+A server that fails is unhealthy and probed again with growing pauses; its jobs go to other servers at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from criticrm_model import CriticRMError
 from ..errors import EngineFailed, NoServer
 from ..settings import Settings
 from .backends import Backend, Backends
-from .base import Facts, Job, Output, Unchanging
+from .base import Facts, FixedWeights, Job, Output
 from .remote_checks import Checks, Probe, Unfit, Unreachable, server_command
 from .remote_jobs import RemoteJobs
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 2.0  # between two looks at a server that is up
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # before another look at one that is not
+_EVERY_S = 2.0  # between two probes of a healthy server
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # before an unhealthy server is probed again
 # A job that was sent to this many servers, each of which failed, may be why: it does not get to try all of them.
 _MOST_TRIES = 3
 
@@ -43,7 +43,7 @@ Answers = dict[Backend, Probe | Unfit | Unreachable]
 _NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
-class RemoteEngine(Collector, Unchanging):
+class RemoteEngine(Collector, FixedWeights):
     """Runs jobs on vLLM servers. As a collector it gives their metrics."""
 
     why = "a gateway's servers are their own, and it can't make them"

@@ -14,10 +14,10 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
 from ..settings import Settings
-from .base import Facts, Job, Output, Timings, Unchanging, watch_at_the_end
+from .base import Facts, FixedWeights, Job, Output, Timings, watch_at_the_end
 
 
-class TransformersEngine(Unchanging):
+class TransformersEngine(FixedWeights):
     why = "the engine transformers can't"
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:

@@ -25,7 +25,7 @@ from criticrm_model import Completion
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.cores import compute_on_all_cores
 
-from ..errors import EngineDead, EngineFailed, NotHere
+from ..errors import EngineDead, EngineFailed, NotSupported
 from ..settings import Settings
 from ..together import together
 from ..tracing import current_request_id, headers_of_job
@@ -157,7 +157,9 @@ class VLLMEngine:
         if current_platform.is_cpu():
             # Layers multiply with packed copies (dispatch_cpu_unquantized_gemm), and vLLM 0.32 leaves that of a tied
             # LM head as it was.
-            raise NotHere("vLLM can't reload weights in place on a CPU: restart the server with the other checkpoint")
+            raise NotSupported(
+                "vLLM can't reload weights in place on a CPU: restart the server with the other checkpoint"
+            )
         try:
             await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint.folder)})
             await self.llm.reset_prefix_cache()
@@ -177,9 +179,9 @@ class VLLMEngine:
 
     def _check_sleeps(self) -> None:
         if not current_platform.is_sleep_mode_available():
-            raise NotHere(f"vLLM has no sleep mode on this platform ({current_platform.device_name})")
+            raise NotSupported(f"vLLM has no sleep mode on this platform ({current_platform.device_name})")
         if not self.llm.vllm_config.model_config.enable_sleep_mode:
-            raise NotHere("sleep mode is off: start the server with --sleep-mode")
+            raise NotSupported("sleep mode is off: start the server with --sleep-mode")
 
     async def close(self) -> None:
         if self._llm is None:

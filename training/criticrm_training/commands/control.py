@@ -15,10 +15,11 @@ class Control(BaseSettings):
     """Check a training configuration with critiques whose worth is known, before a long experiment.
 
     CONFIG is a file of `criticrm train`, whose pairs have a `reference` that ends in an answer; its critiques are not
-    used. Five trainings: without critiques, with critiques that tell the truth, with the same ones shuffled, and with
-    critiques by chance, kept by label, under both losses (coupled) or under the critique loss alone (decoupled). Prints
+    used. Runs five trainings: without critiques (scalar), with correct critiques (oracle), with the same ones shuffled
+    (shuffled), and with random verdicts of which those that agree with the label are kept, for both losses (coupled)
+    or for the critique loss alone (decoupled). Prints
     accuracies on training pairs (seen), on held-out ones (unseen), and on these after critiques kept by label
-    (unseen-kept). Exit status 1 if a check fails. A second run goes on where the first stopped.
+    (unseen-kept). Exit status 1 if a check fails. A second run continues where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_CONTROL_", frozen=True, cli_kebab_case=True)

@@ -9,9 +9,9 @@ from .options import PolicyOptions
 
 
 class Correct(PolicyOptions):
-    """Hand a policy the critiques of its answers, and grade what it makes of them.
+    """Let a policy revise its answers after their critiques, and grade the revisions.
 
-    Beside it, the control: the same request to revise, without a critique.
+    The control is the same request to revise, without a critique.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_CORRECT_", frozen=True, cli_kebab_case=True)

@@ -42,9 +42,9 @@ class Evaluate(PairOptions):
     )
     calibrate: CliImplicitFlag[bool] = Field(
         False,
-        description="Write the scales of the scores on these pairs into the checkpoint, before critiques, after one "
-        "and after as many as each of --samples: `calibrated_score` and critiques of close responses need them. Where "
-        "it has no mean and deviation (`normalize`), these too.",
+        description="Fit the scales of `calibrated_score` on these pairs and write them into the checkpoint: for "
+        "scores before critiques, after one, and after each number of --samples. Critiques of close responses need "
+        "them. Also writes the mean and deviation for `normalize`, if the checkpoint has none.",
     )
     task: list[str] = Field(["reasoning"], description=RULE)
     against: NamedFolders = Field((), description=AGAINST)

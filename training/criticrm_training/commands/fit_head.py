@@ -20,7 +20,7 @@ class FitHead(BaseSettings):
     """Fit a reward row on the frozen hidden states of any causal LM, and write a Critic-RM checkpoint.
 
     The model's own greedy critique is written for each response; the row is fitted with Bradley-Terry before and
-    after it. Takes minutes on a GPU, an hour or more on a CPU; a second run with the same inputs goes on where
+    after it. Takes minutes on a GPU, an hour or more on a CPU; a second run with the same inputs continues where
     the first stopped.
     """
 

@@ -14,7 +14,7 @@ class Rounds(BaseSettings):
 
     CONFIG is a YAML file, one an arm; `criticrm_training/configs/rounds-reasoning.yaml` is one to start from. Every
     step is a `criticrm` command of its own, which is printed before it runs. After each round a table says what was
-    kept and what the critic is worth on the validation pairs. A second run with the same arguments goes on where the
+    kept and what the critic is worth on the validation pairs. A second run with the same arguments continues where the
     first stopped, in the middle of a step too.
     """
 

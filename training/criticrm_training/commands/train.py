@@ -14,7 +14,7 @@ class Train(BaseSettings):
 
     CONFIG is a YAML file; `criticrm_training/configs/laptop.yaml` is one to start from. `critiques` are those
     that the model learns to write, `reward_critiques` those that the reward is read after: filtered ones for the
-    first, a fresh sample for the second. A second run with the same arguments goes on where the first stopped.
+    first, a fresh sample for the second. A second run with the same arguments continues where the first stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CRITICRM_TRAIN_", frozen=True, cli_kebab_case=True)

@@ -164,8 +164,8 @@ class RoundsConfig(_Frozen):
         asked = {task.instruction for task in self.loaded_tasks.by_category.values()}
         if len(asked) > 1:
             raise ConfigError(
-                "train.instruction: the tasks ask in different words, and a checkpoint is served with one instruction; "
-                "say which"
+                "train.instruction: the tasks have different instructions, and a checkpoint is served with one; "
+                "set it here"
             )
         return asked.pop()
 

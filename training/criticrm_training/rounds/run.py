@@ -78,8 +78,8 @@ def _run(step: Step, where: str) -> None:
     logger.info("%s, %s: criticrm %s", where, step.name, " ".join(step.arguments))
     if status := run_command(step.arguments):
         raise RoundsError(
-            f"{where}, {step.name}: `criticrm {' '.join(step.arguments)}` ended with status {status}; mend what it "
-            "says above, and the same `criticrm rounds` goes on from here"
+            f"{where}, {step.name}: `criticrm {' '.join(step.arguments)}` ended with status {status}; fix the error "
+            "above and run the same `criticrm rounds` again: it continues here"
         )
 
 
