@@ -68,7 +68,7 @@ class ConfigFile(PydanticBaseSettingsSource):
         settings = {str(key).replace("-", "_"): value for key, value in found.items()}
         if len(settings) < len(found):
             twice = sorted(key for key in found if "-" in str(key) and str(key).replace("-", "_") in found)
-            raise SettingsError(f"{path}: given twice, with hyphens and with underscores: {', '.join(twice)}")
+            raise SettingsError(f"{path}: set twice, with hyphens and with underscores: {', '.join(twice)}")
         known = field_names(self.settings_cls) - {"config"}
         if unknown := [f"{name}{nearest(name, known)}" for name in settings if name not in known]:
             raise SettingsError(f"{path}: unknown settings: {', '.join(unknown)}")

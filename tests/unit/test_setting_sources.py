@@ -52,7 +52,7 @@ def test_flags_before_variables_before_the_file(
     [
         ("c.yaml", "max-waitng: 7\nprt: 1", r"unknown settings: max_waitng \(did you mean max_waiting\?\), prt \("),
         ("c.toml", "config = 'x'", "unknown settings: config"),
-        ("c.yaml", "max-items: 1\nmax_items: 7", "given twice, with hyphens and with underscores: max-items"),
+        ("c.yaml", "max-items: 1\nmax_items: 7", "set twice, with hyphens and with underscores: max-items"),
         ("c.yaml", "- one", "is not a file of settings"),
         ("c.yaml", "word", "is not a file of settings"),
         ("c.yaml", "a: [", "is not a file of settings"),
