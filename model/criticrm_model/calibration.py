@@ -44,7 +44,7 @@ class Scale(_Frozen):
 
 
 class Calibration(_Frozen):
-    """Of one reward, computed on a named set.
+    """The moments and scales of one reward, computed on a named set.
 
     Attributes:
         scales: by the number of critiques that a score is the mean of, 0 for the score before any; None where it was
@@ -61,7 +61,7 @@ class Calibration(_Frozen):
     scaled_on: str | None = None
 
     def scale(self, critiques: int) -> Scale:
-        """Of the mean over so many critiques: that of the nearest smaller number which was measured.
+        """The scale of the mean over so many critiques: that of the nearest smaller number which was measured.
 
         Without `scales`, standard deviations from the mean.
         """

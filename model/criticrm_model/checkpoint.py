@@ -242,7 +242,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """Of the language model, where the base has others beside it."""
+        """The configuration of the language model, where the base has other parts beside it."""
         with _readable(self.folder, "config"):
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 self.folder, trust_remote_code=self.trust_remote_code

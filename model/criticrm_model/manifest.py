@@ -36,7 +36,7 @@ def is_reward_token(text: str) -> bool:
 
 
 def reward_token(name: str) -> str:
-    """Of one of several rewards."""
+    """The token whose logit is the reward of this name, one of several."""
     return REWARD_TOKEN.replace("|>", f":{name}|>")
 
 

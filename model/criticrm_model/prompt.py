@@ -162,7 +162,7 @@ class Renderer:
         return [*self._contents.tokenize(text), self._end_of_turn_id]
 
     def count_tokens(self, text: str, most: int) -> int:
-        """Of a content. More than `most` is a lower bound: no more than so many are looked at."""
+        """The number of tokens of a text. A result above `most` is a lower bound: counting stops there."""
         ((token_ids, _),) = self._contents.tokenize_beginnings([text], most)
         return len(token_ids)
 

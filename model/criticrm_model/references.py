@@ -40,7 +40,7 @@ def fixed_prompts(renderer: Renderer) -> list[list[int]]:
 
 
 def template_sha256(renderer: Renderer) -> str:
-    """Of the token ids of the fixed conversations as the checkpoint asks for critiques.
+    """The digest of the fixed conversations' token ids, as the checkpoint asks for critiques.
 
     They change with the tokenizer, the chat template and the critique instruction.
     """

@@ -135,7 +135,7 @@ class RewardTokens:
         return Completion(token_ids, finish_reason, self.score(direct), self.score(final), rewards, scores)
 
     def score(self, logits: Sequence[float]) -> float:
-        """Of `[rewards]` logits."""
+        """The score of `[rewards]` logits."""
         if len(self.ids) == 1:
             return logits[0]
         return sum(weight * logit for weight, logit in zip(self.weights, logits, strict=True))

@@ -50,7 +50,7 @@ def select(prompts: Sequence[Sequence[float | None]], costs: Sequence[int], rule
 
 
 def distances(scores: Sequence[float | None], rank: Literal["best", "all"]) -> list[float | None]:
-    """Of each response to what it competes with; alone, to 0: the mean of the reference set.
+    """The distance of each response to the ones it competes with; if it is alone, to 0, the reference set's mean.
 
     Args:
         scores: calibrated direct scores, `[responses]`; None for a response that has none.

@@ -69,5 +69,5 @@ def _stored_head(folder: Path, tied: bool) -> Iterator[Any]:
 
 
 def row_sha256(row: torch.Tensor) -> str:
-    """Of a row as float32 little-endian bytes, `[d_model]`."""
+    """The digest of a row, `[d_model]`, as float32 little-endian bytes."""
     return hashlib.sha256(row.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()

@@ -38,7 +38,7 @@ ItemLike: TypeAlias = Item | Mapping[str, Any] | tuple[Prompt, Sequence[str]]
 
 
 class Options(TypedDict, total=False):
-    """Of one request.
+    """The options of one request.
 
     critique: True writes one greedy critique a response; False scores before any: faster, less informed. If it is left
         out, it is True, or False for a model that writes no critiques (an imported scalar). "auto" writes critiques
@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
 
 
 class ItemOptions(Options, total=False):
-    """Of one request, and of its only prompt.
+    """The options of one request and of its only prompt.
 
     critiques: that are there already, a list for each response: the reward is read after them, and none is written.
     criteria: what to judge the responses by. A list has a critique and a reward for each criterion, and the score is

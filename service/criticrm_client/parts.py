@@ -57,7 +57,7 @@ class Parts:
         self._run = json.dumps(run, sort_keys=True).encode()
 
     def digest(self, lines: Iterator[Line]) -> str:
-        """Of all rows and of what their scores depend on."""
+        """A digest of all rows and of what their scores depend on."""
         digests = (self._digest(some) for some in _in_parts(lines))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -267,7 +267,7 @@ def _check_apart(source: Path, out: Path) -> None:
 
 
 def _done(out: Path, digest: str) -> FileSummary | None:
-    """Of an earlier run over the same rows that has ended well."""
+    """The summary of an earlier run over the same rows that succeeded, if there was one."""
     try:
         run = from_json(beside(out, _RUN).read_bytes())
         if run.pop("digest") != digest or not out.is_file():

@@ -22,7 +22,7 @@ _CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Of one event loop. `keeper` closes the connections when the loop ends."""
+    """The connections of one event loop. `keeper` closes the connections when the loop ends."""
 
     http: httpx.AsyncClient
     servers: Servers

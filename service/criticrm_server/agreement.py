@@ -36,7 +36,7 @@ class Rewards:
 
 
 def agreement(rewards: Rewards) -> Agreement:
-    """Of both runs of the same n sequences."""
+    """How far the rewards of two runs of the same n sequences agree."""
     served, reference = rewards.served, rewards.reference
     differences = [a - b for a, b in zip(served, reference, strict=True)]
     n = len(differences)

@@ -12,7 +12,7 @@ from criticrm_client.fields import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command; its errors fit on two lines and name the next step."""
+    """The parser of a command; its errors fit on two lines and name the next step."""
 
     def error(self, message: str) -> NoReturn:
         words, _, unknown = message.partition("unrecognized arguments: ")
@@ -37,7 +37,7 @@ def parser_of(name: str, command: type[BaseSettings]) -> tuple[Parser, CliSettin
 
 
 def all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Of a parser and of its subcommands'."""
+    """The actions of a parser and of its subcommands."""
     found = []
     for action in parser._actions:
         found.append(action)

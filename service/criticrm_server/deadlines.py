@@ -9,7 +9,7 @@ from .errors import DeadlineExceeded, Draining
 
 
 class Deadlines:
-    """Of all requests. A request's clock starts before its body is read.
+    """The deadlines of all requests. A request's clock starts before its body is read.
 
     Args:
         seconds: that a request may take.

@@ -169,7 +169,7 @@ def _describe(location: tuple[str | int, ...], message: str, arguments: Mapping[
 
 
 def _gpus(settings: Settings) -> int:
-    """Of one replica. The build of vLLM says whether it needs any: this may be asked on a head node without one."""
+    """The number of GPUs of one replica, none if vLLM is a CPU build: the head node that runs this may have no GPU."""
     try:
         distribution("vllm")
     except PackageNotFoundError:

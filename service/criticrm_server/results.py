@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Of one job.
+    """The rewards of one job.
 
     Attributes:
         scores: `[n]`, after its critiques.
@@ -71,7 +71,7 @@ class Results:
         normalize: bool,
         selective: bool,
     ) -> Result:
-        """Of one response.
+        """The result of one response.
 
         Args:
             critique: as requested; None where none was to be written.
@@ -220,7 +220,7 @@ def _of_criterion(criterion: Criterion, read: _Read) -> CriterionResult:
 
 
 def _weights(response: RenderedResponse) -> list[float]:
-    """Of its jobs."""
+    """The weights of a response's jobs in its score."""
     return [1.0] if response.criteria is None else [one.weight for one in response.criteria]
 
 
@@ -229,7 +229,7 @@ def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> fl
 
 
 def _deviation(stds: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    """Of a weighted mean of independent ones."""
+    """The deviation of a weighted mean of independent scores."""
     known = [std for std in stds if std is not None]
     if len(known) < len(stds):
         return None

@@ -150,7 +150,7 @@ def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> st
 
 
 def _variables_of_the_other_commands() -> set[str]:
-    """Of `serve`, `verify`, `doctor` and `default`, which may all run in one environment."""
+    """The variables of all commands with this prefix: `serve`, `verify`, `doctor` and `default`."""
     names: set[str] = set()
     for point in entry_points(group="criticrm.commands"):
         if not point.module.startswith("criticrm_server."):

@@ -21,7 +21,7 @@ class CalibrationError(CriticRMError):
 
 
 def calibrate(direct: Floats, after: Mapping[int, Floats], reference_set: str) -> Calibration:
-    """Of one reward.
+    """The calibration of one reward.
 
     Args:
         direct: scores before critiques, `[pairs, 2]` float64, of the chosen and of the rejected response.
@@ -67,7 +67,7 @@ def fit_scale(scores: Floats) -> Scale:
     margins = (scores[:, 0] - scores[:, 1]) / std
 
     def gradient(slope: float) -> float:
-        """Of the log posterior, which is concave: it falls as the slope grows."""
+        """The gradient of the log posterior, which is concave: it falls as the slope grows."""
         return float((margins / (1 + np.exp(np.clip(slope * margins, -500, 500)))).sum() - slope / _PRIOR**2)
 
     low, high = _LEAST, 100.0

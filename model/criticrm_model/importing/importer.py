@@ -144,7 +144,7 @@ def _readout(folder: Path, head: OriginalHead, tokenizer: PreTrainedTokenizerBas
 def _original_rewards(
     folder: Path, tokenizer: PreTrainedTokenizerBase, source: Source, dtype: torch.dtype
 ) -> list[float]:
-    """Of each conversation, of each several in turn. The original's memory is free again when this returns."""
+    """The original's rewards of each conversation, several in turn. Its memory is free again when this returns."""
     original = Original(
         folder, tokenizer, reward_token_id=source.reward_token_id, objectives=source.objectives, dtype=dtype
     )

@@ -54,7 +54,7 @@ class Original:
         self._score = _scoring(folder, self.head, weights, dtype)
 
     def reward(self, messages: Sequence[Message], response: str) -> float:
-        """Of a response to a conversation. Raises ValueError: there are several."""
+        """The reward of a response to a conversation. Raises ValueError: the model has several rewards."""
         (only,) = self.rewards(messages, response)
         return only
 

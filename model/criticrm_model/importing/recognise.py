@@ -142,7 +142,7 @@ def is_gate(name: str) -> bool:
 def _objectives(
     config: Mapping[str, Any], head: str, shape: tuple[int, ...], weights: Mapping[str, float]
 ) -> tuple[WeightedReward, ...]:
-    """Of each row; none where there is one."""
+    """The name of each row's objective; empty if there is only one row."""
     rows = shape[0] if len(shape) > 1 else 1
     if rows == 2:
         raise UnsupportedModel(f"num_labels is 2 ({head}.weight has 2 rows): it is a classifier of two classes")

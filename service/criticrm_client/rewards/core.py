@@ -25,7 +25,7 @@ Failure = APIError | ValueError
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Of one sample.
+    """The reward of one sample.
 
     Attributes:
         score: after the critique; several are averaged. Without critiques, `direct_score`. Where only close responses
@@ -97,7 +97,7 @@ class _Batch:
                 self._found[place] = failure or _reward(one)
 
     def rewards(self) -> list[Reward | Failure]:
-        """Of each sample, in order."""
+        """The reward or failure of each sample, in order."""
         return [reward for reward in self._found if reward is not None]
 
 
@@ -139,7 +139,7 @@ class SampleScorer:
         return _writes_critiques(self._options)
 
     async def one(self, pair: Sample) -> Reward:
-        """Of one sample. Raises why it has none."""
+        """The reward of one sample. Raises why it has none."""
         (reward,) = await self([pair])
         return raise_failure(reward)
 
@@ -171,7 +171,7 @@ class SyncSampleScorer:
         return _writes_critiques(self._options)
 
     def one(self, pair: Sample) -> Reward:
-        """Of one sample. Raises why it has none."""
+        """The reward of one sample. Raises why it has none."""
         (reward,) = self([pair])
         return raise_failure(reward)
 

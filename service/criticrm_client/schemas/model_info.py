@@ -36,6 +36,6 @@ class ModelInfo(ServedModel[dict[str, Any], dict[str, Any]]):
 
     @property
     def reward_names(self) -> tuple[str, ...]:
-        """Of a model with several rewards; empty for one."""
+        """The names of a model's rewards; empty if it has only one."""
         names = tuple(str(reward["name"]) for reward in self.manifest.get("rewards", ()))
         return names if len(names) > 1 else ()

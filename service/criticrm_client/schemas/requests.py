@@ -134,7 +134,7 @@ class Scorable(Request):
 
     @property
     def criteria_list(self) -> list[Criterion] | None:
-        """Of a list of criteria, else None."""
+        """The criteria, if they are a list, else None."""
         if not isinstance(self.criteria, list):
             return None
         return [Criterion(text=one) if isinstance(one, str) else one for one in self.criteria]
@@ -155,7 +155,7 @@ CritiqueField = Annotated[
 
 
 class ScoreOptions(Request):
-    """Of one request."""
+    """How the responses of one request are scored."""
 
     critique: CritiqueField | None = Field(
         None,

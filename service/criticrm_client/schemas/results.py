@@ -160,5 +160,5 @@ class ScoreResponse(ScoreEnvelope):
 
     @property
     def rewards(self) -> list[float]:
-        """Of all responses. Raises ResultError if one has none."""
+        """The rewards of all responses. Raises ResultError if one has none."""
         return [result.reward for result in self.results]

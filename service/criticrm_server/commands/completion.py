@@ -32,7 +32,7 @@ class Completion(BaseSettings):
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Of all commands whose packages are installed."""
+    """A parser with all commands whose packages are installed."""
     import shtab
 
     from ..command_line import all_actions, parser_of

@@ -28,7 +28,7 @@ CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"enable_chunked_prefill": False, "block_
 
 
 def sampling_parameters(job: Job, tokens: RewardTokens, stop_token_ids: Sequence[int]) -> dict[str, Any]:
-    """Of vLLM's `SamplingParams`. Logits are read before biases, so the same request bans the tokens."""
+    """A job's arguments of vLLM's `SamplingParams`. Logits are read before biases, so it can ban the reward tokens."""
     parameters: dict[str, Any] = {
         "n": job.n,
         "max_tokens": job.max_tokens,
@@ -44,7 +44,7 @@ def sampling_parameters(job: Job, tokens: RewardTokens, stop_token_ids: Sequence
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Of each step of a completion the entry that should be one reward's.
+    """For each step of a completion, the entry that should be one reward's.
 
     Attributes:
         token_ids, logits: `[completion_len]`.

@@ -100,7 +100,7 @@ def vllm_flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def request_body(token_ids: list[int], parameters: dict[str, Any]) -> bytes:
-    """Of `POST /inference/v1/generate`.
+    """The body of `POST /inference/v1/generate`.
 
     Without `logprobs` no logit is sent back, and of a step's entries as many as it says, the written token's first:
     one more than there are rewards. vLLM wants as many ids as that, so the first is named twice.

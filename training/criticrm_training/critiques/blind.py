@@ -160,7 +160,7 @@ def asking_to_derive(prompt: Sequence[Message], task: CritiqueTask) -> tuple[Mes
 
 
 def read_derivations(out: Path) -> dict[str, list[Draft]]:
-    """Of a finished blind sampling in `out`, by `prompt_sha256`. Raises PartsError."""
+    """The derivations of a finished blind sampling in `out`, by `prompt_sha256`. Raises PartsError."""
     found: dict[str, list[Draft]] = {}
     for row in read_parts(out / DERIVATIONS):
         found.setdefault(row["prompt"], []).append(Draft(row["text"], row["finish_reason"], row["tokens"]))

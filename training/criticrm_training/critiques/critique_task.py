@@ -123,7 +123,7 @@ def load_task(name: str) -> CritiqueTask:
 
 
 def task_names() -> list[str]:
-    """Of the packaged tasks."""
+    """The names of the packaged tasks."""
     folder = files(__package__) / "tasks"
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 

@@ -58,7 +58,7 @@ class Critique:
 
 
 def read_critiques(folder: Path) -> list[Critique]:
-    """Of a finished `sample`, `filter` or `refine`. Raises PartsError."""
+    """The critiques of a finished `sample`, `filter` or `refine`. Raises PartsError."""
     return [Critique(**row) for row in read_parts(folder)]
 
 

@@ -136,6 +136,6 @@ def as_critique(
 
 
 def task_seed(*parts: object) -> int:
-    """Of these parts alone; below 2^31, which every engine takes."""
+    """A seed that depends on these parts alone; below 2^31, which every engine takes."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -34,7 +34,7 @@ def warn_of_trained_pairs(folders: Sequence[Path]) -> None:
 
 
 def verdict_rules(folders: Sequence[Path], pairs: Sequence[PreferencePair]) -> dict[str, VerdictRule | None]:
-    """Of each category of the pairs, how its critiques in these folders are read.
+    """For each category of the pairs, the rule by which its critiques in these folders are read.
 
     Raises:
         FilterError: a folder has no tasks, or two of them read the critiques of a category by different rules.

@@ -64,7 +64,7 @@ def score_request(score_by: ScoreBy) -> str:
 
 
 def greatest_score(score_by: ScoreBy) -> int:
-    """Of the scores that are asked for. An expected score is read at one token, which is a digit."""
+    """The greatest score that is requested. An expected score is read at one token, which is a digit."""
     return GREATEST_SCORE if score_by == "written" else GREATEST_EXPECTED
 
 
@@ -99,5 +99,5 @@ def split_score(text: str) -> tuple[str, int | None]:
 
 
 def _start(label: re.Match[str]) -> int:
-    """Of the score line: what ends the sentence or holds the word before it is the critique's."""
+    """Where the score line starts: what ends the sentence or holds the word before it belongs to the critique."""
     return label.end("word") if label["word"] else label.start() + (label[0][0] in ".!?)]")

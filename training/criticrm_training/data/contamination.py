@@ -154,7 +154,7 @@ def _passages(
 
 
 def _row_ngrams(row: SourceRow, n: int, known: dict[str, int]) -> Hashes:
-    """Of each text of a row apart, in their order."""
+    """The n-grams of each text of a row, one after the other."""
     texts = [normalized_words(text) for text in _texts(row.values)]
     return np.concatenate([np.empty(0, np.uint64), *(ngram_hashes(w, n, known) for w in texts if len(w) >= n)])
 

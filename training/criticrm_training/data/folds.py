@@ -39,7 +39,7 @@ class Fold:
 
     @classmethod
     def parse(cls, text: str) -> Fold:
-        """Of "K/N". Raises DataError."""
+        """Parse "K/N". Raises DataError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match:
             raise DataError(f"no fold {text!r}: give its number from 0 and how many there are, such as 0/2")

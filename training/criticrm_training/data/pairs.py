@@ -132,13 +132,13 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
 
 
 def pairs_sha256(pairs: Sequence[PreferencePair]) -> str:
-    """Of what the pairs say, of their ids and of their order: all that a run depends on that writes about them."""
+    """The digest of the pairs' texts, ids and order: all that a run which writes about them depends on."""
     said = [[p.id, p.content] for p in pairs]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def content_sha256(pairs: Iterable[PreferencePair]) -> str:
-    """Of what the pairs say, in any order and from any kind of file."""
+    """The digest of the pairs' texts, in any order and from any kind of file."""
     digests = sorted(hashlib.sha256(json.dumps(p.content).encode()).hexdigest() for p in pairs)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -27,7 +27,7 @@ class _Grouped(Protocol):
 
 
 def write_trained_questions(checkpoint: Path, pairs: Iterable[_Grouped]) -> None:
-    """Of the pairs that a checkpoint was trained on, in its folder: digests of their questions, not their texts."""
+    """Write digests of the questions that a checkpoint was trained on, not their texts, into its folder."""
     write_json(checkpoint / FILE_NAME, {"questions": sorted({_digest(pair.group) for pair in pairs})})
 
 

@@ -42,7 +42,7 @@ class Arm:
     teachers: frozenset[str | None]
 
     def accuracy(self, method: str, members: Sequence[int]) -> dict[str, Any] | None:
-        """Of one method, over those of the `members` (numbers of pairs) that it has; None if it has none of them.
+        """The accuracy of one method over those of the `members` (numbers of pairs) that it has; None if it has none.
 
         An `Estimate` as JSON, whose interval covers questions and, where there are several, runs.
         """

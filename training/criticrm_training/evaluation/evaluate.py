@@ -154,7 +154,7 @@ def _about_teacher(
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one response, for a reader."""
+    """What a reader wants to see of one response."""
     return {
         "score": row["direct_score"] if row["greedy_score"] is None else row["greedy_score"],
         "direct_score": row["direct_score"],

@@ -53,7 +53,7 @@ def draw_items(items: Iterable[EvaluationItem], limit: int) -> list[EvaluationIt
 
 
 def items_sha256(items: Sequence[EvaluationItem]) -> str:
-    """Of what the items say, in their order."""
+    """The digest of the items' texts, in their order."""
     said = [
         [item.prompt, item.responses, item.correct, item.subset, item.group]
         + [text for text in (item.criteria, item.reference) if text is not None]

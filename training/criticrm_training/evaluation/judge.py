@@ -77,12 +77,12 @@ def judge(pairs: Sequence[PreferencePair], critiques: Path, out: Path, against: 
 
 
 def _margin(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> float:
-    """Of the mean scores; 0 where a side has none that can be read."""
+    """The margin of the mean scores; 0 if a side has no readable score."""
     sides = [[score for score in side if score is not None] for side in (chosen, rejected)]
     return mean(sides[0]) - mean(sides[1]) if all(sides) else 0.0
 
 
 def _about(critiques: Sequence[Critique]) -> dict[str, Any]:
-    """Of one response, for a reader: the mean of the scores that can be read, and the first critique."""
+    """What a reader wants to see of one response: the mean of its readable scores, and its first critique."""
     scores = [critique.score for critique in critiques if critique.score is not None]
     return {"score": mean(scores) if scores else None, "critique": critiques[0].text}

@@ -37,7 +37,7 @@ class CritiqueStatistics:
 def critique_statistics(
     critiques: Sequence[str], responses: Sequence[str], ended: Sequence[bool], instruction: str
 ) -> CritiqueStatistics:
-    """Of one critique a response."""
+    """Statistics of critiques, one of each response."""
     n = len(critiques)
     names = [names_something(c, r, instruction) for c, r in zip(critiques, responses, strict=True)]
     return CritiqueStatistics(

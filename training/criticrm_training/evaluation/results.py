@@ -86,6 +86,6 @@ def write_results(
 
 
 def _sha256(pairs: Sequence[PreferencePair]) -> str:
-    """Of what the pairs say, in their order, whatever their ids."""
+    """The digest of the pairs' texts, in their order, whatever their ids."""
     said = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()

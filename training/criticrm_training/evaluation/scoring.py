@@ -135,7 +135,7 @@ def describe_truncation(found: Mapping[str, Any]) -> str:
 def answers_in_order(
     service: Endpoint, wave: Iterable[tuple[EvaluationItem, dict[str, Any]]]
 ) -> Generator[Any, None, None]:
-    """Of the service, in order. Raises EndpointError, with the prompt of the request that failed."""
+    """The service's answers, in order. Raises EndpointError, with the prompt of the request that failed."""
     asked: list[str] = []
 
     def bodies() -> Iterator[dict[str, Any]]:
@@ -150,7 +150,7 @@ def answers_in_order(
 
 
 def request_body(item: EvaluationItem, critique: Any) -> dict[str, Any]:
-    """Of `/score`. A text that is too long is cut, and counted (`truncation`)."""
+    """The body of `/score`. A text that is too long is cut, and counted (`truncation`)."""
     return {
         "prompt": list(item.prompt),
         "responses": list(item.responses),

@@ -88,7 +88,7 @@ def _draws(subsets: int, responses: int, rng: np.random.Generator) -> npt.NDArra
 
 
 def _means(scores: Sequence[float | None], m: int) -> Floats:
-    """Of every m of the scores, NaN where none of them can be read. Sorted first: equal subsets have equal sums."""
+    """The mean of every m of the scores, NaN if none is readable. Sorted, so that equal subsets have equal sums."""
     values = np.sort(np.array([np.nan if score is None else score for score in scores], dtype=np.float64))
     members = values[subsets(len(values), min(m, len(values)))]
     readable = ~np.isnan(members)

@@ -106,7 +106,7 @@ def _check_folds(settings: FitSettings, pairs: list[PreferencePair]) -> None:
 def _extract(
     settings: FitSettings, pairs: list[PreferencePair], heldout: list[PreferencePair]
 ) -> list[tuple[RenderedPairs, PairFeatures]]:
-    """Of both sets; the model's memory is free again when this returns."""
+    """The features of both sets; the model's memory is free again when this returns."""
     model, tokenizer = load_base(settings.base, getattr(torch, settings.dtype))
     renderer = Renderer(tokenizer, settings.instruction)
 

@@ -170,7 +170,7 @@ class RoundsConfig(_Frozen):
         return asked.pop()
 
     def fields(self, number: int) -> dict[str, Any]:
-        """Of `criticrm train` in round `number`, from 1, without the critiques."""
+        """The fields of `criticrm train` in round `number`, from 1, without the critiques."""
         longest = self.sample.max_tokens or max(task.max_tokens for task in self.loaded_tasks.by_category.values())
         ours = {
             "base": self.base,

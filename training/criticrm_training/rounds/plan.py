@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Of one round; round 0 is the base, which has validation critiques alone."""
+    """The folders of one round; round 0 is the base, which has only validation critiques."""
 
     root: Path
     number: int

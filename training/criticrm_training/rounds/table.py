@@ -26,7 +26,7 @@ _COLUMNS = {
 def measure(
     critiques: Sequence[Critique], pairs: Sequence[PreferencePair], tasks: Tasks, *, by_reward: bool
 ) -> dict[str, Any]:
-    """Of one greedy critique for each response: shares with their intervals by name, tokens, and how many ended.
+    """Measures of one greedy critique for each response: shares with intervals by name, tokens, how many ended.
 
     Args:
         tasks: that the critiques were asked for with.

@@ -44,7 +44,7 @@ class ConfigError(CriticRMError):
 
 
 class ExcludedFold(BaseModel):
-    """Of `n` folds of the questions (data/folds.py) the one, from 0, that is left out."""
+    """The fold of the questions that is left out: its number, from 0, among `n` (data/folds.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

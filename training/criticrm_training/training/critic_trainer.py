@@ -159,7 +159,7 @@ class CriticTrainer(JointTrainer):
         return None
 
     def init_hf_repo(self, token: str | None = None) -> None:
-        """Of `hub_model_id`: before the work, so that a wrong key is known early."""
+        """Create the repository `hub_model_id` before the work, so that a wrong key is known early."""
         if self.args.hub_model_id is None:
             raise ConfigError("hub_model_id: push_to_hub needs the repository's name, owner/name")
         if self.is_world_process_zero():

@@ -67,7 +67,7 @@ def losses(
     center: float = 0.0,
     teacher: torch.Tensor | None = None,
 ) -> Losses:
-    """Of one batch.
+    """The losses of one batch.
 
     Args:
         counts: `[4]`, those of `PairCollator` summed over the optimizer step and all processes.
@@ -126,7 +126,7 @@ def metrics(output: JointOutput, batch: Batch, counts: torch.Tensor) -> dict[str
 
 
 def _weigh_couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each pair of critiques: the preference pair that it is of, and its share of this one's loss. `[m]` each."""
+    """For each pair of critiques, its preference pair and its share of that pair's loss; `[m]` each."""
     chosen, rejected = batch["chosen_at"], batch["rejected_at"]
     return batch["side_at"][chosen] // 2, batch["share"][chosen] * batch["share"][rejected]
 

@@ -97,5 +97,5 @@ class Objective(BaseModel):
         return 1 - 1 / epochs if self.schedule == "paper" and epochs > 1 else 0.0
 
     def reward_weight_sum(self, steps: int, epochs: float) -> float:
-        """Of the reward loss over a run of so many optimizer steps."""
+        """The sum of the reward loss's weights over a run of so many optimizer steps."""
         return sum(self.weights(step / steps, epochs)[1] for step in range(steps))

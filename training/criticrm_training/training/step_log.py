@@ -24,7 +24,7 @@ class StepLog:
     _range: torch.Tensor | None = None  # [2], the lowest reward and the highest one
 
     def add(self, losses: Losses, metrics: dict[str, torch.Tensor], output: JointOutput) -> None:
-        """Of one batch, whose values are shares of its step's means."""
+        """Add one batch, whose values are shares of its step's means."""
         parts = {
             "critique_loss": losses.critique,
             "reward_loss": losses.reward,

@@ -200,7 +200,7 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Of one batch: its share of the loss of the optimizer step."""
+        """The loss of one batch: its share of the loss of the optimizer step."""
         assert isinstance(num_items_in_batch, torch.Tensor)  # of `get_batch_samples`
         output: JointOutput = model(**inputs)
         objective, (for_critique, for_reward) = self._objective, self._weights

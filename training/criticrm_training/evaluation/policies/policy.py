@@ -105,7 +105,7 @@ def run_in_child(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def rows_sha256(rows: Sequence[dict[str, Any]]) -> str:
-    """Of their content: a later step that finds other rows than it was made from says so."""
+    """The digest of the rows' content: a later step reports if its rows have changed."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

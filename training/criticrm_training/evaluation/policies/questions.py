@@ -86,7 +86,7 @@ def read_questions(source: Path | str, *, limit: int = 0, with_responses: bool =
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:
-    """Of what they ask and are graded by, in this order."""
+    """The digest of the questions' prompts and references, in this order."""
     content = [[q.id, q.prompt, q.responses, str(q.answer)] for q in questions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
