@@ -147,7 +147,7 @@ class PlainConversation(Conversation):
         return self._as_text and short and not self._texts.spells_control_token(response)
 
     def _read(self, token_ids: list[int]) -> list[int]:
-        """Without what is not read at the end."""
+        """Cut off what is not read at the end."""
         end = len(token_ids)
         while end > 1 and token_ids[end - 1] == self._texts.readout.unread:
             end -= 1

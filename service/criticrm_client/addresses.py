@@ -32,7 +32,7 @@ def parse_url(url: str) -> tuple[str, httpx.BasicAuth | None]:
 
 
 def parse_key(key: str | None) -> str | None:
-    """Without the white space around it, such as the newline at the end of a mounted file; None if nothing is left.
+    """The key without the white space around it, such as a mounted file's last newline; None if nothing is left.
 
     Raises:
         ValueError: it holds what no header can carry. The message does not quote it.
@@ -53,7 +53,7 @@ def masked(url: str) -> str:
 
 
 def proxies_of(urls: Iterable[str]) -> dict[str, httpx.Proxy]:
-    """By URL, the proxy that the environment names for it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, but for NO_PROXY.
+    """The proxy that the environment names for each URL: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, but for NO_PROXY.
 
     httpx reads these variables itself, but refuses to start where NO_PROXY holds a network such as fd00::/8.
 

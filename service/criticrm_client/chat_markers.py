@@ -228,7 +228,7 @@ def _with_think_tags(text: str, reasoning: tuple[str, ...]) -> str:
 
 
 def _merge(template: Template, turns: list[Message]) -> list[Message]:
-    """Without system turns that say nothing; an assistant's reasoning in one turn with its answer."""
+    """Drop empty system turns, and join an assistant's reasoning with its answer in one turn."""
     merged: list[Message] = []
     for turn in turns:
         if turn["role"] == "system" and not turn["content"].strip():

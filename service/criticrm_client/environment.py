@@ -11,7 +11,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def urls() -> list[str]:
-    """Those in CRITICRM_URL, separated by commas; empty if there are none.
+    """The addresses in CRITICRM_URL, which are separated by commas; empty if there are none.
 
     Raises:
         ValueError: one is no server's address. The message does not quote its password.

@@ -128,7 +128,7 @@ class _Job:
         self.taken_over = 0
 
     def valid_lines(self) -> Iterator[Line]:
-        """Those that hold something to score."""
+        """The lines that hold something to score."""
         for line in self.source.lines():
             try:
                 self._item(line)

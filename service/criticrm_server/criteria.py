@@ -69,7 +69,7 @@ class Criteria:
 
 
 def _criteria(item: Item) -> dict[str, str]:
-    """By the field that holds each."""
+    """The criteria's texts, by the field that holds each."""
     if isinstance(item.criteria, str):
         return {"criteria": item.criteria}
     return {f"criteria[{k}]": one.text for k, one in enumerate(item.criteria_list or ())}

@@ -90,7 +90,7 @@ class Listening(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        """Without the white space around each: a mounted file ends with a newline, which no header can carry."""
+        """Strip the white space around each: a mounted file ends with a newline, which no header can carry."""
         return tuple(SecretStr(parse_key(key.get_secret_value()) or "") for key in keys)
 
     @field_validator("api_keys_file")

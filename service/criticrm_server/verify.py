@@ -102,7 +102,7 @@ def score_by_reference(checkpoint: Checkpoint, settings: Settings, passes: Passe
 def pair_rewards(
     checkpoint: Checkpoint, passes: Passes, reference: Mapping[str, Sequence[Completion]]
 ) -> dict[str, Rewards]:
-    """By what they are; of several rewards each one too."""
+    """Comparisons by their name; with several rewards, also one for each."""
     found: dict[str, Rewards] = {}
 
     def add(name: str, pass_: str, read: Callable[[Completion], float]) -> None:

@@ -53,7 +53,7 @@ def _moments(scores: Floats, position: str, reference_set: str) -> Moments:
 
 
 def fit_scale(scores: Floats) -> Scale:
-    """By Bradley-Terry on labelled pairs, with a normal prior around 0: pairs that are all right have no finite slope.
+    """Fit a Bradley-Terry scale to labelled pairs, with a normal prior: pairs that are all right have no finite slope.
 
     Args:
         scores: `[pairs, 2]` float64, of the chosen and of the rejected response.

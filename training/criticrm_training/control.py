@@ -202,7 +202,7 @@ def _require_room(folder: Path, critiques: Iterable[Critique]) -> None:
 
 
 def _fitting(pairs: Sequence[PreferencePair], folder: Path, config: TrainConfig) -> list[PreferencePair]:
-    """Those that a training keeps, which says in its log how many it leaves out: others are not measured either."""
+    """The pairs that a training keeps; it logs how many it drops, and those are not measured either."""
     return render_pairs(
         pairs,
         Checkpoint.open(folder).renderer,

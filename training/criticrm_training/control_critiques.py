@@ -54,7 +54,7 @@ def _find_fault(pair: PreferencePair) -> str:
 
 
 def usable_pairs(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """Those that controls can be made from; the others are counted in the log.
+    """The pairs that controls can be made from; the others are counted in the log.
 
     Raises:
         DataError: a pair has no reference, or none is left.

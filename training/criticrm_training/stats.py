@@ -198,7 +198,7 @@ def _bound_unseen(value: float, bounds: Bounds, n: int) -> tuple[float, float]:
 
 
 def _quantiles(cells: Sequence[Cell], sums: list[Floats], sizes: list[Floats], seed: int) -> tuple[float, float]:
-    """Quantiles of the summed weighted means, over resamples; each cell has `sums` `[groups, runs]`, `sizes` `[groups]`."""
+    """Quantiles of the summed weighted means over resamples; a cell's `sums`: `[groups, runs]`, `sizes`: `[groups]`."""
     of_runs = [_run_weights(total.shape[1], seed + 1 + i) for i, total in enumerate(sums)]  # [resamples, runs]
     columns, start, found = np.column_stack([*sums, *sizes]), 0, []
     for weights in _resamples(len(columns), seed):

@@ -120,7 +120,7 @@ def _dtype(checkpoint: Checkpoint) -> torch.dtype:
 
 
 def _rewards(checkpoint: Checkpoint) -> list[float]:
-    """By the checkpoint itself, without its offset. Its memory is free again when this returns."""
+    """The rewards by the checkpoint itself, without its offset. Its memory is free again when this returns."""
     name: Any = str(_dtype(checkpoint)).removeprefix("torch.")
     manifest, renderer = checkpoint.manifest, checkpoint.renderer
     model = ReferenceModel.load(checkpoint.folder, manifest.reward_tokens, renderer.stop_token_ids, dtype=name)

@@ -142,7 +142,7 @@ class VLLMEngine:
         )
 
     def _trace_headers(self) -> dict[str, str] | None:
-        """Those that join vLLM's spans to the request's, where vLLM sends any."""
+        """The headers that join vLLM's spans to the request's, where vLLM sends any."""
         endpoint = self.llm.vllm_config.observability_config.otlp_traces_endpoint
         return None if endpoint is None else headers_of_job()
 

@@ -141,7 +141,7 @@ def write_group(critic: Any, group: Sequence[Request]) -> list[list[Draft]]:
 
 
 def reward_tokens(vocabulary: Mapping[str, int], folder: str) -> RewardTokens | None:
-    """Those of the model in a folder or of a hub name, which are never written; None where it has none.
+    """The reward tokens of the model in a folder or of a hub name, which are never written; None if it has none.
 
     Raises:
         CheckpointError: there are several, and no manifest says what they weigh.

@@ -115,7 +115,7 @@ def _by_question(rows: Sequence[SourceRow]) -> dict[str, SourceRow]:
 
 
 def _nearly_the_same(rows: Sequence[SourceRow], evaluation: Sequence[SourceRow]) -> Mapping[str, SourceRow]:
-    """By question of `rows`: the first evaluation row that it is connected with."""
+    """For each question of `rows`, the first evaluation row that it is connected with."""
     known = _by_question(evaluation)
     texts = sorted({row.question for row in rows} | known.keys())
     components = Components(len(texts))
@@ -128,7 +128,7 @@ def _nearly_the_same(rows: Sequence[SourceRow], evaluation: Sequence[SourceRow])
 def _passages(
     rows: Sequence[SourceRow], evaluation: Sequence[SourceRow], n: int, common: int
 ) -> dict[int, tuple[SourceRow, str]]:
-    """By place in `rows`: the evaluation row with the first n words in a row that both have, and these words."""
+    """For each row's number, the evaluation row with the first n words in a row that both have, and these words."""
     known: dict[str, int] = {}
     held = [_row_ngrams(row, n, known) for row in tqdm(evaluation, desc="evaluation", unit="row")]
     values, first = np.unique(np.concatenate([*held, np.empty(0, np.uint64)]), return_index=True)

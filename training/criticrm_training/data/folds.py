@@ -49,11 +49,11 @@ class Fold:
         return fold_of(item.group, self.n) == self.number
 
     def inside(self, items: Iterable[_G]) -> list[_G]:
-        """Those of this fold, in order. Raises DataError: there are none."""
+        """The pairs of this fold, in order. Raises DataError: there are none."""
         return self._require_some([item for item in items if self.holds(item)], "in")
 
     def outside(self, items: Iterable[_G]) -> list[_G]:
-        """Those of the other folds, in order. Raises DataError: there are none."""
+        """The pairs of the other folds, in order. Raises DataError: there are none."""
         return self._require_some([item for item in items if not self.holds(item)], "outside")
 
     def _require_some(self, found: list[_G], where: str) -> list[_G]:

@@ -48,7 +48,7 @@ def merged_groups(groups: Iterable[str]) -> Mapping[str, str]:
 
 
 def in_question_order(items: Iterable[_G]) -> list[_G]:
-    """By the hash of their question: the first n are a random sample, and the same one in a run that resumes."""
+    """Sort by the hash of the question: the first n are a random sample, and the same one in a run that resumes."""
     return sorted(items, key=lambda item: (hashlib.sha256(item.group.encode()).hexdigest(), item.id))
 
 

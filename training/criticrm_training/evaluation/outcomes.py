@@ -42,7 +42,7 @@ def mean_of(m: int) -> str:
 def pair_preferences(
     items: Sequence[EvaluationItem], rows: Sequence[Mapping[str, Any]], counts: Sequence[int]
 ) -> dict[str, Preferences]:
-    """By method: direct, after the greedy critique where there is one, and the mean of m sampled for each m.
+    """The scores by method: direct, after the greedy critique where there is one, and the mean of m sampled for each m.
 
     Args:
         items: pairs.

@@ -142,7 +142,7 @@ def _length(pairs: Sequence[PreferencePair], scores: Floats) -> dict[str, Any]:
 def _keys(
     pairs: Sequence[PreferencePair], scores: Floats, moments: Moments | None, warnings: Sequence[list[str]]
 ) -> dict[str, Any]:
-    """By key: how often it scores strictly above each response of the pair, and what it scores."""
+    """For each key, how often it scores strictly above each response of the pair, and what it scores."""
     groups = [pair.group for pair in pairs]
     found = {}
     for i, label in enumerate(KEYS):
@@ -157,7 +157,7 @@ def _keys(
 
 
 def _padding(pairs: Sequence[PreferencePair], scores: Floats, moments: Moments | None) -> dict[str, Any]:
-    """By number of fillers after the chosen response: the mean change of its score, and that in deviations."""
+    """For each number of fillers after the chosen response, the mean change of its score, and that in deviations."""
     groups = [pair.group for pair in pairs]
     found: dict[str, Any] = {}
     for i, n in enumerate(REPEATS):

@@ -57,7 +57,7 @@ def link(arm: int, method: str, **filters: str) -> str:
 
 
 def shown_arms(arms: Sequence[Arm], folders: Mapping[str, Sequence[Path]]) -> list[Arm]:
-    """Those of the same pairs as the first whose evaluation kept texts."""
+    """The evaluations of the same pairs as the first one that kept texts."""
     first = next((arm for arm in arms if read_texts(folders[arm.name][0]) is not None), None)
     return [] if first is None else [arm for arm in arms if arm.pairs == first.pairs]
 
