@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from typing import Any
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,10 +24,7 @@ _QUIET = ("/health/", "/metrics")  # probes, every few seconds
 
 
 class RequestContext:
-    """ASGI middleware: request id in and out, metrics, one log line a request, no keep-alive before a stop.
-
-    The id is the caller's `X-Request-ID` if it sent a sensible one.
-    """
+    """ASGI middleware: request id in and out, metrics, one log line a request, no keep-alive before a stop."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, admission: Admission) -> None:
         self._app = app
@@ -37,12 +35,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        root = scope.get("root_path", "")
-        if not scope["path"].startswith(f"{root}/"):  # a proxy took it off; ASGI's path includes it
-            scope["path"] = root + scope["path"]
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        scope["request_id"] = request_id
+        _complete_path(scope)
+        scope["request_id"] = request_id = _choose_request_id(scope)
         current_request_id.set(request_id)  # of this request's task and those that it starts
         began = time.perf_counter()
         status = 499  # nginx's status for a caller that disconnected before the response
@@ -67,25 +61,36 @@ class RequestContext:
                     raise  # half an answer is out; the server cuts the connection
                 await response(scope, receive, send_with_id)
             finally:
-                seconds = time.perf_counter() - began
-                route = getattr(scope.get("route"), "path", "unmatched")
-                self._metrics.observe_request(route, status, seconds)
-                code = scope.get("error_code")
-                if code:
-                    self._metrics.errors.labels(code).inc()
-                answered(span, scope["method"], route, status, code, request_id)
-                if not route_path(scope).startswith(_QUIET) or status >= 500:
-                    logger.info(
-                        "%s %s %d",
-                        scope["method"],
-                        printable(route_path(scope)),
-                        status,
-                        extra={
-                            "request_id": request_id,
-                            "status": status,
-                            "seconds": round(seconds, 4),
-                            **({"client": scope["client"][0]} if scope.get("client") else {}),
-                            **({"code": code} if code else {}),
-                            **trace_id(span),
-                        },
-                    )
+                self._record(scope, span, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, span: Any, status: int, seconds: float) -> None:
+        """The request's metrics, span and line in the log."""
+        route = getattr(scope.get("route"), "path", "unmatched")
+        request_id, code = scope["request_id"], scope.get("error_code")
+        self._metrics.observe_request(route, status, seconds)
+        if code:
+            self._metrics.errors.labels(code).inc()
+        answered(span, scope["method"], route, status, code, request_id)
+        if route_path(scope).startswith(_QUIET) and status < 500:
+            return
+        extra = {"request_id": request_id, "status": status, "seconds": round(seconds, 4)}
+        if scope.get("client"):
+            extra["client"] = scope["client"][0]
+        if code:
+            extra["code"] = code
+        logger.info(
+            "%s %s %d", scope["method"], printable(route_path(scope)), status, extra={**extra, **trace_id(span)}
+        )
+
+
+def _complete_path(scope: Scope) -> None:
+    """ASGI's path includes the root path, which a proxy may have taken off."""
+    root = scope.get("root_path", "")
+    if not scope["path"].startswith(f"{root}/"):
+        scope["path"] = root + scope["path"]
+
+
+def _choose_request_id(scope: Scope) -> str:
+    """The caller's `X-Request-ID`, if it is a sensible one, else a new one."""
+    sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
