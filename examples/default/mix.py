@@ -33,10 +33,10 @@ def main() -> None:
         help="categories: here the problems and the chains stand for reasoning (reasoning)",
     )
     parser.add_argument("--problems", type=Path, help="pairs of right and wrong solutions, such as gsm8k/train.jsonl")
-    parser.add_argument("--most", type=int, default=240, help="pairs of a category (240)")
-    parser.add_argument("--most-problems", type=int, default=240, help="pairs of --problems, one a question (240)")
+    parser.add_argument("--most", type=int, default=40, help="pairs of a category (40)")
+    parser.add_argument("--most-problems", type=int, default=160, help="pairs of --problems, one a question (160)")
     parser.add_argument("--characters", type=int, default=1000, help="of the longest prompt with its response (1000)")
-    parser.add_argument("--arithmetic", type=int, default=200, help="chains of arithmetic (200)")
+    parser.add_argument("--arithmetic", type=int, default=120, help="chains of arithmetic (120)")
     arguments = parser.parse_args()
     taken: Counter[str] = Counter()
     general = []
