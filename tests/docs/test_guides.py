@@ -47,6 +47,7 @@ STAGES = {
     *("zero-shot", "matched", "claim", "shuffled", "best-of-n", "coupled"),
 }  # one that fails leaves the others
 FURTHER = {
+    "examples/default/mix.py": ["--arithmetic", str(PAIRS)],
     "examples/gsm8k/experiment.py": [
         *("--dtype", "float32"),  # in which a control that fails is no end
         *("--pairs", "34", "--round2", "34"),  # more than one optimizer step
@@ -191,7 +192,7 @@ def run_program(arguments: Sequence[str]) -> None:
 
 def few(line: Sequence[str]) -> list[str]:
     """The line with fewer pairs, where it says how many."""
-    counts = {"--pairs", "--heldout", "--validation"}
+    counts = {"--pairs", "--heldout", "--validation", "--critique-pairs"}
     return [str(PAIRS) if before in counts else word for before, word in zip(["", *line[:-1]], line, strict=True)]
 
 
@@ -215,6 +216,7 @@ def make_what_the_results_are_of(tiny_checkpoint: Path) -> None:
     ]
     Path("gsm8k/bestof.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen_from))
     write_pairs("valid.jsonl", PAIRS, 5)
+    write_pairs("train.jsonl", PAIRS, 6)
 
 
 def make_what_the_import_page_has_already(tiny_checkpoint: Path) -> None:
@@ -245,7 +247,7 @@ def test_a_page_runs_from_its_first_command_to_its_last(
         if line[0] == "python" and line[1].startswith("examples/"):
             run_program([NAMED.get(word, word) for word in few(line[1:])] + FURTHER.get(line[1], []))
         elif line[0] == "criticrm" and line[1] not in ELSEWHERE:
-            words = [NAMED.get(word, word) for word in line[1:]]
+            words = [NAMED.get(word, word) for word in few(line[1:])]
             out = Path(line[line.index("--out") + 1]) if "--out" in line else None
             assert out is None or not out.exists() or line in done, line  # of another command, it would be refused
             assert run(words) == int(line[1] in FAILS_ON_TINY_MODELS), line
