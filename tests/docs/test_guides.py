@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDES = ["guides/first-critic.md", "guides/from-a-reward-model.md"]
 PAGES = [*GUIDES, "own-model.md", "training.md", "import.md", "scoring.md", "results.md"]
+ONLY_LOOK = ["guides/operating.md", "serving.md", "reference/commands.md"]
 PAIRS = 10
 # Run elsewhere, with vLLM: tests/docs/test_readme.py, tests/integration/test_verify_command.py.
 ELSEWHERE = {"serve", "verify"}
@@ -258,7 +259,7 @@ def test_a_page_runs_from_its_first_command_to_its_last(
         assert json.loads(Path("runs/gsm8k/results.json").read_text()).keys() == STAGES
 
 
-@pytest.mark.parametrize("page", ["guides/operating.md", "serving.md", "reference/commands.md"])
+@pytest.mark.parametrize("page", ONLY_LOOK)
 def test_what_only_looks_says_that_all_is_well(
     page: str, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
