@@ -59,8 +59,8 @@ def as_item(given: ItemLike) -> Item:
         return given
     if isinstance(given, Mapping):
         fields: Mapping[str, Any] = given
-    elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
-        fields = dict(zip(("prompt", "responses"), given, strict=True))
+    elif isinstance(given, Iterable) and not isinstance(given, str) and len(pair := list(given)) == 2:
+        fields = dict(zip(("prompt", "responses"), pair, strict=True))
     else:
         raise ValueError(f"an item is an Item, a mapping, or a prompt and its responses, not {given!r:.60}")
     if isinstance(fields.get("responses"), str):

@@ -289,7 +289,7 @@ def test_what_no_server_would_take(using: Using, prompt: Any, responses: Any, to
         using(lambda client: client.score_items([{"prompt": prompt, "responses": responses}]), transport=nobody)
 
 
-@pytest.mark.parametrize("item", [5, "Why?", ("Why?",), None])
+@pytest.mark.parametrize("item", [5, "Why?", ("Why?",), None, iter(("Why?", ["So."], "No."))])
 def test_what_is_no_item(using: Using, item: Any) -> None:
     with pytest.raises(ValueError, match="an item is an Item, a mapping, or a prompt and its responses, not"):
         using(lambda client: client.score_many([item]), transport=status(500))
