@@ -60,12 +60,11 @@ clean:
 	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
 
 # A stamp is as new as its last complete installation.
-# PIP_NO_COMPILE=0: pip takes it for the value of `compile`. Of the 25,000 files a run imports a part, compiled then.
 .venv/.serve: pyproject.toml scripts/install.sh
-	PIP_NO_COMPILE=0 PYTHON=$(PYTHON) scripts/install.sh
+	PYTHON=$(PYTHON) scripts/install.sh
 	@touch $@
 
 .venv/.dev: .venv/.serve
 	@echo "== test tools"
-	PIP_NO_COMPILE=0 .venv/bin/pip install --quiet --editable '.[dev]'
+	.venv/bin/pip install --quiet --editable '.[dev]'
 	@touch $@
