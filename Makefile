@@ -14,10 +14,10 @@ PORT   ?= $(or $(CRITICRM_PORT),8000)
 MODEL  ?= $(or $(CRITICRM_MODEL),default)
 ARGS   ?=
 PYTHON ?= python3
-# Processes that run tests side by side. One more than a core each, for many wait; a GPU has memory for one engine.
-PROCESSES ?= $(if $(shell nvidia-smi -L 2>/dev/null),1,3)
-# Side by side, none may bind its threads to the same core as another, or compile what runs only briefly.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(if $(filter 1,$(PROCESSES)),,VLLM_CPU_OMP_THREADS_BIND=nobind TORCH_COMPILE_DISABLE=1)
+# Engines that the tests start side by side: a GPU has memory for one.
+ENGINES ?= $(if $(shell nvidia-smi -L 2>/dev/null),1,2)
+# Side by side, none may bind its threads to the same core as the other, or compile what runs only briefly.
+SIDE_BY_SIDE := $(if $(filter 1,$(ENGINES)),,OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind TORCH_COMPILE_DISABLE=1)
 
 .DEFAULT_GOAL := help
 .PHONY: docs help serve test test-fast check format demo page bench clean
@@ -28,8 +28,10 @@ help:
 serve: .venv/.serve
 	.venv/bin/criticrm serve "$(MODEL)" --host $(HOST) --port $(PORT) $(ARGS)
 
+# Exit status 5 is pytest's for a selection (ARGS) that holds none of either kind.
 test: .venv/.dev
-	$(SIDE_BY_SIDE) .venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile -m "not integration" $(ARGS) || [ $$? -eq 5 ]
+	$(SIDE_BY_SIDE) .venv/bin/pytest --numprocesses $(ENGINES) --dist loadfile --no-loadscope-reorder -m integration $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: .venv/.dev
 	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile -m "not integration and not slow" tests/unit tests/golden $(ARGS)

@@ -120,7 +120,8 @@ async def test_a_caller_that_hangs_up_frees_the_server(gateway: Server, stock: l
     slow = {"prompt": "Why?", "responses": ["So."], "critique": {"n": 8, "max_tokens": 1000, "temperature": 1}}
     async with gateway.client() as client:
         waiting = asyncio.create_task(client.post("/score", json=slow))
-        await asyncio.to_thread(wait_until, lambda: sum(server.running() for server in stock) == 8, 60)
+        # Not all eight: a sampled critique may end with its first token.
+        await asyncio.to_thread(wait_until, lambda: sum(server.running() for server in stock) >= 1, 60)
         waiting.cancel()
     await asyncio.to_thread(wait_until, lambda: sum(server.running() for server in stock) == 0, 20)
 
