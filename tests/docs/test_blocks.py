@@ -1,4 +1,4 @@
-"""Which test runs each shell command of the documents, and why none runs the others."""
+"""For each shell command of the documents: a test that runs it or one like it, or why there is none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from test_guides import ONLY_LOOK, PAGES
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 _BY_GUIDES = re.compile(r"criticrm (?!serve|verify)|python examples/")
-ELSEWHERE = {  # begins with: the test
+ELSEWHERE = {  # begins with: a test of that command, with models and files of its own
     "curl ": "docs/test_readme.py",
     "make serve": "docs/test_readme.py",
-    "criticrm serve ": "docs/test_commands.py",  # its options; servers with them: contract/test_listening.py and others
+    "criticrm serve ": "docs/test_commands.py",  # reads the line; no server is started with just these options
     "criticrm import ": "docs/test_guides.py",
     "criticrm score ": "integration/test_score_command.py",
     "criticrm evaluate ": "docs/test_guides.py",
@@ -24,7 +24,6 @@ ELSEWHERE = {  # begins with: the test
     "criticrm verify ": "integration/test_verify_command.py",
     "python -m vllm.entrypoints": "integration/test_gateway.py",
     "serve run criticrm_server.ray_serve:app": "integration/test_ray_serve.py",
-    "pip install 'critic-rm": "deploy/test_image.py",
 }
 NOT_RUN = {  # begins with: why
     "make test": "it runs this",
@@ -34,6 +33,7 @@ NOT_RUN = {  # begins with: why
     "trl grpo ": "needs TRL, which needs other versions",
     "swift rlhf ": "needs ms-swift",
     "python scripts/try_": "needs the frameworks, each in an environment of its own",
+    "pip install 'critic-rm": "from a package index; the Makefile installs this folder",
     "export ": "variables of the next line",
 }
 
