@@ -19,9 +19,11 @@ from transformers import AutoTokenizer, TrainerCallback, TrainerState, TrainingA
 from worker import answer
 
 from criticrm_model.prompt import Renderer
+from criticrm_training.critiques.records import SIDES
 from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.splits import in_question_order
+from criticrm_training.training.collator import count_tokens
 from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
 
@@ -31,14 +33,31 @@ class Turns(TrainerCallback):
 
     That one wakes the process: the system may have taken memory from it while it waited. Between two turns the trainer
     waits; when there are no more lines the process ends, without what follows training.
+
+    Tokens are those of the responses with their prompts, and of their critiques, without padding, whether a prompt is
+    computed once for several of them or not.
     """
 
     def __init__(self) -> None:
-        self._from = self._until = self._tokens = 0
+        self._from = self._until = 0
+        self._counted = torch.zeros((), dtype=torch.long)  # since the beginning
+        self._tokens = 0  # at the beginning of this turn
         self._began = self._cpu_began = 0.0
 
     # Trainer calls these with its arguments, its state and its control.
-    def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, model: Any, **___: Any) -> None:
+    def on_train_begin(
+        self, _: TrainingArguments, state: TrainerState, *__: Any, model: Any, train_dataloader: Any, **___: Any
+    ) -> None:
+        rows = train_dataloader.dataset
+        pairs = [sum(count_tokens(row[side]) for side in SIDES) for row in rows] if "chosen" in rows[0] else None
+
+        def count(_: Any, __: Any, batch: dict[str, Any]) -> None:
+            if pairs is None:
+                self._counted += batch["attention_mask"].sum().cpu()
+            else:
+                self._counted += sum(pairs[i] for i in batch["index"].tolist())
+
+        model.register_forward_pre_hook(count, with_kwargs=True)
         every = list(model.parameters())
         answer(parameters=sum(p.numel() for p in every), trainable=sum(p.numel() for p in every if p.requires_grad))
         self._wait(state)
@@ -47,14 +66,14 @@ class Turns(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if state.global_step == self._from:
-            self._tokens = state.num_input_tokens_seen
+            self._tokens = int(self._counted)
             self._began, self._cpu_began = time.perf_counter(), time.process_time()
         if state.global_step < self._until:
             return
         answer(
             seconds=time.perf_counter() - self._began,
             cpu_seconds=time.process_time() - self._cpu_began,
-            tokens=state.num_input_tokens_seen - self._tokens,
+            tokens=int(self._counted) - self._tokens,
             peak_bytes=peak_bytes(),
         )
         self._wait(state)

@@ -17,7 +17,9 @@ figures, each a ratio within one run:
 The sides have the same base, LoRA, optimizer, precision (float32 weights; bfloat16 autocast where the machine has
 it), pairs a batch, and the same token ids: those of our renderer, which asks for a critique at the end. joint has
 critiques after them. Pairs are of mixed length, from a few words to whole answers. What differs is what is compared:
-ours puts pairs of like length into a batch, TRL draws them at random and pads; a rate counts tokens without padding.
+ours puts pairs of like length into a batch and computes what both responses of a pair begin with once, TRL draws them
+at random, pads, and computes each response by itself; a rate counts the tokens of all responses with their prompts,
+without padding.
 TRL puts all chosen responses of a batch before all rejected ones, applies its head to every token and keeps the last
 one's score, and works out its metrics in every step; ours reads the reward at one position in float32, twice, and joint
 runs the LM head on the critiques. TRL recomputes activations unless told not to; here neither side does, or both
@@ -196,7 +198,6 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "bf16": has_fast_bfloat16(),
             "use_cpu": not torch.cuda.is_available(),
             "gradient_checkpointing": arguments.gradient_checkpointing,
-            "include_num_input_tokens_seen": "non_padding",
             "eval_strategy": "no",
             "save_strategy": "no",
             "report_to": [],

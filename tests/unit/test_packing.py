@@ -1,4 +1,4 @@
-"""Several critiques of a response in one row: the same losses and gradients as in rows of their own."""
+"""A pair, or the critiques of a response, in one row: the same losses and gradients as in rows of their own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from criticrm_training.training.collator import Example, PairCollator
 from criticrm_training.training.losses import bradley_terry_loss, losses, margins
 from criticrm_training.training.model import JointModel
-from criticrm_training.training.packing import block_mask, why_not_packed
+from criticrm_training.training.packing import block_mask, is_worth_sharing, why_not_packed
 from support.joint import EXAMPLES, VOCABULARY, make_joint, with_more_critiques
 from support.tiny import fill
 
 MANY = [with_more_critiques(example, seed) for seed, example in enumerate(EXAMPLES[:3])]
+QUESTION = [11, 12, 13, 14, 15, 16]  # that both responses of a pair are to
+D_MODEL = 64  # by which short pairs are cheaper in one row
 
 
 def tiny_model(model_type: str, attention: str = "sdpa", **options: Any) -> PreTrainedModel:
@@ -29,10 +31,15 @@ def tiny_model(model_type: str, attention: str = "sdpa", **options: Any) -> PreT
     return model.eval()
 
 
-def outcome(model: JointModel, examples: list[Example], packed: bool) -> tuple[dict[str, Any], list[torch.Tensor]]:
+def with_a_question(example: Example) -> Example:
+    chosen, rejected = (
+        {**example[side], "prompt_ids": [*QUESTION, *example[side]["prompt_ids"]]} for side in ("chosen", "rejected")
+    )
+    return {**example, "chosen": chosen, "rejected": rejected}
+
+
+def outcome(model: JointModel, batch: dict[str, torch.Tensor]) -> tuple[dict[str, Any], list[torch.Tensor]]:
     """Rewards, losses and gradients."""
-    batch = PairCollator(pad_id=0, packed=packed)(examples)
-    assert ("segments" in batch) == packed
     model.zero_grad()
     output = model(**batch)
     found = losses(output, batch, batch["counts"])
@@ -57,14 +64,18 @@ def outcome(model: JointModel, examples: list[Example], packed: bool) -> tuple[d
         ("gemma", "eager"),
     ],
 )
-def test_critiques_that_share_a_prompt_train_like_critiques_in_rows_of_their_own(
-    model_type: str, attention: str
-) -> None:
+@pytest.mark.parametrize("d_model", [0, D_MODEL], ids=["a row a response", "a row a pair"])
+def test_what_shares_a_row_trains_like_rows_of_their_own(model_type: str, attention: str, d_model: int) -> None:
     model = JointModel(tiny_model(model_type, attention))
     assert why_not_packed(model.lm) is None
     model.reward.weight.data.normal_(generator=torch.Generator().manual_seed(1))
-    together, gradients = outcome(model, MANY, packed=True)
-    apart, expected = outcome(model, MANY, packed=False)
+    examples = [with_a_question(example) for example in [*MANY, EXAMPLES[4]]]
+    shared = PairCollator(pad_id=0, d_model=d_model)(examples)
+    assert len(shared["input_ids"]) == (len(examples) if d_model else 2 * len(examples))
+    own = PairCollator(pad_id=0, packed=False, d_model=d_model)(examples)
+    assert own.keys().isdisjoint({"segments", "position_ids"})
+    together, gradients = outcome(model, shared)
+    apart, expected = outcome(model, own)
     for name, value in apart.items():
         torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-5)
     assert len(gradients) == len(expected)
@@ -80,6 +91,36 @@ def test_the_prompt_is_computed_once() -> None:
     assert len(apart["input_ids"]) == 4 * 2 * len(MANY)
     prompts = sum(len(e[side]["prompt_ids"]) for e in MANY for side in ("chosen", "rejected"))
     assert apart["counts"][3] - packed["counts"][3] == 3 * prompts
+
+
+def test_what_a_pair_begins_with_is_computed_once() -> None:
+    examples = [with_a_question(example) for example in EXAMPLES[:4]]
+    together, apart = (PairCollator(pad_id=0, d_model=d_model)(examples) for d_model in (D_MODEL, 0))
+    assert apart["counts"][3] - together["counts"][3] == len(QUESTION) * len(examples)
+    assert together["counts"].tolist()[:3] == apart["counts"].tolist()[:3]
+
+
+def test_a_pair_of_long_responses_is_not_cheaper_in_one_row() -> None:
+    assert is_worth_sharing(shared=100, chosen=400, rejected=400, d_model=896)
+    assert not is_worth_sharing(shared=100, chosen=4000, rejected=4000, d_model=896)
+    assert is_worth_sharing(shared=4000, chosen=2000, rejected=2000, d_model=896)  # attention is saved, too
+    example = with_a_question(EXAMPLES[0])
+    long: Example = {
+        **example,
+        "chosen": {**example["chosen"], "prompt_ids": [*QUESTION, *[7] * 600]},
+        "rejected": {**example["rejected"], "prompt_ids": [*QUESTION, *[9] * 600]},
+    }
+    assert PairCollator(pad_id=0, d_model=D_MODEL)([long, example])["input_ids"].shape[0] == 3
+
+
+def test_the_teacher_reads_a_pair_in_one_row_like_in_two() -> None:
+    model = make_joint(lora=True)
+    model.teacher.normal_(generator=torch.Generator().manual_seed(1))
+    examples = [with_a_question(example) for example in EXAMPLES[:4]]
+    together, apart = (
+        model.teacher_scores(**PairCollator(pad_id=0, d_model=d_model)(examples)) for d_model in (D_MODEL, 0)
+    )
+    torch.testing.assert_close(together, apart)
 
 
 def test_a_single_critique_needs_no_mask() -> None:
@@ -131,17 +172,19 @@ def test_each_critique_is_in_its_own_losses() -> None:
     assert not before.isnan().any()
 
 
-def test_a_token_sees_its_prompt_and_its_own_critique() -> None:
-    mask = block_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0].int().tolist()
-    assert mask == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 1],
+def test_a_token_sees_what_is_shared_and_what_is_its_own() -> None:
+    """A prompt, a response with two critiques, another response, padding."""
+    segments = torch.tensor([[[0, 0], [1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [-1, -1]]])
+    assert block_mask(segments)[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0, 0],
+        [1, 0, 0, 0, 1, 0, 0],
+        [1, 0, 0, 0, 1, 1, 0],
+        [1, 0, 0, 0, 0, 0, 1],
     ]
-    additive = block_mask(torch.tensor([[0, 1]]), torch.float32)
+    additive = block_mask(torch.tensor([[[0, 0], [0, 1]]]), torch.float32)
     assert additive.tolist() == [[[[0.0, torch.finfo(torch.float32).min], [0.0, 0.0]]]]
 
 

@@ -14,8 +14,9 @@ from criticrm_model.prompt import Renderer
 from ..critiques.records import SIDES, Critique, SideName, critique_tokens
 from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
-from .collator import CritiqueTokens, Example, Side
+from .collator import CritiqueTokens, Example, Side, count_tokens
 from .config import Cut
+from .packing import shared_length
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +116,16 @@ def without_critiques(example: Example) -> Example:
 def as_dataset(examples: Sequence[Example]) -> Dataset:
     """In Arrow, token ids in 32 bits: a tenth of what lists of Python's integers take.
 
-    `length` is of the longer row of a pair, in tokens.
+    `length` is of both sides of a pair together, in tokens; what their prompts begin with alike counts once.
     """
-    rows = [{"labels": [], **e, "length": max(_length(e["chosen"]), _length(e["rejected"]))} for e in examples]
+    rows = [{"labels": [], **example, "length": _length(example)} for example in examples]
     return Dataset.from_list(rows, features=_FEATURES)
 
 
-def _length(side: Side) -> int:
-    return len(side["prompt_ids"]) + sum(len(critique["token_ids"]) for critique in side["critiques"])
+def _length(example: Example) -> int:
+    chosen, rejected = example["chosen"], example["rejected"]
+    shared = shared_length(chosen["prompt_ids"], rejected["prompt_ids"])
+    return count_tokens(chosen) + count_tokens(rejected) - shared
 
 
 def _in_both_roles(learned: list[list[int]], judged: list[list[int]]) -> list[CritiqueTokens]:

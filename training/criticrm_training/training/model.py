@@ -131,13 +131,7 @@ class JointModel(nn.Module):
         **_: torch.Tensor,
     ) -> JointOutput:
         """Args: a batch of `PairCollator`."""
-        mask = attention_mask if segments is None else self._block_mask(segments)
-        hidden = (
-            self.lm.get_decoder()(
-                input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False
-            )
-            .last_hidden_state.flatten(0, 1)  # [r * seq, d_model]
-        )  # fmt: skip
+        hidden = self._hidden(input_ids, attention_mask, position_ids, segments)
         # Indexes whose number is known without asking the GPU: a mask would make it wait.
         critique_loss = self._critique_loss(hidden.index_select(0, predicts_at), targets)
         direct = self.reward(hidden.index_select(0, direct_at))
@@ -154,7 +148,13 @@ class JointModel(nn.Module):
 
     @torch.no_grad()
     def teacher_scores(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, direct_at: torch.Tensor, **_: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        direct_at: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        **_: torch.Tensor,
     ) -> torch.Tensor:
         """`[2b]` float32: the reward before the critique of the frozen base, by the reward that training started from.
 
@@ -162,10 +162,23 @@ class JointModel(nn.Module):
         """
         assert isinstance(self.lm, PeftModel)
         with self.lm.disable_adapter():
-            hidden = self.lm.get_decoder()(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).last_hidden_state
-        return _reward(hidden.flatten(0, 1).index_select(0, direct_at), self.teacher)
+            hidden = self._hidden(input_ids, attention_mask, position_ids, segments)
+        return _reward(hidden.index_select(0, direct_at), self.teacher)
+
+    def _hidden(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        segments: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`[r * seq, d_model]`: what the LM head sees."""
+        mask = attention_mask if segments is None else self._block_mask(segments)
+        output = self.lm.get_decoder()(
+            input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False
+        )
+        hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)
+        return hidden
 
     def _critique_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Args: hidden: `[t, d_model]`; targets: `[t]`."""

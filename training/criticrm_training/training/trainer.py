@@ -79,13 +79,14 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
     ) -> None:
         why_not = why_not_packed(without_adapters(model.lm))
         if why_not is not None:
-            logger.warning("each critique gets a row of its own, with a copy of its prompt: %s", why_not)
+            logger.warning("each response and critique gets a row of its own, with a copy of its prompt: %s", why_not)
+        d_model = model.config.get_text_config().hidden_size
         datasets = as_dataset(train_dataset), as_dataset(eval_dataset) if eval_dataset else None
         try:
             super().__init__(
                 model,
                 args,
-                data_collator=PairCollator(pad_id=stop_token_ids[0], packed=why_not is None),
+                data_collator=PairCollator(stop_token_ids[0], packed=why_not is None, d_model=d_model),
                 train_dataset=datasets[0],
                 eval_dataset=datasets[1],
                 compute_metrics=pair_metrics,
