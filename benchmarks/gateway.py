@@ -39,9 +39,9 @@ SERVER, GATEWAY = f"http://127.0.0.1:{SERVER_PORT}", f"http://127.0.0.1:{GATEWAY
 
 def direct_bodies(checkpoint: Checkpoint, prompts: Sequence[list[int]], max_tokens: int) -> list[Any]:
     """What the gateway sends for these prompts."""
-    token_id, stops = checkpoint.manifest.reward_token_id, checkpoint.renderer.stop_token_ids
+    tokens, stops = checkpoint.manifest.reward_tokens, checkpoint.renderer.stop_token_ids
     jobs = [Job(ids, n=1, max_tokens=max_tokens, temperature=0.0, seed=None) for ids in prompts]
-    return [json.loads(request_body(job.token_ids, sampling_parameters(job, token_id, stops))) for job in jobs]
+    return [json.loads(request_body(job.token_ids, sampling_parameters(job, tokens, stops))) for job in jobs]
 
 
 def throughput(sides: dict[str, tuple[str, list[Any]]], rounds: int, concurrency: int) -> dict[str, list[float]]:

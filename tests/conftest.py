@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from criticrm_client import AsyncCriticRM, CriticRM
 from criticrm_model.checkpoint import Checkpoint
@@ -30,6 +32,7 @@ from support.tiny import make_checkpoint, make_model, make_tokenizer
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
+gc.set_threshold(10_000, 10, 10)  # as a command does
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other, for minutes on a busy machine
 MAX_MODEL_LEN = 512
 Using = Callable[..., Any]
@@ -61,6 +64,12 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is there to the end: not to be looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 class Running:
@@ -173,7 +182,15 @@ def serving(checkpoint: Checkpoint, engine: Engine | None = None, **settings: An
         max_model_len=MAX_MODEL_LEN,
         tokens=checkpoint.manifest.reward_tokens,
     )
-    app = create_app(Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}), checkpoint, engine)
+    with listening(
+        create_app(Settings(**{"engine": "fake", "greedy_results_mib": 0, **settings}), checkpoint, engine)
+    ) as url:
+        yield url
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """An app behind a real uvicorn on a free loopback port, whatever its settings name: its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

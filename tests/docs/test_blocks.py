@@ -14,7 +14,7 @@ _BY_GUIDES = re.compile(r"criticrm (?!serve|verify)|python examples/")
 ELSEWHERE = {  # begins with: a test of that command, with models and files of its own
     "curl ": "docs/test_readme.py",
     "make serve": "docs/test_readme.py",
-    "criticrm serve ": "docs/test_commands.py",  # reads the line; no server is started with just these options
+    "criticrm serve ": "docs/test_serve_lines.py",
     "criticrm import ": "docs/test_guides.py",
     "criticrm score ": "integration/test_score_command.py",
     "criticrm evaluate ": "docs/test_guides.py",
@@ -24,11 +24,15 @@ ELSEWHERE = {  # begins with: a test of that command, with models and files of i
     "criticrm verify ": "integration/test_verify_command.py",
     "python -m vllm.entrypoints": "integration/test_gateway.py",
     "serve run criticrm_server.ray_serve:app": "integration/test_ray_serve.py",
+    "python benchmarks/gateway.py": "integration/test_benchmark_programs.py",
+    "python benchmarks/sampling.py": "integration/test_benchmark_programs.py",
+    "python benchmarks/supplied.py": "integration/test_benchmark_programs.py",
 }
 NOT_RUN = {  # begins with: why
     "make test": "it runs this",
     "make demo": "half an hour; its steps on a tiny model are unit/test_arithmetic_example.py",
-    "python benchmarks/": "figures, while nothing else runs; docs/test_benchmark_programs.py starts each",
+    "python benchmarks/client.py": "needs wrk; docs/test_benchmark_programs.py starts it",
+    "python benchmarks/training.py": "needs TRL; docs/test_benchmark_programs.py starts it",
     "docker compose ": "needs Docker; deploy/test_compose.py where there is one",
     "trl grpo ": "needs TRL, which needs other versions",
     "swift rlhf ": "needs ms-swift",

@@ -21,7 +21,7 @@ import yaml
 
 from criticrm_client import AsyncCriticRM, Retries
 from criticrm_model import CriticRMError
-from support.live import Server, wait_until
+from support.live import Server, engine_of, wait_until
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -130,14 +130,8 @@ def replicas() -> list[psutil.Process]:
     ]
 
 
-def engine_of(replica: psutil.Process) -> psutil.Process | None:
-    """The process in which vLLM schedules."""
-    children = replica.children(recursive=True)
-    return next((process for process in children if "EngineCore" in " ".join(_cmdline(process))), None)
-
-
 def the_only_replica() -> tuple[psutil.Process, psutil.Process]:
-    """The replica and its engine, once the replicas before it have drained and the engine has its name."""
+    """The replica and its engine, once the replicas before it have drained and the engine has its worker."""
     wait_until(lambda: len(replicas()) == 1 and engine_of(replicas()[0]), 150, families)
     (replica,) = replicas()
     engine = engine_of(replica)

@@ -16,11 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from support.live import CRITICRM, Server, wait_until
+from support.live import CRITICRM, IN_ONE_PROCESS, Server, engine_of, wait_until
 
 pytestmark = pytest.mark.integration
 ROWS = 500  # 125 requests of four: more than are answered before the last kill
-ENGINE = ("--dtype", "float32", "--max-model-len", "512", "--critique-tokens", "8")
+ENGINE = (
+    *("--dtype", "float32", "--max-model-len", "512", "--critique-tokens", "8"),
+    *("--vllm-args", json.dumps(IN_ONE_PROCESS)),
+)
 # One sequence a step: with others beside it, a sum may be added up in another order and its last bit differ.
 ALONE = ("--max-num-seqs", "1")
 
@@ -108,7 +111,7 @@ def test_a_termination_takes_the_engine_along_while_it_starts(
 ) -> None:
     run = subprocess.Popen(command(source, tmp_path / "out.jsonl", "--offline", str(tiny_checkpoint)))
     try:
-        wait_until(lambda: engines_of(run) or run.poll() is not None, 200)
+        wait_until(lambda: run.poll() is not None or engine_of(psutil.Process(run.pid)), 200)
         family = psutil.Process(run.pid).children(recursive=True)
         run.terminate()
         assert run.wait(60) == 128 + signal.SIGTERM
@@ -116,11 +119,6 @@ def test_a_termination_takes_the_engine_along_while_it_starts(
     finally:
         run.kill()
         run.wait()
-
-
-def engines_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(run.pid).children(recursive=True)
-    return [child for child in children if "EngineCore" in child.name()]
 
 
 def test_killed_five_times_and_its_server_once(

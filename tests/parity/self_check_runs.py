@@ -23,6 +23,7 @@ from criticrm_server.self_check import Run, self_check
 from criticrm_server.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.live import IN_ONE_PROCESS
 from support.sabotage import MODES, SABOTAGES
 
 
@@ -31,7 +32,7 @@ async def check(
 ) -> dict[str, list[str]]:
     """Of one engine, by sabotage; at last as if it had other weights."""
     checkpoint = Checkpoint.open(folder)
-    settings = Settings(model=str(folder), dtype="float32", kv_cache_gib=1.0)
+    settings = Settings(model=str(folder), dtype="float32", kv_cache_gib=1.0, vllm_args=IN_ONE_PROCESS)
     engine = vllm_engine.VLLMEngine(checkpoint, settings)
     await engine.start()
     faults = {}

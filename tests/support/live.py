@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,9 @@ import httpx
 import psutil
 
 CRITICRM = Path(sys.executable).with_name("criticrm")
+# The model in the scheduler's process, as vLLM has it on one GPU: a process less to start. On a CPU it starts another
+# so that it can bind threads to cores, which is off where engines run side by side (Makefile).
+IN_ONE_PROCESS = {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"}
 _READY = re.compile(r"4/4 ready: POST (https?://[^/\s]+)/score")
 
 
@@ -88,8 +92,9 @@ class Server:
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
     def engine_core(self) -> psutil.Process:
-        """The process in which vLLM schedules."""
-        return next(child for child in self.family if "EngineCore" in "".join(child.cmdline()))
+        engine = engine_of(psutil.Process(self.process.pid))
+        assert engine
+        return engine
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -113,6 +118,17 @@ class Server:
     def _url(self) -> str:
         found = _READY.search(self.screen())
         return found[1] if found else ""
+
+
+def engine_of(process: psutil.Process) -> psutil.Process | None:
+    """The process in which vLLM schedules; None before it is started.
+
+    By its place, since its title is not always set: beside it there is only the one that tracks shared memory.
+    """
+    with suppress(psutil.Error):
+        children = process.children()
+        return next((child for child in children if "resource_tracker" not in " ".join(child.cmdline())), None)
+    return None
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, explain: Callable[[], str] = str) -> None:
