@@ -66,7 +66,7 @@ clean:
 	PYTHON=$(PYTHON) scripts/install.sh
 	@touch $@
 
-.venv/.dev: .venv/.serve
-	@echo "== test tools"
-	.venv/bin/pip install --quiet --editable '.[dev]'
-	@touch $@
+# All at once where nothing is installed yet: pip works out what fits together once.
+.venv/.dev: pyproject.toml scripts/install.sh
+	PYTHON=$(PYTHON) scripts/install.sh .venv dev
+	@touch .venv/.serve $@
