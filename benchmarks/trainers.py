@@ -24,8 +24,8 @@ from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.splits import in_question_order
 from criticrm_training.training.collator import count_tokens
-from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import TrainConfig
 
 
 class Turns(TrainerCallback):

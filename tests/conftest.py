@@ -157,7 +157,7 @@ def start_app(opened_checkpoint: Checkpoint) -> StartApp:
         if isinstance(engine, FakeEngine):
             engine.max_model_len = MAX_MODEL_LEN
         settings = {"engine": "fake", "greedy_results_mib": 0, **settings}
-        app = create_app(Settings(**settings), checkpoint, engine, warmed_up=False)
+        app = create_app(Settings(**settings), checkpoint, engine, run_warm_up=False)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

@@ -23,8 +23,8 @@ from criticrm_training.critiques.writers import Sampling, WritingTask
 from criticrm_training.data.pairs import PreferencePair, pair_row, read_pairs
 from criticrm_training.data.splits import in_question_order
 from criticrm_training.parts import write_in_parts
-from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import TrainConfig
 
 TASK = load_task("reasoning")
 INSTRUCTION = TASK.instruction

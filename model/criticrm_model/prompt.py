@@ -93,10 +93,10 @@ class Renderer:
         stops = {self._end_of_turn_id, tokenizer.eos_token_id} - {None}
         self.stop_token_ids: tuple[int, ...] = tuple(sorted(stops))
 
-    def asking(self, critique_instruction: str) -> Renderer:
-        """For the same tokenizer and another instruction, at the cost of tokenising that.
+    def with_instruction(self, critique_instruction: str) -> Renderer:
+        """This renderer with another critique instruction, at the cost of tokenising that.
 
-        The same renderer where nothing is asked for.
+        The same renderer where the readout has no instruction.
         """
         if self._readout.render == "conversation":
             return self
@@ -104,11 +104,11 @@ class Renderer:
         other._rendered_instruction = self._contents.tokenize(critique_instruction)
         return other
 
-    def judging_by(self, criteria: str | None, reference: str | None) -> Renderer:
-        """Asking for a critique by these; the same renderer where there are none."""
+    def with_criteria(self, criteria: str | None, reference: str | None) -> Renderer:
+        """This renderer with these in its instruction; the same renderer where there are none."""
         if criteria is None and reference is None:
             return self
-        return self.asking(self.slots.fill(self._instruction, criteria, reference))
+        return self.with_instruction(self.slots.fill(self._instruction, criteria, reference))
 
     def open(self, conversation: Sequence[Message], *, most_tokens: int | None = None) -> Conversation:
         """Tokenise a conversation once, to be rendered with any number of responses.

@@ -36,7 +36,7 @@ FLOAT32_PARAMETERS = 4_000_000_000  # of a larger model a float32 copy may not f
 
 def fixed_prompts(renderer: Renderer) -> list[list[int]]:
     """Token ids of the fixed conversations, each with a short request for a critique, `[conversations][prompt_len]`."""
-    return _rendered(renderer.asking(_INSTRUCTION))
+    return _rendered(renderer.with_instruction(_INSTRUCTION))
 
 
 def template_sha256(renderer: Renderer) -> str:

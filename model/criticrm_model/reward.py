@@ -49,7 +49,7 @@ class Settle:
 
     Attributes:
         within: the largest difference between two scores of the range, in reward units, itself included.
-        tokens: that were written meanwhile.
+        tokens: length of the range, in tokens: `tokens + 1` scores are compared.
     """
 
     within: float

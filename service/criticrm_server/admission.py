@@ -50,7 +50,7 @@ class Permit:
         """So many of those that were taken are done."""
         self._taken -= sequences
         self._admission._finished.count(sequences)
-        self._admission._leave(self.key, sequences)
+        self._admission._return_places(self.key, sequences)
 
     def release(self) -> None:
         """The request is over. Does nothing the second time."""
@@ -93,7 +93,7 @@ class Admission:
         self.max_waiting = max_waiting
         self.queue_timeout_s = queue_timeout_s
         self.admitted = 0
-        self.leaving = False  # about to drain: takes what comes, but asks for no more
+        self.not_ready = False  # readiness fails and connections close; requests are still accepted
         self.draining = False
         self.sleeping = False  # the engine gave its memory away: new requests are refused
         self._paused = False
@@ -205,9 +205,9 @@ class Admission:
                 if not self._paused:
                     raise
 
-    def leave(self) -> None:
-        """Readiness says no and connections end with their answers, so that callers go elsewhere before `drain`."""
-        self.leaving = True
+    def mark_not_ready(self) -> None:
+        """Fail readiness and end connections with their responses, so that callers go elsewhere before `drain`."""
+        self.not_ready = True
 
     def fall_asleep(self) -> None:
         """Refuse new requests and those that wait, until `sleeping` is False again."""
@@ -218,7 +218,7 @@ class Admission:
 
     def drain(self) -> None:
         """Refuse new requests from now on; those admitted or waiting go on."""
-        self.leaving = self.draining = True
+        self.not_ready = self.draining = True
 
     async def empty(self, timeout_s: float) -> bool:
         """Wait until no request is admitted or waits; False if that took too long."""
@@ -231,7 +231,7 @@ class Admission:
             return False
         return True
 
-    def _leave(self, key: Hashable, sequences: int) -> None:
+    def _return_places(self, key: Hashable, sequences: int) -> None:
         self.admitted -= sequences
         self._queue.use(key, -sequences)
         if not self.admitted:
@@ -243,7 +243,7 @@ class Admission:
         self._queue.remove(permit.key, permit)
         if self._filling is permit:
             self._filling = None
-        self._leave(permit.key, left)
+        self._return_places(permit.key, left)
         if not self._open:
             self._empty.set()
 

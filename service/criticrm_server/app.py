@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -51,12 +51,12 @@ class _Basic(HTTPBasic):
         return None
 
 
-def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, warmed_up: bool = True) -> FastAPI:
+def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, run_warm_up: bool = True) -> FastAPI:
     """The app for one checkpoint.
 
     Args:
         engine: started when the app starts, closed when it ends.
-        warmed_up: the engine writes its first critiques before the app starts, which fails if they have no rewards.
+        run_warm_up: the engine writes its first critiques before the app starts, which fails if they have no rewards.
     """
     admission = Admission(settings.max_sequences, settings.max_waiting, settings.queue_timeout_s)
     deadlines = Deadlines(settings.deadline_s)
@@ -65,15 +65,11 @@ def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, wa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with exporting():
-            async with running(app):
-                yield
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        try:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(exporting())
+            stack.push_async_callback(engine.close)  # also where the start fails
             try:
-                checks = await _start(engine, checkpoint, settings, warmed_up)
+                checks = await _start(engine, checkpoint, settings, run_warm_up)
                 scorer = Scorer(checkpoint, engine, settings, metrics)
             except CriticRMError as error:
                 app.state.startup_error = error
@@ -83,15 +79,8 @@ def create_app(settings: Settings, checkpoint: Checkpoint, engine: Engine, *, wa
                 metrics.registry.register(collector)
             service = Service(settings, checkpoint, engine, admission, deadlines, metrics, scorer, api_keys, checks)
             app.state.service = service
-            watching = asyncio.create_task(service.watch_engine())
-            try:
-                yield
-            finally:
-                watching.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watching
-        finally:
-            await engine.close()
+            stack.push_async_callback(_cancel, asyncio.create_task(service.watch_engine()))
+            yield
 
     app = _build(settings, lifespan)
     complete_document(app)
@@ -149,7 +138,13 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.router.routes.sort(key=lambda route: not isinstance(route, GuardedRoute))
 
 
-async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, warmed_up: bool) -> list[Check]:
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, run_warm_up: bool) -> list[Check]:
     """Start, check and warm up the engine; returns the self-check's results. Raises CriticRMError."""
     began = time.monotonic()
     what = "its servers, and what they serve" if settings.engine == "remote" else "weights, memory, warm-up"
@@ -157,6 +152,6 @@ async def _start(engine: Engine, checkpoint: Checkpoint, settings: Settings, war
     await engine.start()
     logger.info("    engine up in %.0f s", time.monotonic() - began)
     checks = await check_engine(engine, checkpoint, settings)
-    if warmed_up and not checks:
+    if run_warm_up and not checks:
         await warm_up(engine, checkpoint, settings.deadline_s)
     return checks

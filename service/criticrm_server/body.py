@@ -32,7 +32,9 @@ class HeldBytes:
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[int], None]]:
-        """A context for one request; what it yields is called with each number of bytes that it comes to hold.
+        """A context for one request. Yields a function to call with the size of each part that is received.
+
+        All are subtracted when the context is left.
 
         Raises:
             Overloaded: by the call.

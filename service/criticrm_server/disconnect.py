@@ -15,26 +15,26 @@ T = TypeVar("T")
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Run `work`, and cancel it when the caller hangs up.
 
-    In the caller's own task: in another, a result that comes in the moment of a cancellation would be lost, and
-    with it the place that it holds.
+    `work` runs in the current task. In a separate task a result that arrives during a cancellation would be lost, and
+    its permit never released.
 
     Raises:
         ClientDisconnect: nobody is left to answer.
     """
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        scope.reschedule(asyncio.get_running_loop().time())
-
     try:
-        async with asyncio.timeout(None) as scope:
-            watching = asyncio.create_task(hung_up())
+        async with asyncio.timeout(None) as disconnected:
+
+            async def wait_for_disconnect() -> None:
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
+                disconnected.reschedule(asyncio.get_running_loop().time())
+
+            watching = asyncio.create_task(wait_for_disconnect())
             try:
                 return await work
             finally:
                 watching.cancel()
     except TimeoutError as error:
-        if scope.expired():
+        if disconnected.expired():
             raise ClientDisconnect from error
         raise

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 INVALID_REQUEST = InvalidField.code
 INVALID_JSON = "invalid_json"
 INTERNAL = CriticRMError.code
+_MAX_FAULTS = 20  # in `details`
+_LIMITS = ("max_length", "min_length", "ge", "gt", "le", "lt", "pattern", "expected")  # pydantic's names
 
 
 def _respond(
@@ -35,7 +37,8 @@ def _respond(
     return JSONResponse(body, status, headers=headers)
 
 
-async def handle_ours(request: Request, error: Exception) -> JSONResponse:
+async def handle_critic_rm_error(request: Request, error: Exception) -> JSONResponse:
+    """The error's own status, code and details; 500 for a class that callers must not see."""
     assert isinstance(error, CriticRMError)
     if error.code == INTERNAL:  # of a class that no caller should receive
         return await handle_unknown(request, error)
@@ -75,10 +78,6 @@ async def handle_disconnect(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-_MAX_FAULTS = 20  # in `details`
-_LIMITS = ("max_length", "min_length", "ge", "gt", "le", "lt", "pattern", "expected")
-
-
 def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
     context = fault.get("ctx", {})
     if fault["type"] == "json_invalid":
@@ -93,7 +92,7 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
-    CriticRMError: handle_ours,
+    CriticRMError: handle_critic_rm_error,
     RequestValidationError: handle_invalid,
     HTTPException: handle_http,
     ClientDisconnect: handle_disconnect,

@@ -25,9 +25,10 @@ class Overloaded(ServiceError):
     status = 503
     retry_after_s = 1
 
-    def __init__(self, message: str, retry_after_s: int = retry_after_s) -> None:
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class Draining(ServiceError):

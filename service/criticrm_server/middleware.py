@@ -16,7 +16,7 @@ from .error_handlers import handle_unknown
 from .logs import printable
 from .metrics import Metrics
 from .timing import timing_headers
-from .tracing import answered, current_request_id, failed, request_span, route_path, trace_id
+from .tracing import current_request_id, record_failure, record_response, request_span, route_path, trace_id
 
 logger = logging.getLogger("criticrm.access")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -40,14 +40,15 @@ class RequestContext:
         current_request_id.set(request_id)  # of this request's task and those that it starts
         began = time.perf_counter()
         status = 499  # nginx's status for a caller that disconnected before the response
+        response_started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, response_started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                response_started, status = True, message["status"]
                 own = (b"x-request-id", request_id.encode("latin-1"))
                 message["headers"] = [*message["headers"], own, *timing_headers(scope)]
-                if self._admission.leaving:  # else the caller reuses a connection that is about to close
+                if self._admission.not_ready:  # else the caller reuses a connection that is about to close
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -56,9 +57,9 @@ class RequestContext:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:
                 response = await handle_unknown(Request(scope), error)
-                if status != 499:
-                    failed("internal")
-                    raise  # half an answer is out; the server cuts the connection
+                if response_started:
+                    record_failure("internal")
+                    raise  # part of the response is sent: the server closes the connection
                 await response(scope, receive, send_with_id)
             finally:
                 self._record(scope, span, status, time.perf_counter() - began)
@@ -70,7 +71,7 @@ class RequestContext:
         self._metrics.observe_request(route, status, seconds)
         if code:
             self._metrics.errors.labels(code).inc()
-        answered(span, scope["method"], route, status, code, request_id)
+        record_response(span, scope["method"], route, status, code, request_id)
         if route_path(scope).startswith(_QUIET) and status < 500:
             return
         extra = {"request_id": request_id, "status": status, "seconds": round(seconds, 4)}

@@ -184,7 +184,7 @@ class Rendering:
             if isinstance(turns, str)
             else [{"role": role, "content": content} for role, content in turns]
         )
-        renderer = self._renderer.judging_by(instruction.criteria, instruction.reference)
+        renderer = self._renderer.with_criteria(instruction.criteria, instruction.reference)
         opened = renderer.open(messages, most_tokens=self._max_model_len)
         texts = [*(message["content"] for message in messages), *instruction.texts]
         warnings = [*instruction.warnings, *(["control_tokens"] if any(map(find_control_token, texts)) else [])]

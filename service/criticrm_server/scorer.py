@@ -28,7 +28,7 @@ from .schemas import ScoreMany, ScoreOne
 from .selecting import as_direct, close_responses
 from .settings import Settings
 from .together import together
-from .tracing import ran, span
+from .tracing import record_output, span
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint
@@ -277,7 +277,7 @@ class Scorer:
                 output = await self._read_around(job, supplied)
             else:
                 output = await self._engine.run(job)
-            ran(running, job, output)
+            record_output(running, job, output)
         return output
 
     async def _read_around(self, job: Job, supplied: Sequence[ReadCritique]) -> Output:

@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 Run = Callable[[Job], Awaitable[Output]]
-# Whose rewards are made up, and one whose servers are checked one by one.
+# `fake` has no model; `remote` checks each of its servers itself.
 _NOT_CHECKED_HERE = ("fake", "remote")
 _EXACT = 1e-3  # reward units, where engine and reference compute in float32
 # In standard deviations of the score: what bfloat16 explains. Measured with the default: docs/self-check.md.
-_APART_FROM_REFERENCE = 0.15
-_APART_FROM_ITSELF = 0.10
+_TOLERANCE_TO_REFERENCE = 0.15
+_TOLERANCE_TO_ITSELF = 0.10
 _TOKENS = 16
 _SEED = 20
 _OTHER_BAN = -1e3
 _BEYOND_A_STEP = 64  # tokens
-_AT_ONCE = 3  # of the fixed conversations
+_BATCH_SIZE = 3  # of the fixed conversations
 _BEYOND_A_BLOCK = 16  # tokens
 
 
@@ -64,7 +64,7 @@ async def self_check(run: Run, facts: Facts, checkpoint: Checkpoint, max_model_l
     """
     routine = _Routine(run, facts, checkpoint)
     try:
-        await routine.make(max_model_len)
+        await routine.run_all(max_model_len)
     except (EngineFailed, NonFiniteReward, CheckpointError) as error:
         raise SelfCheckFailed(routine.checks, [*routine.faults, f"{routine.doing}: {error}"]) from error
     if routine.faults:
@@ -128,7 +128,7 @@ class _Routine:
     def faults(self) -> list[str]:
         return [check.fault for check in self.checks if not check.passed]
 
-    async def make(self, max_model_len: int) -> None:
+    async def run_all(self, max_model_len: int) -> None:
         self._check_template()
         self.doing = "references"
         one_by_one = [await self._read(ids) for ids in self._prompts]
@@ -136,16 +136,19 @@ class _Routine:
         long = self._prompt_of(self._facts.cache_block + _BEYOND_A_BLOCK)
         given = self._given_critiques()
         self.doing = "together"
-        before, critiques = await asyncio.gather(
-            self._together([*self._prompts[:_AT_ONCE], long, *(ids for ids, _ in given)]), self._write_critiques()
+        batch, written = await asyncio.gather(
+            self._together([*self._prompts[:_BATCH_SIZE], long, *(ids for ids, _ in given)]), self._write_critiques()
         )
-        self._compare_with_references(alone, before[_AT_ONCE + 1 :], [score for _, score in given])
+        in_batch, long_once, after_given = batch[:_BATCH_SIZE], batch[_BATCH_SIZE], batch[_BATCH_SIZE + 1 :]
+        self._compare_with_references(alone, after_given, [score for _, score in given])
         self._compare_each(one_by_one)
-        self._compare("together", before[:_AT_ONCE], alone[:_AT_ONCE])
+        self._compare("together", in_batch, alone[:_BATCH_SIZE])
         self.doing = "cached"
-        again = await self._together([long, self._prompts[0], *(prefix for prefix, _ in critiques)])
-        self._compare("cached", again[:2], [before[_AT_ONCE], alone[0]])
-        self._compare_critiques([c for _, c in critiques], again[2:], alone)
+        long_again, first_again, *prefilled = await self._together(
+            [long, self._prompts[0], *(prefix for prefix, _ in written)]
+        )
+        self._compare("cached", [long_again, first_again], [long_once, alone[0]])
+        self._compare_critiques([completion for _, completion in written], prefilled, alone)
         length = (self._facts.step_tokens or max_model_len) + _BEYOND_A_STEP
         if length + _TOKENS <= max_model_len:
             await self._check_chunked(length)
@@ -176,7 +179,7 @@ class _Routine:
             return
         exact = self._facts.exact and references.dtype == "float32"
         expected = [*references.direct_scores, *expected]
-        self._compare("references", [*alone, *given], expected, apart=_APART_FROM_REFERENCE, exact=exact)
+        self._compare("references", [*alone, *given], expected, apart=_TOLERANCE_TO_REFERENCE, exact=exact)
 
     def _compare_each(self, read: Sequence[Completion]) -> None:
         """Each of several rewards, whose errors could cancel each other out in the score, or weigh nothing in it."""
@@ -190,7 +193,7 @@ class _Routine:
             served += [completion.rewards[k][0] / std for completion in read]
             expected += [reward / std for reward in column]
         exact = self._facts.exact and references.dtype == "float32"
-        self._add("rewards", served, expected, limit=_EXACT if exact else _APART_FROM_REFERENCE)
+        self._add("rewards", served, expected, limit=_EXACT if exact else _TOLERANCE_TO_REFERENCE)
 
     async def _write_critiques(self) -> list[tuple[list[int], Completion]]:
         """One greedy critique and two sampled ones, each with the tokens before the position where its reward is."""
@@ -238,7 +241,7 @@ class _Routine:
         rewards: Sequence[float],
         expected: Sequence[float],
         *,
-        apart: float = _APART_FROM_ITSELF,
+        apart: float = _TOLERANCE_TO_ITSELF,
         exact: bool | None = None,
     ) -> None:
         calibration, std = self._manifest.calibration, self._manifest.direct_std

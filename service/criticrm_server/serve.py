@@ -135,7 +135,7 @@ class _Server(uvicorn.Server):
         settings = service.settings
         if settings.drain_delay_s and sig == signal.SIGTERM:  # at a terminal nobody waits for a balancer
             logger.info("SIGTERM: not ready any more; new requests are accepted for %g s", settings.drain_delay_s)
-            service.admission.leave()
+            service.admission.mark_not_ready()
             await asyncio.sleep(settings.drain_delay_s)
         logger.info(
             "%s: draining %d sequences in flight, for at most %g s",

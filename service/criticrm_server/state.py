@@ -61,7 +61,7 @@ class Service:
 
     async def check_ready(self) -> None:
         """Raises Draining, Sleeping, EngineDead, NoServer."""
-        if self.admission.leaving:
+        if self.admission.not_ready:
             raise Draining("the server is stopping")
         if self.admission.sleeping:
             raise Sleeping("the engine sleeps")

@@ -93,7 +93,7 @@ def route_path(scope: Scope) -> str:
 
 @contextmanager
 def request_span(scope: Scope) -> Iterator[Span | None]:
-    """The span of an HTTP request, begun; `answered` says how it went. Probes have none."""
+    """The span of an HTTP request, begun; `record_response` puts on it how it went. Probes have none."""
     if _tracer is None or route_path(scope).startswith(_PROBES):
         yield None
         return
@@ -112,8 +112,8 @@ def request_span(scope: Scope) -> Iterator[Span | None]:
         yield span
 
 
-def answered(span: Span | None, method: str, route: str, status: int, code: str | None, request_id: str) -> None:
-    """Put what came of a request on its span; `code` is its error's, None if there was none."""
+def record_response(span: Span | None, method: str, route: str, status: int, code: str | None, request_id: str) -> None:
+    """Put the outcome of a request on its span; `code` is its error's, None if there was none."""
     if span is None:
         return
     span.update_name(f"{method} {route}")
@@ -122,8 +122,8 @@ def answered(span: Span | None, method: str, route: str, status: int, code: str 
         _fail(span, code or str(status))
 
 
-def failed(code: str) -> None:
-    """The request that is in work failed after its status was sent: a stream."""
+def record_failure(code: str) -> None:
+    """Record that the current request failed after its status was sent, as a stream can."""
     if _tracer is not None:
         from opentelemetry.trace import get_current_span
 
@@ -161,8 +161,8 @@ def headers_of_job() -> dict[str, str]:
     return headers
 
 
-def ran(span: Span | None, job: Job, output: Output) -> None:
-    """Put what came of a job on its span."""
+def record_output(span: Span | None, job: Job, output: Output) -> None:
+    """Put the outcome of a job on its span."""
     if span is None:
         return
     attributes: dict[str, Any] = {

@@ -55,7 +55,7 @@ async def test_the_critic_reads_them_behind_its_instruction(real: Running, opene
     model = load_reference(opened_checkpoint)
     found = await results(real, criteria=RUBRIC, reference=ANSWER, critiques=[["Good."], ["Bad."]])
     for result, response, critique in zip(found, RESPONSES, ("Good.", "Bad."), strict=True):
-        opened = renderer.asking(text).open([{"role": "user", "content": PROMPT}])
+        opened = renderer.with_instruction(text).open([{"role": "user", "content": PROMPT}])
         prompt = opened.render(response, max_model_len=512, max_critique_tokens=64).token_ids
         direct, score = model.score(prompt, renderer.tokenize_critique(critique))
         assert result["direct_score"] == pytest.approx(direct, abs=1e-4)

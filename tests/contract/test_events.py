@@ -12,8 +12,9 @@ import pytest
 from conftest import Running, StartApp
 from criticrm_model import Completion
 from criticrm_model.checkpoint import Checkpoint
-from criticrm_server.engines.base import Job, Output, watch_at_the_end
+from criticrm_server.engines.base import Job, Output
 from criticrm_server.engines.fake import FakeEngine
+from criticrm_server.engines.watching import watch_at_the_end
 from criticrm_server.schemas import ScoreOne
 
 EVENTS = {"accept": "text/event-stream"}

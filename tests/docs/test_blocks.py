@@ -24,9 +24,9 @@ ELSEWHERE = {  # begins with: a test of that command, with models and files of i
     "criticrm verify ": "integration/test_verify_command.py",
     "python -m vllm.entrypoints": "integration/test_gateway.py",
     "serve run criticrm_server.ray_serve:app": "integration/test_ray_serve.py",
-    "python benchmarks/gateway.py": "integration/test_benchmark_programs.py",
-    "python benchmarks/sampling.py": "integration/test_benchmark_programs.py",
-    "python benchmarks/supplied.py": "integration/test_benchmark_programs.py",
+    "python benchmarks/gateway.py": "integration/test_benchmarks_on_vllm.py",
+    "python benchmarks/sampling.py": "integration/test_benchmarks_on_vllm.py",
+    "python benchmarks/supplied.py": "integration/test_benchmarks_on_vllm.py",
 }
 NOT_RUN = {  # begins with: why
     "make test": "it runs this",

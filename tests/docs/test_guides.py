@@ -26,7 +26,7 @@ from criticrm_training.critiques import open_writer, transformers_writer
 from criticrm_training.critiques.writers import Conversation, Draft, Sampling, WritingTask
 from criticrm_training.evaluation import serving as serving_module
 from criticrm_training.rounds import run as rounds_module
-from criticrm_training.training.config import TrainConfig
+from criticrm_training.training.train_config import TrainConfig
 from support.scalars import make_classifier, save
 from support.tiny import make_model, make_tokenizer
 

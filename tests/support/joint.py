@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from criticrm_training.training.collator import CritiqueTokens, Example, Side
+from criticrm_training.training.critic_config import CriticConfig
 from criticrm_training.training.model import JointModel
-from criticrm_training.training.settings import CriticConfig
 from criticrm_training.training.trainer import JointTrainer
 from support.tiny import make_model
 

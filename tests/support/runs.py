@@ -10,7 +10,7 @@ import yaml
 
 from criticrm_training.critiques.records import SCHEMA, SIDES, Critique
 from criticrm_training.parts import write_in_parts
-from criticrm_training.training.config import TrainConfig
+from criticrm_training.training.train_config import TrainConfig
 from support.tiny import INSTRUCTION
 
 TOPICS = ["sky", "sea", "light", "water"]

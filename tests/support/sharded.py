@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from accelerate import DistributedType, PartialState
 
-from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import TrainConfig
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from criticrm_training.critiques.critique_task import load_task
 from criticrm_training.critiques.verdict import VerdictRule
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.rounds.config import RoundsConfig
-from criticrm_training.training.config import TrainConfig
+from criticrm_training.training.train_config import TrainConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "arithmetic"
 _SIGNS = {"add": "+", "subtract": "-", "multiply by": "*"}
@@ -84,7 +84,7 @@ def test_its_task_and_rounds_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rounds.yaml").write_text(
         f"{config}\ntasks: {{default: {EXAMPLE / 'check-by-solving.yaml'}}}\n", encoding="utf-8"
     )
-    assert RoundsConfig.read(tmp_path / "rounds.yaml").training(1).objective.trains_reward
+    assert RoundsConfig.read(tmp_path / "rounds.yaml").train_config(1).objective.trains_reward
     assert TrainConfig.read(EXAMPLE / "control.yaml").objective.trains_reward
 
 

@@ -21,7 +21,7 @@ from criticrm_training.critiques.verdict import VerdictRule
 from criticrm_training.data.pairs import PreferencePair, read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.parts import PartsError
-from criticrm_training.training.config import ConfigError, TrainConfig
+from criticrm_training.training.train_config import ConfigError, TrainConfig
 
 TASKS = load_tasks(["reasoning"])
 RULES = {"all": VerdictRule()}

@@ -18,10 +18,10 @@ from criticrm_training.data.pairs import read_pairs
 from criticrm_training.data.sources import DataError
 from criticrm_training.data.splits import in_question_order
 from criticrm_training.training import hub
-from criticrm_training.training.config import ConfigError
 from criticrm_training.training.critic_trainer import SUMMARY
 from criticrm_training.training.rows import read_rows
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import ConfigError
 from support.critics import ROWS, settings
 from support.runs import write_config
 from support.tiny import INSTRUCTION

@@ -11,8 +11,8 @@ from criticrm_training.critiques.records import Critique
 from criticrm_training.data.overlong import render_pairs
 from criticrm_training.data.pairs import PreferencePair
 from criticrm_training.training.collator import Example
-from criticrm_training.training.config import ConfigError, Cut
 from criticrm_training.training.dataset import make_examples
+from criticrm_training.training.train_config import ConfigError, Cut
 from support.critics import settings
 from support.tiny import INSTRUCTION, make_tokenizer
 

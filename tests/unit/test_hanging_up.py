@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import Running, StartApp
-from criticrm_server.routes.score import _PermittedStream
+from criticrm_server.routes.score_stream import PermittedStream
 from support.dropin import bodies
 
 BODY = json.dumps({"prompt": "Q", "responses": ["A", "B"]}).encode()
@@ -119,7 +119,7 @@ async def test_one_that_never_reads_is_cut_off(running: Running) -> None:
 
     permit = await running.service.admission.admit(3)
     long_ago = asyncio.get_running_loop().time() - 60
-    stream = _PermittedStream(lines(), permit, long_ago, "application/x-ndjson")
+    stream = PermittedStream(lines(), permit, long_ago, "application/x-ndjson")
     await asyncio.wait_for(stream({"type": "http"}, asyncio.Event().wait, stuck), 5)
     assert running.service.admission.admitted == 0
 

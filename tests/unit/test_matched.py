@@ -18,9 +18,9 @@ from criticrm_training.critiques.records import SCHEMA, Critique, read_critiques
 from criticrm_training.data.pairs import read_pairs
 from criticrm_training.linear_probe.features import PairFeatures
 from criticrm_training.parts import write_in_parts
-from criticrm_training.training.config import ConfigError
 from criticrm_training.training.critic_trainer import SUMMARY
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import ConfigError
 from support.runs import write_config
 from support.tiny import card, reward_vector
 

@@ -37,8 +37,10 @@ def test_another_instruction_of_the_same_renderer(renderer: Renderer) -> None:
         return by.open(LONG).render("A", max_model_len=512, max_critique_tokens=8).token_ids
 
     before = rendered(renderer)
-    assert rendered(renderer.asking("Name a fault.")) == rendered(Renderer(renderer.tokenizer, "Name a fault."))
-    assert rendered(renderer) == before != rendered(renderer.asking("Name a fault."))
+    assert rendered(renderer.with_instruction("Name a fault.")) == rendered(
+        Renderer(renderer.tokenizer, "Name a fault.")
+    )
+    assert rendered(renderer) == before != rendered(renderer.with_instruction("Name a fault."))
 
 
 def test_too_long_says_how_long(renderer: Renderer) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import criticrm_training
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.files import write_json
 from criticrm_training.commands.critiques import Critiques
@@ -24,14 +25,13 @@ from criticrm_training.rounds import run as run_module
 from criticrm_training.rounds.config import RoundsConfig
 from criticrm_training.rounds.plan import Folders, steps
 from criticrm_training.rounds.table import REWARD, as_lines, measure
-from criticrm_training.training import config as config_module
-from criticrm_training.training.config import ConfigError
 from criticrm_training.training.run import training_arguments
+from criticrm_training.training.train_config import ConfigError
 from support.tiny import make_model, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("logging_as_before")]
 
-CONFIGS = Path(config_module.__file__).parents[1] / "configs"
+CONFIGS = Path(criticrm_training.__file__).parent / "configs"
 TRAIN = {
     "max_critique_tokens": 24,
     "max_model_len": 512,
@@ -246,7 +246,7 @@ def test_a_config_that_is_shipped_is_taken(path: Path, tmp_path: Path) -> None:
     shipped = RoundsConfig.read(path)
     longest = max(load_task(name).max_tokens for name in shipped.tasks.values())
     for number in range(1, shipped.rounds + 1):
-        arguments = training_arguments(shipped.training(number), tmp_path, scalar=False)
+        arguments = training_arguments(shipped.train_config(number), tmp_path, scalar=False)
         assert arguments.max_critique_tokens > (shipped.sample.max_tokens or longest)
 
 

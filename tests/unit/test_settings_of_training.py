@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from criticrm_training import CriticConfig, CriticTrainer
-from criticrm_training.training.config import ConfigError, TrainConfig
+from criticrm_training.training.critic_config import critic_config
 from criticrm_training.training.run import train, training_arguments
-from criticrm_training.training.settings import critic_config
+from criticrm_training.training.train_config import ConfigError, TrainConfig
 from support.joint import fit, make_joint, weights
 from support.runs import write_config
 

@@ -14,16 +14,16 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
+import criticrm_training
 from criticrm_model import CheckpointError
 from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.logits import logit_scale
 from criticrm_training.base import load_base
-from criticrm_training.training import config as config_module
 from criticrm_training.training import run as train_module
-from criticrm_training.training.config import TrainConfig
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.run import train
 from criticrm_training.training.sharded import load_trained, trained_weights
+from criticrm_training.training.train_config import TrainConfig
 from support import sharded
 from support.joint import make_joint
 from support.runs import write_config
@@ -31,7 +31,7 @@ from support.tiny import make_model
 
 pytestmark = pytest.mark.slow
 
-CONFIGS = Path(config_module.__file__).parents[1] / "configs"
+CONFIGS = Path(criticrm_training.__file__).parent / "configs"
 LORA = {"r": 4, "target_modules": "all-linear"}
 HAS_DEEPSPEED = find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")

@@ -19,8 +19,8 @@ from criticrm_training.data.pairs import PreferencePair, pair_row, parse_pair
 from criticrm_training.evaluation.items import as_item, items_sha256
 from criticrm_training.evaluation.scoring import request_body
 from criticrm_training.rounds.config import RoundsConfig
-from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.rows import read_rows
+from criticrm_training.training.train_config import ConfigError, TrainConfig
 from support.critics import ROWS, settings
 from support.tiny import INSTRUCTION, make_tokenizer
 

@@ -23,9 +23,9 @@ from criticrm_training.parts import PartsError, write_in_parts
 from criticrm_training.training import critic_trainer
 from criticrm_training.training import export as export_module
 from criticrm_training.training.collator import PairCollator
-from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.model import JointModel
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import ConfigError, TrainConfig
 from criticrm_training.training.trainer import JointTrainer
 from support.runs import write_config
 from support.tiny import INSTRUCTION, card, reward_vector

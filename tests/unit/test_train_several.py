@@ -18,10 +18,10 @@ from criticrm_training.critiques.writers import Sampling, WritingTask
 from criticrm_training.data.labels import read_label
 from criticrm_training.data.pairs import pair_row, parse_pair, read_pairs
 from criticrm_training.data.sources import DataError
-from criticrm_training.training.config import ConfigError
 from criticrm_training.training.losses import losses
 from criticrm_training.training.model import JointOutput
 from criticrm_training.training.rows import read_rows
+from criticrm_training.training.train_config import ConfigError
 from support.critics import ROWS, settings
 from support.references import load_reference
 from support.scalars import make_classifier

@@ -16,8 +16,8 @@ from criticrm_training.data.splits import in_question_order, split_by_prompt
 from criticrm_training.data.trained_questions import trained_pairs
 from criticrm_training.parts import write_in_parts
 from criticrm_training.training import run as run_module
-from criticrm_training.training.config import ConfigError, TrainConfig
 from criticrm_training.training.run import train
+from criticrm_training.training.train_config import ConfigError, TrainConfig
 from support.runs import write_config
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .training.critic_config import CriticConfig
     from .training.critic_trainer import CriticTrainer
-    from .training.settings import CriticConfig
 
 __all__ = ["CriticConfig", "CriticTrainer"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return CriticTrainer
     if name == "CriticConfig":
-        from .training.settings import CriticConfig
+        from .training.critic_config import CriticConfig
 
         return CriticConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

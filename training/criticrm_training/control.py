@@ -36,9 +36,9 @@ from .evaluation.items import as_item
 from .evaluation.teacher_forced import read_by_transformers, teacher_forced_margins
 from .parts import same_run, write_in_parts
 from .stats import Estimate, difference, outcomes, pair_accuracy
-from .training.config import ConfigError, TrainConfig
 from .training.critic_trainer import SUMMARY
 from .training.run import train
+from .training.train_config import ConfigError, TrainConfig
 
 logger = logging.getLogger(__name__)
 

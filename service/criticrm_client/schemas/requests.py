@@ -40,6 +40,8 @@ def _message(value: Any) -> Any:
     return report_one_unknown_field(value, Message.__annotations__, Message.__name__)
 
 
+# Tagged unions: without a discriminator pydantic reports one error for each member. Tags in <...> are left out of the
+# names of fields in errors.
 PromptField = Annotated[
     Annotated[Text, Field(min_length=1), Tag("<str>")]
     | Annotated[FailFastList[Annotated[Message, BeforeValidator(_message)]], Field(min_length=1), Tag("<list>")],
@@ -61,11 +63,11 @@ class SuppliedCritique(Request):
     )
 
 
-_OneCritique = Annotated[
+_TextOrCritique = Annotated[
     Annotated[Text, Field(min_length=1), Tag("<str>")] | Annotated[SuppliedCritique, Tag("<critique>")],
     Discriminator(lambda value: "<str>" if isinstance(value, str) else "<critique>"),
 ]
-_Critiques = Annotated[FailFastList[_OneCritique], Field(min_length=1)]
+_Critiques = Annotated[FailFastList[_TextOrCritique], Field(min_length=1)]
 CritiquesField = Annotated[
     FailFastList[_Critiques] | None,
     Field(
@@ -85,13 +87,13 @@ class Criterion(Request):
     )
 
 
-_OneOfSeveral = Annotated[
+_TextOrCriterion = Annotated[
     Annotated[Text, Field(min_length=1), Tag("<str>")] | Annotated[Criterion, Tag("<criterion>")],
     Discriminator(lambda value: "<str>" if isinstance(value, str) else "<criterion>"),
 ]
 CriteriaField = Annotated[
     Annotated[Text, Field(min_length=1), Tag("<str>")]
-    | Annotated[FailFastList[_OneOfSeveral], Field(min_length=1), Tag("<list>")],
+    | Annotated[FailFastList[_TextOrCriterion], Field(min_length=1), Tag("<list>")],
     Discriminator(lambda value: "<list>" if _is_list(value) else "<str>"),
 ]
 
@@ -113,7 +115,7 @@ class Scorable(Request):
 
     @field_validator("critiques")
     @classmethod
-    def _of_each_response(
+    def _check_one_list_a_response(
         cls, value: list[list[str | SuppliedCritique]] | None, info: ValidationInfo
     ) -> list[list[str | SuppliedCritique]] | None:
         responses = info.data.get("responses")  # None where these are at fault themselves
@@ -127,7 +129,7 @@ class Scorable(Request):
 
     @field_validator("criteria")
     @classmethod
-    def _of_critiques_one(cls, value: str | list[str | Criterion] | None, info: ValidationInfo) -> Any:
+    def _check_single_criterion(cls, value: str | list[str | Criterion] | None, info: ValidationInfo) -> Any:
         if isinstance(value, list) and info.data.get("critiques") is not None:
             raise PydanticCustomError("one_criterion", "beside `critiques`, which are there already, it is a text")
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 from criticrm_model import Completion, Settle
 
 from ..errors import NotSupported
-
-_WATCHED = 256  # tokens that are shown without a pause
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -36,8 +33,8 @@ class Job:
         temperature: 0 is greedy.
         seed: of the sampling; completion k of n uses its own, derived from it.
         group: the same for responses to one conversation, whose prompts begin alike.
-        ban: the bias that keeps the reward token from being written, which the reward must not show; None where
-            the tokens are not returned.
+        ban: the bias that prevents the reward token from being written, which must not change the reward that is read;
+            None where written tokens are discarded.
         trace: the score before each token is wanted too.
         watch: called with tokens as they are written, and the score before each; by an engine that can't, once at the
             end.
@@ -55,9 +52,8 @@ class Job:
     watch: Watch | None = None
     settle: Settle | None = None
 
-    @property
-    def each(self) -> list[Job]:
-        """A job for each completion."""
+    def split(self) -> list[Job]:
+        """One job for each completion, with its own seed."""
         return [
             replace(
                 self, n=1, seed=None if self.seed is None else self.seed + k, watch=self.watch and _of(k, self.watch)
@@ -114,21 +110,6 @@ class Facts:
     described: dict[str, str] = field(default_factory=dict)
 
 
-class FixedWeights:
-    """An engine whose weights stay as and where they are."""
-
-    why = "this engine can't"
-
-    async def reload(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - the protocol's
-        raise NotSupported(f"{self.why} take other weights in place: restart it with the other checkpoint")
-
-    async def sleep(self) -> None:
-        raise NotSupported(f"{self.why} sleep")
-
-    async def wake(self) -> None:
-        raise NotSupported(f"{self.why} sleep")
-
-
 class Engine(Protocol):
     """Runs jobs concurrently. A cancelled `run` frees what it held in the engine.
 
@@ -179,12 +160,16 @@ class Engine(Protocol):
         ...
 
 
-async def watch_at_the_end(job: Job, output: Output) -> None:
-    """Call `job.watch` with whole completions, which must have traces, for an engine that can't stream."""
-    if job.watch is None:
-        return
-    for k, completion in enumerate(output.completions):
-        for start in range(0, len(completion.token_ids), _WATCHED):
-            tokens = slice(start, start + _WATCHED)
-            job.watch(k, completion.token_ids[tokens], completion.trace[tokens])
-            await asyncio.sleep(0)  # thousands of tokens must not hold up everyone else
+class FixedWeights:
+    """An engine whose weights stay as and where they are."""
+
+    why = "this engine can't"
+
+    async def reload(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - the protocol's
+        raise NotSupported(f"{self.why} take other weights in place: restart it with the other checkpoint")
+
+    async def sleep(self) -> None:
+        raise NotSupported(f"{self.why} sleep")
+
+    async def wake(self) -> None:
+        raise NotSupported(f"{self.why} sleep")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from criticrm_model import RewardTokens
 
 from ..errors import EngineDead
-from .base import Facts, Job, Output, Timings, watch_at_the_end
+from .base import Facts, Job, Output, Timings
+from .watching import watch_at_the_end
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

@@ -15,9 +15,10 @@ from criticrm_model import Completion
 from ..errors import EngineFailed
 from ..tracing import headers_of_job
 from .backends import Backend
-from .base import Job, Output, watch_at_the_end
+from .base import Job, Output
 from .readout import read_completion, sampling_parameters
 from .remote_checks import GENERATE, Unreachable, describe_error, excerpt, read_logits, request_body
+from .watching import watch_at_the_end
 
 if TYPE_CHECKING:
     from criticrm_model.checkpoint import Checkpoint

@@ -14,7 +14,8 @@ from criticrm_model.checkpoint import Checkpoint
 from criticrm_model.reference import ReferenceModel
 
 from ..settings import Settings
-from .base import Facts, FixedWeights, Job, Output, Timings, watch_at_the_end
+from .base import Facts, FixedWeights, Job, Output, Timings
+from .watching import watch_at_the_end
 
 
 class TransformersEngine(FixedWeights):

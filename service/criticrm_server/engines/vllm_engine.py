@@ -96,7 +96,7 @@ class VLLMEngine:
 
     async def run(self, job: Job) -> Output:
         if job.settle is not None and job.n > 1:  # so that each ends by itself
-            outputs = await together([self.run(one) for one in job.each])
+            outputs = await together([self.run(one) for one in job.split()])
             return replace(outputs[0], completions=[output.completions[0] for output in outputs])
         params = SamplingParams(
             **sampling_parameters(job, self._tokens, self._stop_token_ids),

@@ -31,7 +31,7 @@ class Control(BaseSettings):
     def run(self) -> int:
         from ..control import control
         from ..critiques.critique_task import load_tasks
-        from ..training.config import TrainConfig
+        from ..training.train_config import TrainConfig
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         report = control(TrainConfig.read(self.config), self.out, load_tasks(self.task))

@@ -29,8 +29,8 @@ class Train(BaseSettings):
     )
 
     def run(self) -> int:
-        from ..training.config import TrainConfig
         from ..training.run import train
+        from ..training.train_config import TrainConfig
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         train(TrainConfig.read(self.config), self.out, self.scalar)

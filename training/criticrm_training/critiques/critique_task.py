@@ -84,7 +84,7 @@ class Tasks:
         """How verdicts are read, by category; None: its critiques give none. Raises TaskError."""
         return {category: self.of(category).verdict for category in dict.fromkeys(categories)}
 
-    def asking(self, instruction: str) -> Tasks:
+    def with_instruction(self, instruction: str) -> Tasks:
         """The same with another instruction."""
         return Tasks({c: t.model_copy(update={"instruction": instruction}) for c, t in self.by_category.items()})
 

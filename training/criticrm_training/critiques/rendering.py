@@ -39,7 +39,7 @@ def render_task(renderer: Renderer, task: WritingTask, *, max_model_len: int, ma
     require_text(task)
     with _naming(task):
         prefix = renderer.tokenize_critique(task.prefix)[:-1] if task.prefix else []
-        opened = renderer.asking(task.instruction).open(task.prompt)
+        opened = renderer.with_instruction(task.instruction).open(task.prompt)
         prompt = opened.render(
             task.response, max_model_len=max_model_len, max_critique_tokens=len(prefix) + max_tokens, truncate=True
         )

@@ -135,7 +135,7 @@ def _render(
     prompts: list[list[int]] = []
     needed = 0
     try:
-        opened = renderer.judging_by(*judged_by(pair, renderer.slots)).open(pair.prompt)
+        opened = renderer.with_criteria(*judged_by(pair, renderer.slots)).open(pair.prompt)
     except ConversationError as error:
         raise DataError(f"pair {pair.id!r}: prompt: {error}") from error
     for response in (pair.chosen, pair.rejected):

@@ -80,7 +80,7 @@ def read_by_transformers(folder: Path) -> Reader:
         reference = ReferenceModel.load(folder, checkpoint.manifest.reward_tokens, renderer.stop_token_ids)
         for one in supplied:
             prompt = (
-                renderer.judging_by(one.item.criteria, one.item.reference)
+                renderer.with_criteria(one.item.criteria, one.item.reference)
                 .open(one.item.prompt)
                 .render(
                     one.response, max_model_len=checkpoint.max_model_len, max_critique_tokens=longest, truncate=True

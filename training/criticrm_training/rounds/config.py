@@ -25,7 +25,7 @@ from ..critiques.filter import Filtered, QualityBounds, check_solved, filter_cri
 from ..critiques.records import Critique
 from ..data.pairs import PreferencePair
 from ..faults import format_faults
-from ..training.config import ConfigError, TrainConfig, read_yaml
+from ..training.train_config import ConfigError, TrainConfig, read_yaml
 
 _COMPARISON_TOKENS = 64  # of the line after a derivation that was written blind
 
@@ -147,7 +147,7 @@ class RoundsConfig(_Frozen):
         config._check_tasks(path)
         for number in {1, config.rounds}:
             try:
-                config.training(number)
+                config.train_config(number)
             except ValidationError as error:
                 raise ConfigError("\n  ".join([f"{path}, train, is wrong:", *format_faults(error)])) from error
         return config
@@ -169,7 +169,7 @@ class RoundsConfig(_Frozen):
             )
         return asked.pop()
 
-    def fields(self, number: int) -> dict[str, Any]:
+    def train_fields(self, number: int) -> dict[str, Any]:
         """The fields of `criticrm train` in round `number`, from 1, without the critiques."""
         longest = self.sample.max_tokens or max(task.max_tokens for task in self.loaded_tasks.by_category.values())
         ours = {
@@ -180,9 +180,9 @@ class RoundsConfig(_Frozen):
         }
         return ours | self.train | (self.first_train if number == 1 else {})
 
-    def training(self, number: int) -> TrainConfig:
+    def train_config(self, number: int) -> TrainConfig:
         """Raises pydantic's ValidationError."""
-        return TrainConfig.model_validate(self.fields(number))
+        return TrainConfig.model_validate(self.train_fields(number))
 
     @cached_property
     def loaded_tasks(self) -> Tasks:

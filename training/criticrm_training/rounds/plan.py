@@ -118,13 +118,13 @@ def _sample(config: RoundsConfig, here: Folders, before: Folders, training: Path
     ]
     if here.number == 1:
         blind = ["--blind"] if config.sample.blind == "first" else []
-        arguments = [*_written_by_base(config, here.sampled), *options, *blind]
+        arguments = [*_base_options(config, here.sampled), *options, *blind]
         return [Step("sample", ("critiques", "sample", str(training), *arguments), here.sampled)]
     if config.filter.by == "score":
         options += ["--score=reward", "--in-sample"] if config.filter.ignore_labels else ["--score=reward"]
 
     def step(name: str, critic: Path, folder: Path, *more: str) -> Step:
-        arguments = [*_written_by_critic(config, critic, folder), *options, *more]
+        arguments = [*_critic_options(config, critic, folder), *options, *more]
         return Step(name, ("critiques", "sample", str(training), *arguments), folder)
 
     if config.folds == 1:
@@ -153,8 +153,8 @@ def _filter(config: RoundsConfig, here: Folders, training: Path) -> list[Step]:
 def _train(config: RoundsConfig, here: Folders, *, last: bool) -> list[Step]:
     earlier = [Folders(here.root, number) for number in range(1, here.number)] if config.accumulate else []
     learned = [kept_folder(config, folders) for folders in (*earlier, here)]
-    values = config.fields(here.number) | {"critiques": [str(folder) for folder in learned]}
-    if config.training(here.number).objective.trains_reward:
+    values = config.train_fields(here.number) | {"critiques": [str(folder) for folder in learned]}
+    if config.train_config(here.number).objective.trains_reward:
         values["reward_critiques"] = [str(folder) for folder in sampled_folders(config, here)]
 
     def step(name: str, folder: Path, more: dict[str, Any]) -> Step:
@@ -175,18 +175,18 @@ def _validate(config: RoundsConfig, here: Folders, validation: Path) -> Step:
     """Greedy critiques of the validation pairs: with their rewards, where the critic has one."""
     greedy = ["-n=1", "--temperature=0"]
     if here.number == 0:
-        arguments = [*_written_by_base(config, here.validated), *greedy]
+        arguments = [*_base_options(config, here.validated), *greedy]
     else:
-        score = ["--score=reward"] if config.training(here.number).objective.trains_reward else []
-        arguments = [*_written_by_critic(config, here.critic, here.validated), *greedy, *score]
+        score = ["--score=reward"] if config.train_config(here.number).objective.trains_reward else []
+        arguments = [*_critic_options(config, here.critic, here.validated), *greedy, *score]
     return Step("validate", ("critiques", "sample", str(validation), *arguments), here.validated)
 
 
-def _written_by_base(config: RoundsConfig, folder: Path) -> list[str]:
+def _base_options(config: RoundsConfig, folder: Path) -> list[str]:
     return [f"--out={folder}", *_writer(config, config.base), *_tasks(config), *_slots(config)]
 
 
-def _written_by_critic(config: RoundsConfig, critic: Path, folder: Path) -> list[str]:
+def _critic_options(config: RoundsConfig, critic: Path, folder: Path) -> list[str]:
     """Asked as it was trained, and will be served."""
     asked = [*_tasks(config), f"--instruction={config.instruction}", *_slots(config)]
     return [f"--out={folder}", *_writer(config, str(critic)), *asked]
@@ -194,7 +194,7 @@ def _written_by_critic(config: RoundsConfig, critic: Path, folder: Path) -> list
 
 def _slots(config: RoundsConfig) -> list[str]:
     """Writers read what the critics are trained with."""
-    slots = config.training(1).slots
+    slots = config.train_config(1).slots
     return [] if slots is None else [f"--slots={slots.model_dump_json()}"]
 
 

@@ -44,7 +44,7 @@ def rounds(config: RoundsConfig, out: Path) -> list[dict[str, Any]]:
         RoundsError: a command failed; what it printed is above.
         PartsError: `out` holds another run.
     """
-    last = config.training(config.rounds)
+    last = config.train_config(config.rounds)
     pairs = in_question_order(read_pairs(config.data, last.objective.rewards))
     share = last.validation_share
     training, validation = split_by_prompt(pairs, share)
@@ -62,8 +62,8 @@ def rounds(config: RoundsConfig, out: Path) -> list[dict[str, Any]]:
         for step in plan:
             _run(step, f"round {number} of {config.rounds}")
         here = Folders(out, number)
-        row = {"round": number, "measured": _measured(config, here, validation)}
-        done.append(row | ({"kept": _kept(config, here, training)} if number else {}))
+        row = {"round": number, "measured": _measure_round(config, here, validation)}
+        done.append(row | ({"kept": _count_kept(config, here, training)} if number else {}))
         write_json(out / RESULTS, done)
         logger.info("\n%s", "\n".join(as_lines(done)))
     logger.info("wrote %s; the critic is %s", out / RESULTS, Folders(out, config.rounds).critic)
@@ -92,12 +92,12 @@ def run_command(arguments: Sequence[str]) -> int:
     return subprocess.run(command, preexec_fn=end_with_parent, check=False).returncode
 
 
-def _measured(config: RoundsConfig, here: Folders, validation: Sequence[PreferencePair]) -> dict[str, Any]:
+def _measure_round(config: RoundsConfig, here: Folders, validation: Sequence[PreferencePair]) -> dict[str, Any]:
     has_reward = here.number > 0 and (here.critic / MANIFEST_NAME).is_file()
     return measure(read_critiques(here.validated), validation, config.loaded_tasks, by_reward=has_reward)
 
 
-def _kept(config: RoundsConfig, here: Folders, training: Sequence[PreferencePair]) -> dict[str, Any]:
+def _count_kept(config: RoundsConfig, here: Folders, training: Sequence[PreferencePair]) -> dict[str, Any]:
     sampled = [critique for folder in sampled_folders(config, here) for critique in read_critiques(folder)]
     filtered = config.filter.apply(sampled, training, config.loaded_tasks)
     return shares(sampled, read_critiques(kept_folder(config, here)), filtered)

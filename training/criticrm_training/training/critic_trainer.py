@@ -23,7 +23,7 @@ from ..base import base_name, load_base
 from ..data.overlong import RenderedPairs, render_pairs
 from . import hub
 from .collator import Example
-from .config import ConfigError, Cut
+from .critic_config import CriticConfig
 from .dataset import make_examples
 from .export import Trained, export, export_language_model
 from .model import JointModel
@@ -37,8 +37,8 @@ from .preparation import (
     start_from_imported,
 )
 from .rows import CritiquedPairs, read_rows
-from .settings import CriticConfig
 from .sharded import load_trained, loading, splits_weights, trained_weights
+from .train_config import ConfigError, Cut
 from .trainer import JointTrainer
 
 SUMMARY = "summary.json"  # in the folder of a finished run, written last

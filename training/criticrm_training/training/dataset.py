@@ -15,8 +15,8 @@ from ..critiques.records import SIDES, Critique, SideName, critique_tokens
 from ..data.overlong import RenderedPairs
 from ..data.pairs import PreferencePair
 from .collator import CritiqueTokens, Example, Side, count_tokens
-from .config import Cut
 from .packing import shared_length
+from .train_config import Cut
 
 logger = logging.getLogger(__name__)
 

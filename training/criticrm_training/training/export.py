@@ -26,8 +26,8 @@ from ..data.overlong import render_pairs
 from ..data.pairs import PreferencePair
 from ..data.trained_questions import write_trained_questions
 from ..linear_probe.features import extract
+from .critic_config import CriticConfig
 from .model import JointModel
-from .settings import CriticConfig
 
 _CARD = "README.md"
 

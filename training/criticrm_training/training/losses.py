@@ -75,25 +75,26 @@ def losses(
         teacher: `[2b]` float32, the reward that the response should have.
     """
     tokens, judged_pairs, pairs = counts[:3].clamp(min=1)
-    of, share = _weigh_couples(batch)
-    margin, agreement = batch["margin"], batch["agreement"]
-    chosen, rejected = output.scores[batch["chosen_at"]], output.scores[batch["rejected_at"]]
+    pair, weight = _critique_pairs(batch)  # [m] each
+    margin, agreement = batch["margin"], batch["agreement"]  # [b] each
+    chosen_at, rejected_at = batch["chosen_at"], batch["rejected_at"]  # [m] each
     if output.rewards is None or output.direct_rewards is None:
-        after = _reward_loss(chosen, rejected, margin[of], agreement[of], center)
-        before = _reward_loss(output.direct_scores[0::2], output.direct_scores[1::2], margin, agreement, center)
+        scores, direct = output.scores, output.direct_scores  # [n], and [2b]: chosen and rejected in turn
+        reward_loss = _reward_loss(scores[chosen_at], scores[rejected_at], margin[pair], agreement[pair], center)
+        direct_loss = _reward_loss(direct[0::2], direct[1::2], margin, agreement, center)
     else:
-        each, labels = output.rewards, batch["labels"]
-        after = _mean_loss(each[batch["chosen_at"]], each[batch["rejected_at"]], labels[of], center)
-        before = _mean_loss(output.direct_rewards[0::2], output.direct_rewards[1::2], labels, center)
-    distance = torch.zeros((), device=before.device)
+        rewards, direct, labels = output.rewards, output.direct_rewards, batch["labels"]  # [.., rewards] each
+        reward_loss = _mean_loss(rewards[chosen_at], rewards[rejected_at], labels[pair], center)
+        direct_loss = _mean_loss(direct[0::2], direct[1::2], labels, center)
+    distance = torch.zeros((), device=direct_loss.device)
     if teacher is not None:
-        apart = F.smooth_l1_loss(output.scores, teacher[batch["side_at"]], reduction="none")
-        apart_before = F.smooth_l1_loss(output.direct_scores, teacher, reduction="sum")
-        distance = ((batch["share"] * apart).sum() + apart_before) / (2 * pairs)
+        score_distance = F.smooth_l1_loss(output.scores, teacher[batch["side_at"]], reduction="none")  # [n]
+        direct_distance = F.smooth_l1_loss(output.direct_scores, teacher, reduction="sum")
+        distance = ((batch["share"] * score_distance).sum() + direct_distance) / (2 * pairs)
     return Losses(
         critique=output.critique_loss / tokens,
-        reward=(share * after).sum() / judged_pairs,
-        direct=before.sum() / pairs,
+        reward=(weight * reward_loss).sum() / judged_pairs,
+        direct=direct_loss.sum() / pairs,
         distance=distance,
     )
 
@@ -104,11 +105,11 @@ def margins(output: JointOutput, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     The mean over a pair's pairs of critiques, NaN where it has none.
     """
     before = output.direct_scores[0::2] - output.direct_scores[1::2]
-    of, share = _weigh_couples(batch)
-    each = share * (output.scores[batch["chosen_at"]] - output.scores[batch["rejected_at"]])
-    none = torch.full_like(before, torch.nan)
-    found = torch.zeros_like(before).index_add(0, of, each)
-    return torch.where(torch.zeros_like(before).index_fill(0, of, 1) > 0, found, none), before
+    pair, weight = _critique_pairs(batch)  # [m] each
+    weighted = weight * (output.scores[batch["chosen_at"]] - output.scores[batch["rejected_at"]])
+    after = torch.zeros_like(before).index_add(0, pair, weighted)
+    has_critiques = torch.zeros_like(before).index_fill(0, pair, 1) > 0
+    return torch.where(has_critiques, after, torch.nan), before
 
 
 @torch.no_grad()
@@ -125,7 +126,7 @@ def metrics(output: JointOutput, batch: Batch, counts: torch.Tensor) -> dict[str
     return found
 
 
-def _weigh_couples(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _critique_pairs(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """For each pair of critiques, its preference pair and its share of that pair's loss; `[m]` each."""
     chosen, rejected = batch["chosen_at"], batch["rejected_at"]
     return batch["side_at"][chosen] // 2, batch["share"][chosen] * batch["share"][rejected]

@@ -12,8 +12,8 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from .config import ConfigError
-from .settings import CriticConfig
+from .critic_config import CriticConfig
+from .train_config import ConfigError
 
 HEAD = "reward.weight"
 

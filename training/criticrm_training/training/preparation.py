@@ -13,10 +13,10 @@ from criticrm_model.reward_vector import load_reward_vector
 from criticrm_model.stored_head import stored_rows
 
 from ..critiques.records import SIDES
-from .config import ConfigError
+from .critic_config import CriticConfig
 from .model import JointModel, without_adapters
 from .rows import CritiquedPairs
-from .settings import CriticConfig
+from .train_config import ConfigError
 
 
 def check_critiques(data: CritiquedPairs, args: CriticConfig) -> None:

@@ -18,11 +18,11 @@ from ..data.sources import source_name
 from ..data.splits import in_question_order, split_by_prompt
 from ..parts import run_digest, same_run
 from .checkpoints import last_checkpoint
-from .config import ConfigError, TrainConfig
+from .critic_config import CriticConfig, critic_config
 from .critic_trainer import CriticTrainer
 from .dataset import Critiques
 from .rows import CritiquedPairs
-from .settings import CriticConfig, critic_config
+from .train_config import ConfigError, TrainConfig
 
 _TOP_LEVEL = (  # settings of `CriticConfig` that the file has outside of `trainer:`
     "instruction",

@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from ..critiques.records import SIDES
 from .checkpoints import LogWhatIsSaved, ResumableTrainer
 from .collator import Example, PairCollator
-from .config import ConfigError
+from .critic_config import CriticConfig
 from .dataset import as_dataset
 from .fresh import with_critiques, write_critiques
 from .losses import NonFiniteLoss, bradley_terry_loss, losses, margins, metrics, pair_metrics
@@ -29,9 +29,9 @@ from .model import JointModel, JointOutput, without_adapters
 from .optimizer import PartsTrainer
 from .packing import why_not_packed
 from .sampler import LengthSampler
-from .settings import CriticConfig
 from .step_log import StepLog
 from .teacher import teacher_scores
+from .train_config import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -204,11 +204,11 @@ class JointTrainer(PartsTrainer, ResumableTrainer):
         """The loss of one batch: its share of the loss of the optimizer step."""
         assert isinstance(num_items_in_batch, torch.Tensor)  # of `get_batch_samples`
         output: JointOutput = model(**inputs)
-        objective, (for_critique, for_reward) = self._objective, self._weights
+        objective, (critique_weight, reward_weight) = self._objective, self._weights
         teacher = None if self._teacher is None else self._teacher[inputs["index"]].flatten()
         found = losses(output, inputs, num_items_in_batch, center=objective.center_rewards_coefficient, teacher=teacher)
         self._log.add(found, metrics(output, inputs, num_items_in_batch), output)
-        loss = for_critique * found.critique + for_reward * (
+        loss = critique_weight * found.critique + reward_weight * (
             found.reward + objective.direct_weight * found.direct + objective.distill_weight * found.distance
         )
         loss = loss * self.accelerator.num_processes  # gradients are averaged over them; the counts are of all

@@ -83,7 +83,7 @@ class Sample(WriterOptions):
             raise TaskError("--explain needs --blind: other critiques explain as their instruction asks")
         pairs, tasks = self.pairs(self.data), load_tasks(self.task)
         if self.instruction is not None:
-            tasks = tasks.asking(self.instruction)
+            tasks = tasks.with_instruction(self.instruction)
         settings = SampleSettings(self.n, self.temperature, self.max_tokens, self.score, self.seed, self.slots)
         score_by = {settings.sampling(tasks.of(pair.category)).score_by for pair in pairs}
         seen = None if self.endpoint else trained_pairs(self.model, pairs)

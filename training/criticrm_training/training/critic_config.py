@@ -14,10 +14,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from criticrm_model.instruction import DEFAULT_CRITIQUE_INSTRUCTION, InstructionSlots
 
 from ..data.overlong import OVERLONG
-from .config import CUT, ConfigError, Cut
 from .limits import limit_faults
 from .objective import Objective, Schedule
 from .sharded import splits_weights
+from .train_config import CUT, ConfigError, Cut
 
 _STEADY = (SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.CONSTANT)  # learning rates that don't fall
 _BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
