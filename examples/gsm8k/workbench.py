@@ -156,7 +156,7 @@ class Workbench:
         """Rewards after given critiques, one a response."""
         folder = self.out / name
         writer = self.writer(str(folder))
-        model, renderer = writer._model, writer._renderer.asking(INSTRUCTION)
+        model, renderer = writer._model, writer._renderer.with_instruction(INSTRUCTION)
         token = Manifest.load(folder).reward_token_id
         groups = by_response(critiques)
         sequences = []

@@ -75,10 +75,10 @@ def test_a_score_that_is_no_number_is_never_settled() -> None:
 def test_each_completion_of_a_job_has_its_own_seed_and_watcher() -> None:
     seen: list[int] = []
     job = Job([1], 3, 8, 0.7, 5, watch=lambda k, *_: seen.append(k))
-    each = job.each
+    each = job.split()
     assert [(one.n, one.seed) for one in each] == [(1, 5), (1, 6), (1, 7)]
     for one in each:
         assert one.watch is not None
         one.watch(0, [1], [0.5])
     assert seen == [0, 1, 2]
-    assert [one.seed for one in Job([1], 2, 8, 0.7, None).each] == [None, None]
+    assert [one.seed for one in Job([1], 2, 8, 0.7, None).split()] == [None, None]

@@ -111,8 +111,8 @@ def test_rounds_sample_with_what_they_train_with(tmp_path: Path) -> None:
     from criticrm_training.rounds import plan
 
     config = RoundsConfig(base="b", data="d.jsonl", train={"slots": BOTH.model_dump()})
-    written = plan._written_by_base(config, tmp_path)
+    written = plan._base_options(config, tmp_path)
     assert f"--slots={BOTH.model_dump_json()}" in written
     assert not any(
-        one.startswith("--slots") for one in plan._written_by_base(RoundsConfig(base="b", data="d"), tmp_path)
+        one.startswith("--slots") for one in plan._base_options(RoundsConfig(base="b", data="d"), tmp_path)
     )
