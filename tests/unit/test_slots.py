@@ -113,6 +113,4 @@ def test_rounds_sample_with_what_they_train_with(tmp_path: Path) -> None:
     config = RoundsConfig(base="b", data="d.jsonl", train={"slots": BOTH.model_dump()})
     written = plan._base_options(config, tmp_path)
     assert f"--slots={BOTH.model_dump_json()}" in written
-    assert not any(
-        one.startswith("--slots") for one in plan._base_options(RoundsConfig(base="b", data="d"), tmp_path)
-    )
+    assert not any(one.startswith("--slots") for one in plan._base_options(RoundsConfig(base="b", data="d"), tmp_path))
