@@ -35,13 +35,13 @@ class Turns(TrainerCallback):
     waits; when there are no more lines the process ends, without what follows training.
 
     Tokens are those of the responses with their prompts, and of their critiques, without padding, whether a prompt is
-    computed once for several of them or not.
+    computed once for several of them or not; `computed` counts each as often as it is computed.
     """
 
     def __init__(self) -> None:
         self._from = self._until = 0
-        self._counted = torch.zeros((), dtype=torch.long)  # since the beginning
-        self._tokens = 0  # at the beginning of this turn
+        self._counted = torch.zeros(2, dtype=torch.long)  # tokens and those computed, since the beginning
+        self._before = self._counted.clone()  # at the beginning of this turn
         self._began = self._cpu_began = 0.0
 
     # Trainer calls these with its arguments, its state and its control.
@@ -52,10 +52,9 @@ class Turns(TrainerCallback):
         pairs = [sum(count_tokens(row[side]) for side in SIDES) for row in rows] if "chosen" in rows[0] else None
 
         def count(_: Any, __: Any, batch: dict[str, Any]) -> None:
-            if pairs is None:
-                self._counted += batch["attention_mask"].sum().cpu()
-            else:
-                self._counted += sum(pairs[i] for i in batch["index"].tolist())
+            computed = int(batch["attention_mask"].sum())
+            tokens = computed if pairs is None else sum(pairs[i] for i in batch["index"].tolist())
+            self._counted += torch.tensor([tokens, computed])
 
         model.register_forward_pre_hook(count, with_kwargs=True)
         every = list(model.parameters())
@@ -66,14 +65,16 @@ class Turns(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if state.global_step == self._from:
-            self._tokens = int(self._counted)
+            self._before = self._counted.clone()
             self._began, self._cpu_began = time.perf_counter(), time.process_time()
         if state.global_step < self._until:
             return
+        tokens, computed = (self._counted - self._before).tolist()
         answer(
             seconds=time.perf_counter() - self._began,
             cpu_seconds=time.process_time() - self._cpu_began,
-            tokens=int(self._counted) - self._tokens,
+            tokens=tokens,
+            computed=computed,
             peak_bytes=peak_bytes(),
         )
         self._wait(state)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from criticrm_model.importing.importer import Source, import_model
-from support.live import CRITICRM
+from support.live import CRITICRM, IN_ONE_PROCESS
 from support.scalars import conversations, make_classifier
 
 pytestmark = pytest.mark.integration
@@ -24,6 +24,7 @@ def test_vllm_gives_the_rewards_of_the_original_class(
     rows = [{"prompt": messages, "responses": [response]} for messages, response in conversations()]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = ["--conversations", tmp_path / "rows.jsonl", "--kv-cache-gib", "1", "--json"]
+    options += ["--vllm-args", json.dumps(IN_ONE_PROCESS)]
     done = subprocess.run(
         [CRITICRM, "verify", tmp_path / "imported", *options], capture_output=True, text=True, timeout=400
     )

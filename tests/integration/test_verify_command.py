@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from support.live import CRITICRM
+from support.live import CRITICRM, IN_ONE_PROCESS
 
 pytestmark = pytest.mark.integration
 
 
 def test_vllm_agrees_with_transformers_in_float32(tiny_checkpoint: Path) -> None:
     done = subprocess.run(
-        [CRITICRM, "verify", tiny_checkpoint, "--limit", "8", "--kv-cache-gib", "1", "--json"],
+        [
+            *(CRITICRM, "verify", tiny_checkpoint, "--limit", "8", "--kv-cache-gib", "1", "--json"),
+            *("--vllm-args", json.dumps(IN_ONE_PROCESS)),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
