@@ -16,7 +16,7 @@ from criticrm_model import CriticRMError
 from .command_groups import usage
 
 # The hundreds of thousands of objects that a command imports live as long as its process: looking through them for
-# garbage every 700 new ones is a sixth of its start. vLLM's processes import this module too.
+# garbage every 700 new ones is a seventh of its start. vLLM's processes import this module too.
 gc.set_threshold(10_000, 10, 10)
 
 
